@@ -1,0 +1,49 @@
+"""MobileOne for Keras 3: train many branches, deploy one, export to phones."""
+
+from keras_mobileone.complexity import Complexity, complexity
+from keras_mobileone.evaluation import Evaluation, evaluate
+from keras_mobileone.exporting import ExportReport, export_tflite
+
+
+from keras_mobileone.fusing import fuse
+from keras_mobileone.imagenet import decode_predictions, preprocess_input
+from keras_mobileone.images import evaluation_crop, load_image
+from keras_mobileone.layers import MobileOneBlock
+from keras_mobileone.models import (
+    MobileOne,
+    MobileOneS0,
+    MobileOneS1,
+    MobileOneS2,
+    MobileOneS3,
+    MobileOneS4,
+)
+from keras_mobileone.network import MobileOneModel, feature_extractor
+from keras_mobileone.variants import VARIANTS, Variant, get_variant
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VARIANTS",
+    "Complexity",
+    "Evaluation",
+    "ExportReport",
+    "MobileOne",
+    "MobileOneBlock",
+    "MobileOneModel",
+    "MobileOneS0",
+    "MobileOneS1",
+    "MobileOneS2",
+    "MobileOneS3",
+    "MobileOneS4",
+    "Variant",
+    "complexity",
+    "decode_predictions",
+    "evaluate",
+    "evaluation_crop",
+    "export_tflite",
+    "feature_extractor",
+    "fuse",
+    "get_variant",
+    "load_image",
+    "preprocess_input",
+]

@@ -1,0 +1,145 @@
+"""TFLite files as editable objects: tensors, operators, signatures.
+
+Works on the schema that ai-edge-litert ships, without TensorFlow. `ModelT`, `TensorT` and the
+other classes ending in T are that schema's own.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+IDENTIFIER = b"TFL3"
+SIGNATURE_KEY = "serving_default"
+
+
+class TensorInfo(NamedTuple):
+    """An input or output of a TFLite file.
+
+    Attributes:
+        name: Name in the signature, or of the tensor if the file has no signature.
+        shape: Dimensions.
+        dtype: NumPy's name of the type.
+        scale, zero_point: real = scale · (stored − zero_point); None for floating point.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None
+    zero_point: int | None
+
+
+def read_tflite(path: str | os.PathLike) -> bytes:
+    """The content of a TFLite file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a TFLite file or is cut short.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a .tflite file. Received: {path}, which does not exist.")
+    content = path.read_bytes()
+    if content[4:8] != IDENTIFIER:
+        raise ValueError(
+            f"Expected a TFLite file. Received: {path}, which lacks the mark TFL3 of one."
+        )
+    try:
+        parse(content)
+    except Exception as error:  # any error of the flatbuffer reader means a damaged file
+        raise ValueError(
+            f"Expected a whole TFLite file. Received: {path}, which is damaged or cut short."
+        ) from error
+    return content
+
+
+def parse(content: bytes):
+    """`ModelT` of a TFLite file's content."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+
+
+def serialize(model) -> bytes:
+    """The content of the TFLite file that `model`, a `ModelT`, describes."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def name_signature(model, input_names: Sequence[str], output_names: Sequence[str]) -> None:
+    """Gives the inputs and outputs of `model` names, on the tensors and as a signature."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+
+    def entries(names, indices):
+        maps = []
+        for name, index in zip(names, indices, strict=True):
+            graph.tensors[index].name = name.encode()
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = name.encode(), int(index)
+            maps.append(entry)
+        return maps
+
+    signature = schema.SignatureDefT()
+    signature.signatureKey = SIGNATURE_KEY.encode()
+    signature.subgraphIndex = 0
+    signature.inputs = entries(input_names, graph.inputs)
+    signature.outputs = entries(output_names, graph.outputs)
+    model.signatureDefs = [signature]
+
+
+def operator_counts(content: bytes) -> dict[str, int]:
+    """How often each operator occurs, by its name in the schema, e.g. `CONV_2D`."""
+    model = parse(content)
+    names = _builtin_names()
+    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    counts = Counter(
+        names[codes[op.opcodeIndex]] for graph in model.subgraphs for op in graph.operators
+    )
+    return dict(counts.most_common())
+
+
+def inputs_and_outputs(content: bytes) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    """The inputs and the outputs of the first subgraph."""
+    model = parse(content)
+    graph = model.subgraphs[0]
+    names = {}
+    for signature in model.signatureDefs or []:
+        if signature.subgraphIndex == 0:
+            for entry in (*signature.inputs, *signature.outputs):
+                names[entry.tensorIndex] = entry.name.decode()
+
+    def info(index):
+        tensor = graph.tensors[index]
+        quantization = tensor.quantization
+        quantized = quantization is not None and quantization.scale is not None
+        return TensorInfo(
+            names.get(int(index), tensor.name.decode()),
+            tuple(int(n) for n in tensor.shape),
+            _dtype_name(tensor.type),
+            float(quantization.scale[0]) if quantized else None,
+            int(quantization.zeroPoint[0]) if quantized else None,
+        )
+
+    return [info(i) for i in graph.inputs], [info(i) for i in graph.outputs]
+
+
+def _builtin_names() -> dict[int, str]:
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    return {v: k for k, v in vars(BuiltinOperator).items() if isinstance(v, int)}
+
+
+def _dtype_name(code: int) -> str:
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    names = {v: k.lower() for k, v in vars(TensorType).items() if isinstance(v, int)}
+    return names[code]

@@ -1,0 +1,179 @@
+"""`fuse`: from a train-time model to a deploy model of stock Keras layers."""
+
+import keras
+import numpy as np
+
+from keras_mobileone.graph import nested_models, rebuild, require_graph
+from keras_mobileone.layers import MobileOneBlock
+
+VERIFY_TOLERANCE = 1e-4  # of the output's range
+FREE_SIZE = 64  # pixels, stands in for a size the model leaves open
+
+
+def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
+    """Folds every MobileOne block of `model` into one plain convolution.
+
+    Args:
+        model: Functional or built Sequential model in which `MobileOneBlock` occurs, at any depth
+            of nested models. It stays untouched.
+        verify: Run both models on random input and compare.
+
+    Returns:
+        A new Functional model of stock Keras layers, with the same inputs, outputs and layer
+        names. Saved, it loads with `keras.models.load_model` where this package is not installed.
+
+    Raises:
+        TypeError: If `model` is not Functional or Sequential.
+        ValueError: If it holds no MobileOne block, or one inside a layer that is not a model (a
+            wrapper such as `TimeDistributed`), where it can't be replaced.
+        ArithmeticError: If `verify` finds outputs that differ by more than 1e-4 of their range;
+            names the first layer that does.
+
+    Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040).
+
+    Example:
+
+    >>> model = keras_mobileone.MobileOneS0(weights=None)
+    >>> keras_mobileone.fuse(model).count_params()
+    2078504
+    """
+    require_graph(model)
+    if not has_blocks(model):
+        raise ValueError(
+            f"Expected a model with MobileOne blocks. Received: {model.name!r}, which has none: "
+            "it is fused already, or of another family."
+        )
+    replicas = {}
+
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, MobileOneBlock):
+            if id(layer) not in replicas:
+                replicas[id(layer)] = layer.plain()
+            return replicas[id(layer)](*args)
+        return _call_replica(replicas, layer, args, kwargs)
+
+    fused = rebuild(model, call)
+    left = [layer.name for layer in fused._flatten_layers() if isinstance(layer, MobileOneBlock)]
+    if left:
+        raise ValueError(
+            f"Blocks inside a layer that is not a model can't be fused: {', '.join(left)}. "
+            "Apply them in a Functional or Sequential model."
+        )
+    if verify:
+        verify_equal(model, fused)
+    return fused
+
+
+def has_blocks(model: keras.Model) -> bool:
+    """Whether a `MobileOneBlock` occurs in `model`, at any depth."""
+    return any(isinstance(layer, MobileOneBlock) for layer in model._flatten_layers())
+
+
+def verify_equal(
+    model: keras.Model, fused: keras.Model, tolerance: float = VERIFY_TOLERANCE
+) -> float:
+    """Compares the inference outputs of two models on random input, in float32.
+
+    Models with a lower compute precision are compared through float32 copies, so that the check
+    finds wrong weights and not rounding.
+
+    Returns:
+        The largest difference over the range of the reference output.
+
+    Raises:
+        ArithmeticError: If that exceeds `tolerance`; names the first layer that differs.
+    """
+    model, fused = in_float32(model), in_float32(fused)
+    inputs = random_input(model)
+    error = _relative_error(model(inputs, training=False), fused(inputs, training=False))
+    if not error <= tolerance:
+        layer, layer_error = _first_difference(model, fused, inputs, tolerance)
+        raise ArithmeticError(
+            f"The fused model differs from {model.name!r} by {error:.1e} of the output's range; "
+            f"the limit is {tolerance:.0e}. The first layer that differs is {layer!r}, by "
+            f"{layer_error:.1e}."
+        )
+    return error
+
+
+def random_input(model: keras.Model, batch: int = 2, seed: int = 0):
+    """Standard normal arrays (zeros for integer inputs) in the structure of `model.input`."""
+    rng = np.random.default_rng(seed)
+
+    def draw(tensor):
+        shape = [batch, *(FREE_SIZE if s is None else s for s in tensor.shape[1:])]
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            return np.zeros(shape, tensor.dtype)
+        return rng.standard_normal(shape).astype(tensor.dtype)
+
+    return keras.tree.map_structure(draw, model.input)
+
+
+def _call_replica(replicas, layer, args, kwargs, dtype=None):
+    """Calls a copy of `layer` with its weights; the copy is made at its first call."""
+    if not isinstance(layer, keras.Layer):
+        return layer.__class__.from_config(layer.get_config())(*args, **kwargs)
+    if id(layer) in replicas:
+        return replicas[id(layer)](*args, **kwargs)
+    config = layer.get_config()
+    if dtype:
+        config["dtype"] = dtype
+    replica = replicas[id(layer)] = layer.__class__.from_config(config)
+    outputs = replica(*args, **kwargs)
+    replica.set_weights(layer.get_weights())
+    return outputs
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """`model` itself if it computes in float32, else a copy of it that does."""
+    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
+        return model
+    replicas = {}
+    inputs = keras.tree.map_structure(
+        lambda t: keras.Input(
+            batch_shape=t.shape,
+            dtype="float32" if keras.backend.is_float_dtype(t.dtype) else t.dtype,
+            name=t.name,
+        ),
+        model.input,
+    )
+    return rebuild(
+        model,
+        lambda layer, *args, **kwargs: _call_replica(replicas, layer, args, kwargs, "float32"),
+        inputs,
+    )
+
+
+def _relative_error(reference, candidate) -> float:
+    """Largest difference over the range of `reference`, the worst of all outputs."""
+    worst = 0.0
+    for a, b in zip(keras.tree.flatten(reference), keras.tree.flatten(candidate), strict=True):
+        a, b = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
+        spread = max(float(np.ptp(a)), np.finfo(np.float32).tiny)
+        worst = max(worst, float(np.abs(a - b).max()) / spread)
+        if not np.isfinite(b).all():
+            return float("nan")
+    return worst
+
+
+def _first_difference(model, fused, inputs, tolerance):
+    """Name and error of the first layer of both models whose outputs differ."""
+    names = [layer.name for layer in fused.layers]
+    for layer in model.layers:
+        if layer.name not in names:
+            continue
+        twin = fused.get_layer(layer.name)
+        if isinstance(layer, keras.Model):
+            nested_inputs = random_input(layer)
+            error = _relative_error(layer(nested_inputs), twin(nested_inputs))
+            if not error <= tolerance:
+                return _first_difference(layer, twin, nested_inputs, tolerance)
+            continue
+        reference, candidate = (
+            keras.Model(m.input, m.get_layer(layer.name).output)(inputs, training=False)
+            for m in (model, fused)
+        )
+        error = _relative_error(reference, candidate)
+        if not error <= tolerance:
+            return layer.name, error
+    return "the output", float("nan")

@@ -1,0 +1,67 @@
+"""Running the graph of a Keras model again with some of its layer calls replaced."""
+
+from collections.abc import Callable, Iterator
+
+import keras
+
+
+def rebuild(model: keras.Model, call: Callable, inputs=None) -> keras.Model:
+    """A new Functional model made by replaying `model`'s graph.
+
+    Args:
+        model: A built Functional or Sequential model. Nested ones are replayed too, each once.
+        call: `call(layer, *args, **kwargs)` stands for each layer call and returns its output.
+            Operations that are not layers (`keras.ops` on symbolic tensors) come to it as well.
+        inputs: Symbolic inputs in `model.input`'s structure; new ones by default.
+
+    Returns:
+        A `keras.Model` of no special class, not compiled. `model` is left as it was.
+
+    Raises:
+        TypeError: If `model` or a nested model is neither Functional nor Sequential.
+        ValueError: If a Sequential model has not been built.
+    """
+    replicas = {}
+
+    def dispatch(layer, *args, **kwargs):
+        if not isinstance(layer, keras.Model):
+            return call(layer, *args, **kwargs)
+        if id(layer) not in replicas:
+            replicas[id(layer)] = replay(layer)
+        return replicas[id(layer)](*args, **kwargs)
+
+    def replay(source, inputs=None):
+        # A Functional of no special class over the same tensors: cloning it does not bring along
+        # the model's own class or its compilation.
+        flat = keras.Model(source.input, source.output, name=source.name)
+        return keras.models.clone_model(
+            flat, input_tensors=inputs, clone_function=lambda layer: layer, call_function=dispatch
+        )
+
+    for source in (model, *nested_models(model)):
+        require_graph(source)
+    return replay(model, inputs)
+
+
+def require_graph(model) -> None:
+    """Raises unless `model` is a Functional or a built Sequential model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: {type(model).__name__}.")
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            f"The Sequential model {model.name!r} has no input shape yet. "
+            "Start it with keras.Input(...) or call it once."
+        )
+    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+        raise TypeError(
+            "Expected a Functional or Sequential model, whose graph can be read. "
+            f"Received: {model.name!r} of the subclassed type {type(model).__name__}."
+        )
+
+
+def nested_models(model: keras.Model) -> Iterator[keras.Model]:
+    """Every model inside `model`, at any depth."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield layer
+            yield from nested_models(layer)

@@ -1,0 +1,91 @@
+"""ImageNet's conventions: normalization of the input, names of the 1,000 classes."""
+
+import csv
+from functools import cache
+from importlib import resources
+
+import keras
+import numpy as np
+
+from keras_mobileone.layers import require_channels_last
+
+# Per-channel statistics of ImageNet's RGB values scaled to [0, 1], as the authors' training used.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+NUM_CLASSES = 1000
+
+
+def preprocess_input(x, data_format: str | None = None):
+    """Normalizes RGB images for MobileOne: (x / 255 − mean) / std, for each channel.
+
+    Args:
+        x: Array or tensor of shape (…, height, width, 3) with values in [0, 255], any dtype.
+        data_format: None or `"channels_last"`.
+
+    Returns:
+        The same type and shape, float32 (or `x`'s own dtype if it is floating point).
+        `x` is not written to.
+
+    Raises:
+        ValueError: For another channel count or data format.
+    """
+    if data_format is None:
+        require_channels_last()
+    elif data_format != "channels_last":
+        raise ValueError(
+            f"MobileOne takes channels last. Received: data_format={data_format!r}. "
+            "Move the channels to the last axis."
+        )
+    if x.shape[-1] != 3:
+        raise ValueError(
+            "Expected RGB images of shape (…, height, width, 3). "
+            f"Received: shape {tuple(x.shape)}. Convert grey images to RGB first."
+        )
+    scale = 1 / (255 * np.array(STD))
+    offset = np.array(MEAN) / STD
+    if isinstance(x, np.ndarray):
+        dtype = x.dtype if np.issubdtype(x.dtype, np.floating) else np.float32
+        return x.astype(dtype) * scale.astype(dtype) - offset.astype(dtype)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    dtype = dtype if keras.backend.is_float_dtype(dtype) else "float32"
+    return keras.ops.cast(x, dtype) * scale.astype(dtype) - offset.astype(dtype)
+
+
+@cache
+def classes() -> tuple[tuple[str, str], ...]:
+    """(WordNet id, name) of ImageNet's 1,000 classes in index order."""
+    table = resources.files("keras_mobileone") / "assets" / "imagenet_classes.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        return tuple((row["wnid"], row["name"]) for row in csv.DictReader(file))
+
+
+@cache
+def class_index() -> dict[str, int]:
+    """Index of each WordNet id."""
+    return {wnid: index for index, (wnid, _) in enumerate(classes())}
+
+
+def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """The classes with the highest scores, best first.
+
+    Args:
+        preds: (batch, 1000) probabilities or logits.
+        top: How many classes for each image.
+
+    Returns:
+        For each image a list of (WordNet id, class name, score).
+
+    Raises:
+        ValueError: For another shape.
+    """
+    preds = keras.ops.convert_to_numpy(preds)
+    if preds.ndim != 2 or preds.shape[1] != NUM_CLASSES:
+        raise ValueError(
+            "`decode_predictions` expects a batch of ImageNet scores, shape (batch, 1000). "
+            f"Received: shape {preds.shape}."
+        )
+    best = np.argsort(-preds, axis=1, kind="stable")[:, :top]
+    return [
+        [(*classes()[index], float(scores[index])) for index in row]
+        for scores, row in zip(preds, best, strict=True)
+    ]

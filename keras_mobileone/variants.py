@@ -1,0 +1,154 @@
+"""What MobileOne-S0 … S4 are: widths, branches and squeeze-and-excitation, as frozen data.
+
+Source: table 2 of the paper (arXiv 2206.04040) and `mobileone.py` of
+github.com/apple/ml-mobileone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+STAGE_NAMES = ("stage1", "stage2", "stage3", "stage4")
+STAGE_STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One MobileOne block of a network: what to build, and where it stands.
+
+    Attributes:
+        name: Name of its layer, e.g. `"stage3_pair2_pointwise"`.
+        stage: 0 for the stem, else 1 … 4.
+        position: Index inside the stage, counting depthwise and pointwise blocks alike, from 0.
+        filters: Output channels.
+        kernel_size: Side of the square kernel, in pixels.
+        strides: 1 or 2.
+        depthwise: One filter for each channel, instead of a dense convolution.
+        conv_branches: Number k of equal convolution branches at train time.
+        se_ratio: Reduction of the squeeze-and-excitation, 0 for none.
+    """
+
+    name: str
+    stage: int
+    position: int
+    filters: int
+    kernel_size: int
+    strides: int
+    depthwise: bool
+    conv_branches: int
+    se_ratio: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A member of the MobileOne family, or a network of your own in its manner.
+
+    Attributes:
+        name: Used for the model and in reports.
+        widths: Multiplier of `base_filters` for each of the four stages.
+        conv_branches: Number k of convolution branches of each block at train time. The stem has 1.
+        se_pairs: For each stage, how many of its last depthwise + pointwise pairs have
+            squeeze-and-excitation (in both blocks).
+        depths: Pairs in each stage.
+        base_filters: Channels of each stage at width 1.
+        se_ratio: Reduction inside squeeze-and-excitation.
+        crop_fraction: Side of the centre crop over the resized short side, for evaluation.
+
+    Raises:
+        ValueError: If a field is out of range or the tuples differ in length from four.
+
+    Example:
+
+    >>> tiny = Variant("tiny", widths=(0.5, 0.5, 0.5, 0.5), conv_branches=2, depths=(1, 2, 2, 1))
+    >>> tiny.stage_filters
+    (32, 64, 128, 256)
+    """
+
+    name: str
+    widths: tuple[float, float, float, float]
+    conv_branches: int = 1
+    se_pairs: tuple[int, int, int, int] = (0, 0, 0, 0)
+    depths: tuple[int, int, int, int] = (2, 8, 10, 1)
+    base_filters: tuple[int, int, int, int] = (64, 128, 256, 512)
+    se_ratio: float = 1 / 16
+    crop_fraction: float = 0.9
+
+    def __post_init__(self):
+        for field in ("widths", "se_pairs", "depths", "base_filters"):
+            value = tuple(getattr(self, field))
+            if len(value) != len(STAGE_NAMES):
+                raise ValueError(
+                    f"`{field}` needs one entry for each of the {len(STAGE_NAMES)} stages. "
+                    f"Received: {field}={value}."
+                )
+            object.__setattr__(self, field, value)
+        if min(self.widths) <= 0 or min(self.stage_filters) < 1:
+            raise ValueError(
+                "`widths` must leave each stage at least one channel. "
+                f"Received: widths={self.widths}."
+            )
+        if self.conv_branches < 1 or min(self.depths) < 1:
+            raise ValueError(
+                "`conv_branches` and `depths` must be at least 1. Received: "
+                f"conv_branches={self.conv_branches}, depths={self.depths}."
+            )
+        if any(not 0 <= se <= depth for se, depth in zip(self.se_pairs, self.depths, strict=True)):
+            raise ValueError(
+                "`se_pairs` counts pairs of a stage and must lie between 0 and `depths`. "
+                f"Received: se_pairs={self.se_pairs}, depths={self.depths}."
+            )
+        if not 0 < self.se_ratio <= 1 or not 0 < self.crop_fraction <= 1:
+            raise ValueError(
+                "`se_ratio` and `crop_fraction` must lie in (0, 1]. Received: "
+                f"se_ratio={self.se_ratio}, crop_fraction={self.crop_fraction}."
+            )
+
+    @property
+    def stage_filters(self) -> tuple[int, ...]:
+        """Output channels of the four stages."""
+        return tuple(int(f * w) for f, w in zip(self.base_filters, self.widths, strict=True))
+
+    @property
+    def stem_filters(self) -> int:
+        """Output channels of the stem: never more than a full-width first stage."""
+        return min(self.base_filters[0], self.stage_filters[0])
+
+    def blocks(self) -> Iterator[BlockSpec]:
+        """The blocks from stem to last stage, in order."""
+        yield BlockSpec("stem", 0, 0, self.stem_filters, 3, 2, False, 1, 0.0)
+        channels = self.stem_filters
+        for stage, (depth, filters, se_pairs) in enumerate(
+            zip(self.depths, self.stage_filters, self.se_pairs, strict=True), start=1
+        ):
+            for pair in range(depth):
+                se_ratio = self.se_ratio if pair >= depth - se_pairs else 0.0
+                strides = 2 if pair == 0 else 1
+                name = f"stage{stage}_pair{pair + 1}"
+                k = self.conv_branches
+                yield BlockSpec(
+                    f"{name}_depthwise", stage, 2 * pair, channels, 3, strides, True, k, se_ratio
+                )
+                yield BlockSpec(
+                    f"{name}_pointwise", stage, 2 * pair + 1, filters, 1, 1, False, k, se_ratio
+                )
+                channels = filters
+
+
+S0 = Variant("mobileone_s0", (0.75, 1.0, 1.0, 2.0), conv_branches=4, crop_fraction=0.875)
+S1 = Variant("mobileone_s1", (1.5, 1.5, 2.0, 2.5))
+S2 = Variant("mobileone_s2", (1.5, 2.0, 2.5, 4.0))
+S3 = Variant("mobileone_s3", (2.0, 2.5, 3.0, 4.0))
+S4 = Variant("mobileone_s4", (3.0, 3.5, 3.5, 4.0), se_pairs=(0, 0, 5, 1))
+
+VARIANTS = {"s0": S0, "s1": S1, "s2": S2, "s3": S3, "s4": S4}
+
+
+def get_variant(name: str) -> Variant:
+    """The variant called `name`: `"s0"` … `"s4"`, or `"mobileone_s0"` …, in any case.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    key = name.lower().removeprefix("mobileone").lstrip("_-")
+    if key not in VARIANTS:
+        raise ValueError(f"`variant` must be one of {', '.join(VARIANTS)}. Received: {name!r}.")
+    return VARIANTS[key]

@@ -1,0 +1,1 @@
+"""Pretrained weights: finding and downloading files, reading them, putting them into a model."""

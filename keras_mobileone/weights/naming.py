@@ -1,0 +1,153 @@
+"""How weight files name the parts of a MobileOne, and which variable each name belongs to."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_mobileone.layers import MobileOneBlock
+from keras_mobileone.network import CLASSIFIER_NAME
+from keras_mobileone.variants import BlockSpec, Variant
+
+
+class NamingScheme(NamedTuple):
+    """The names of one family of weight files; `{}` stands for stage and position, or branch."""
+
+    stem: str
+    block: str
+    first_stage: int
+    conv: str
+    scale: str
+    skip: str
+    se_reduce: str
+    se_expand: str
+    classifier: str
+    fused: str = "reparam_conv"
+
+    def prefix(self, spec: BlockSpec) -> str:
+        """Start of the names of a block's tensors."""
+        if spec.stage == 0:
+            return self.stem
+        return self.block.format(spec.stage - 1 + self.first_stage, spec.position)
+
+
+# mobileone.py of github.com/apple/ml-mobileone
+APPLE = NamingScheme(
+    stem="stage0",
+    block="stage{}.{}",
+    first_stage=1,
+    conv="rbr_conv.{}",
+    scale="rbr_scale",
+    skip="rbr_skip",
+    se_reduce="se.reduce",
+    se_expand="se.expand",
+    classifier="linear",
+)
+# byobnet.py of github.com/huggingface/pytorch-image-models
+TIMM = NamingScheme(
+    stem="stem",
+    block="stages.{}.{}",
+    first_stage=0,
+    conv="conv_kxk.{}",
+    scale="conv_scale",
+    skip="identity",
+    se_reduce="attn.fc1",
+    se_expand="attn.fc2",
+    classifier="head.fc",
+)
+SCHEMES = {"authors'": APPLE, "timm's": TIMM}
+
+
+class Slot(NamedTuple):
+    """A Keras variable and the axes that bring its PyTorch counterpart into Keras' layout."""
+
+    variable: keras.Variable
+    axes: tuple[int, ...]
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        """Shape that the file's array must have."""
+        return tuple(self.variable.shape[self.axes.index(i)] for i in range(len(self.axes)))
+
+    def to_torch(self) -> np.ndarray:
+        """The variable's value in PyTorch's layout."""
+        value = keras.ops.convert_to_numpy(self.variable)
+        return value.transpose([self.axes.index(i) for i in range(len(self.axes))])
+
+
+# PyTorch holds dense kernels as (out, in, height, width), depthwise as (channels, 1, height,
+# width) and linear ones as (out, in).
+_DENSE = (2, 3, 1, 0)
+_DEPTHWISE = (2, 3, 0, 1)
+_LINEAR = (1, 0)
+_VECTOR = (0,)
+
+
+def is_fused(names) -> bool:
+    """Whether a file with these tensor names holds fused (deploy) weights."""
+    return any("reparam_conv" in name for name in names)
+
+
+def detect_scheme(names) -> NamingScheme | None:
+    """The scheme whose stem occurs in `names`, None if no scheme's does."""
+    for scheme in SCHEMES.values():
+        if any(name.startswith(scheme.stem + ".") for name in names):
+            return scheme
+    return None
+
+
+def slots(model: keras.Model, variant: Variant, scheme: NamingScheme) -> dict[str, Slot]:
+    """Every variable of a MobileOne, train-time or deploy, under its name in `scheme`."""
+    named = {}
+    for spec in variant.blocks():
+        layer = model.get_layer(spec.name)
+        parts = (
+            _train_slots(layer, scheme)
+            if isinstance(layer, MobileOneBlock)
+            else _plain_slots(model, spec, scheme)
+        )
+        named.update((f"{scheme.prefix(spec)}.{name}", slot) for name, slot in parts)
+    if any(layer.name == CLASSIFIER_NAME for layer in model.layers):
+        named.update(_weight_and_bias(scheme.classifier, model.get_layer(CLASSIFIER_NAME)))
+    return named
+
+
+def _train_slots(block, scheme) -> Iterator[tuple[str, Slot]]:
+    for i, (conv, norm) in enumerate(zip(block.conv_layers, block.conv_norms, strict=True)):
+        yield f"{scheme.conv.format(i)}.conv.weight", _kernel(conv)
+        yield from _norm(f"{scheme.conv.format(i)}.bn", norm)
+    if block.scale_layer is not None:
+        yield f"{scheme.scale}.conv.weight", _kernel(block.scale_layer)
+        yield from _norm(f"{scheme.scale}.bn", block.scale_norm)
+    if block.skip_norm is not None:
+        yield from _norm(scheme.skip, block.skip_norm)
+    if block.se is not None:
+        yield from _weight_and_bias(scheme.se_reduce, block.se_reduce)
+        yield from _weight_and_bias(scheme.se_expand, block.se_expand)
+
+
+def _plain_slots(model, spec, scheme) -> Iterator[tuple[str, Slot]]:
+    yield from _weight_and_bias(scheme.fused, model.get_layer(f"{spec.name}_conv"))
+    if spec.se_ratio:
+        yield from _weight_and_bias(scheme.se_reduce, model.get_layer(f"{spec.name}_se_reduce"))
+        yield from _weight_and_bias(scheme.se_expand, model.get_layer(f"{spec.name}_se_expand"))
+
+
+def _kernel(layer) -> Slot:
+    if isinstance(layer, keras.layers.Dense):
+        return Slot(layer.kernel, _LINEAR)
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    return Slot(layer.kernel, _DEPTHWISE if depthwise else _DENSE)
+
+
+def _weight_and_bias(name, layer) -> Iterator[tuple[str, Slot]]:
+    yield f"{name}.weight", _kernel(layer)
+    yield f"{name}.bias", Slot(layer.bias, _VECTOR)
+
+
+def _norm(name, norm) -> Iterator[tuple[str, Slot]]:
+    yield f"{name}.weight", Slot(norm.gamma, _VECTOR)
+    yield f"{name}.bias", Slot(norm.beta, _VECTOR)
+    yield f"{name}.running_mean", Slot(norm.moving_mean, _VECTOR)
+    yield f"{name}.running_var", Slot(norm.moving_variance, _VECTOR)
