@@ -3,8 +3,6 @@
 from keras_mobileone.complexity import Complexity, complexity
 from keras_mobileone.evaluation import Evaluation, evaluate
 from keras_mobileone.exporting import ExportReport, export_tflite
-
-
 from keras_mobileone.fusing import fuse
 from keras_mobileone.imagenet import decode_predictions, preprocess_input
 from keras_mobileone.images import evaluation_crop, load_image

@@ -3,15 +3,17 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_mobileone.files import atomic_write
-from keras_mobileone.images import list_labelled_images, load_crops
+from keras_mobileone.imagenet import NUM_CLASSES
+from keras_mobileone.images import list_labelled_images, load_crops, spread
 from keras_mobileone.prediction import Predictor, load_predictor
 
 BATCH_SIZE = 32
@@ -85,51 +87,75 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ValueError(f"`limit` must be at least 1. Received: limit={limit}.")
     labelled = list_labelled_images(directory)
-    if limit is not None and limit < len(labelled):
-        labelled = [labelled[i * len(labelled) // limit] for i in range(limit)]
+    if limit is not None:
+        labelled = spread(labelled, limit)
     paths, labels = [path for path, _ in labelled], np.array([label for _, label in labelled])
-    predict = _predictor(model, threads)
-    predict_reference = None if reference is None else _predictor(reference, threads)
-
-    crops = load_crops(paths, predict.image_size, crop_fraction)
-    top1 = top5 = agreement = done = 0
+    predictors = [_predictor(m, threads) for m in (model, reference) if m is not None]
     start = time.perf_counter()
-    while done < len(paths):
-        pixels = np.stack([next(crops) for _ in range(min(BATCH_SIZE, len(paths) - done))])
-        truth = labels[done : done + len(pixels), None]
-        best = _best_classes(predict(pixels), predict.name)
-        top1 += int((best[:, :1] == truth).sum())
-        top5 += int((best == truth).sum())
-        if predict_reference is not None:
-            other = _best_classes(predict_reference(pixels), predict_reference.name)
-            agreement += int((best[:, 0] == other[:, 0]).sum())
-        done += len(pixels)
-        if progress:
-            progress(done, len(paths))
+    scores = predict_images(predictors, paths, crop_fraction, progress)
+    seconds = time.perf_counter() - start
+    for predictor, output in zip(predictors, scores, strict=True):
+        _check_classes(predictor, output)
+    best = best_classes(scores[0])
     return Evaluation(
-        model=predict.name,
-        images=done,
-        top1=top1,
-        top5=top5,
-        agreement=None if reference is None else agreement,
-        images_per_second=round(done / (time.perf_counter() - start), 1),
-        image_size=predict.image_size,
+        model=predictors[0].name,
+        images=len(paths),
+        top1=int((best[:, 0] == labels).sum()),
+        top5=int((best == labels[:, None]).sum()),
+        agreement=agreement(scores[1], scores[0]) if reference is not None else None,
+        images_per_second=round(len(paths) / seconds, 1),
+        image_size=predictors[0].image_size,
         crop_fraction=crop_fraction,
     )
 
 
+def predict_images(
+    predictors: Sequence[Predictor],
+    paths: Sequence[Path],
+    crop_fraction: float,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """Outputs of several predictors for the same image files, each decoded once.
+
+    Returns:
+        For each predictor a float32 array (len(paths), classes).
+
+    Raises:
+        ValueError: If the predictors take different image sizes, or a file can't be decoded.
+    """
+    sizes = {predictor.image_size for predictor in predictors}
+    if len(sizes) != 1:
+        raise ValueError(f"Expected models of one image size. Received: {sorted(sizes)}.")
+    crops = load_crops(paths, sizes.pop(), crop_fraction)
+    outputs = [[] for _ in predictors]
+    for start in range(0, len(paths), BATCH_SIZE):
+        pixels = np.stack(list(islice(crops, BATCH_SIZE)))
+        for predictor, batches in zip(predictors, outputs, strict=True):
+            batches.append(predictor(pixels))
+        if progress:
+            progress(start + len(pixels), len(paths))
+    return [np.concatenate(batches) for batches in outputs]
+
+
+def best_classes(scores: np.ndarray, count: int = 5) -> np.ndarray:
+    """Indices of the highest scores, best first: (images, count)."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+
+
+def agreement(reference: np.ndarray, candidate: np.ndarray) -> int:
+    """For how many images both have the same best class."""
+    return int((reference.argmax(1) == candidate.argmax(1)).sum())
+
+
 def _predictor(model, threads) -> Predictor:
-    if isinstance(model, (keras.Model, str, Path)):
+    if isinstance(model, (keras.Model, str, os.PathLike)):
         return load_predictor(model, threads)
     return model
 
 
-def _best_classes(scores, name):
-    from keras_mobileone.imagenet import NUM_CLASSES
-
+def _check_classes(predictor, scores):
     if scores.ndim != 2 or scores.shape[1] != NUM_CLASSES:
         raise ValueError(
             f"Expected scores of ImageNet's {NUM_CLASSES} classes. "
-            f"Received: output of shape {scores.shape} from {name}."
+            f"Received: output of shape {scores.shape} from {predictor.name}."
         )
-    return np.argsort(-scores, axis=1, kind="stable")[:, :5]

@@ -14,7 +14,7 @@ from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse, has_blocks, in_float32
 from keras_mobileone.graph import require_graph
 from keras_mobileone.imagenet import MEAN, STD, preprocess_input
-from keras_mobileone.images import list_images, load_crops
+from keras_mobileone.images import list_images, load_crops, spread
 from keras_mobileone.litert import NORMALIZED_INPUT, PIXEL_INPUT, LiteRTRunner
 
 PRECISIONS = ("float32", "float16", "int8-dynamic", "int8")
@@ -176,11 +176,8 @@ def calibration_batches(source, size: tuple[int, int], normalize: bool) -> Itera
         ValueError: If there is no image, or one of another shape.
     """
     if isinstance(source, (str, os.PathLike)):
-        paths = list_images(source)
-        count = min(len(paths), CALIBRATION_IMAGES)
-        chosen = [paths[i * len(paths) // count] for i in range(count)]
-        crops = load_crops(chosen, size, crop_fraction=0.875)
-        for crop in crops:
+        paths = spread(list_images(source), CALIBRATION_IMAGES)
+        for crop in load_crops(paths, size, crop_fraction=0.875):
             yield (crop.astype(np.float32) if normalize else preprocess_input(crop))[None]
         return
     batches = [source] if hasattr(source, "shape") else source
@@ -220,16 +217,23 @@ def convert(
 
     scale, offset = 1 / (255 * np.array(STD)), -np.array(MEAN) / STD
 
-    def serve(image):
+    input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
+
+    def serve(**inputs):
+        image = inputs[input_name]
         if normalize:
             image = image * scale.astype(np.float32) + offset.astype(np.float32)
-        return keras.tree.flatten(model(image, training=False))
+        outputs = keras.tree.flatten(model(image, training=False))
+        return dict(zip(model.output_names, outputs, strict=True))
 
-    signature = [tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)]
-    function = tf.function(serve, input_signature=signature).get_concrete_function()
-    # Without a trackable object the converter inlines the variables; with one, it leaves Keras 3's
-    # in the file as resources that are read at run time.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    # The converter folds variables into the file if it finds them as tf.Variables on the object
+    # it is given. Keras 3's own tracking hides them: they would stay resources, read at run time.
+    module = tf.Module()
+    module.variables_of_model = [variable.value for variable in model.variables]
+    module.serve = tf.function(serve)
+    spec = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name=input_name)
+    function = module.serve.get_concrete_function(**{input_name: spec})
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
@@ -241,10 +245,7 @@ def convert(
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.dtypes.as_dtype(input_dtype)
         converter.inference_output_type = tf.dtypes.as_dtype(output_dtype)
-    graph = flatbuffer.parse(converter.convert())
-    input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
-    flatbuffer.name_signature(graph, [input_name], model.output_names)
-    return flatbuffer.serialize(graph)
+    return converter.convert()
 
 
 def _random_images(size, normalize) -> np.ndarray:
@@ -255,9 +256,10 @@ def _random_images(size, normalize) -> np.ndarray:
 def _error(model, content, images, normalize) -> float:
     """Largest difference between the file's outputs and Keras', relative to their magnitude."""
     run = LiteRTRunner(content)
+    outputs = [run(image[None]) for image in images]
     reference = model.predict_on_batch(preprocess_input(images) if normalize else images)
     worst = 0.0
-    for index, expected in enumerate(keras.tree.flatten(reference)):
-        found = np.concatenate([run(image[None])[index] for image in images])
+    for name, expected in zip(model.output_names, keras.tree.flatten(reference), strict=True):
+        found = np.concatenate([output[name] for output in outputs])
         worst = max(worst, float(np.abs(found - expected).max() / np.abs(expected).max()))
     return worst

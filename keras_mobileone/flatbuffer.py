@@ -1,4 +1,4 @@
-"""TFLite files as editable objects: tensors, operators, signatures.
+"""What a TFLite file holds: tensors, operators, signatures.
 
 Works on the schema that ai-edge-litert ships, without TensorFlow. `ModelT`, `TensorT` and the
 other classes ending in T are that schema's own.
@@ -6,14 +6,10 @@ other classes ending in T are that schema's own.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 IDENTIFIER = b"TFL3"
-SIGNATURE_KEY = "serving_default"
 
 
 class TensorInfo(NamedTuple):
@@ -62,38 +58,6 @@ def parse(content: bytes):
     from ai_edge_litert import schema_py_generated as schema
 
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-
-
-def serialize(model) -> bytes:
-    """The content of the TFLite file that `model`, a `ModelT`, describes."""
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    return bytes(builder.Output())
-
-
-def name_signature(model, input_names: Sequence[str], output_names: Sequence[str]) -> None:
-    """Gives the inputs and outputs of `model` names, on the tensors and as a signature."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    graph = model.subgraphs[0]
-
-    def entries(names, indices):
-        maps = []
-        for name, index in zip(names, indices, strict=True):
-            graph.tensors[index].name = name.encode()
-            entry = schema.TensorMapT()
-            entry.name, entry.tensorIndex = name.encode(), int(index)
-            maps.append(entry)
-        return maps
-
-    signature = schema.SignatureDefT()
-    signature.signatureKey = SIGNATURE_KEY.encode()
-    signature.subgraphIndex = 0
-    signature.inputs = entries(input_names, graph.inputs)
-    signature.outputs = entries(output_names, graph.outputs)
-    model.signatureDefs = [signature]
 
 
 def operator_counts(content: bytes) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_mobileone.graph import nested_models, rebuild, require_graph
+from keras_mobileone.graph import rebuild, require_graph
 from keras_mobileone.layers import MobileOneBlock
 
 VERIFY_TOLERANCE = 1e-4  # of the output's range

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,6 +101,12 @@ def list_labelled_images(directory: str | os.PathLike) -> list[tuple[Path, int]]
             )
         labelled.append((path, class_index()[wnid]))
     return labelled
+
+
+def spread(items: Sequence, count: int) -> list:
+    """`count` of the items at even distances, all of them if there are no more."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def load_crops(

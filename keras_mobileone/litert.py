@@ -37,8 +37,8 @@ class LiteRTRunner:
         self._input_index = self._interpreter.get_input_details()[0]["index"]
         self._output_indices = [d["index"] for d in self._interpreter.get_output_details()]
 
-    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Outputs for one input of the file's shape, as float32 values.
+    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs for one input of the file's shape, as float32 values under their names.
 
         Args:
             batch: Real values; they are quantized as the file's input says.
@@ -46,7 +46,10 @@ class LiteRTRunner:
         self._interpreter.set_tensor(self._input_index, to_stored(batch, self.inputs[0]))
         self._interpreter.invoke()
         stored = (self._interpreter.get_tensor(index) for index in self._output_indices)
-        return [to_real(s, info) for s, info in zip(stored, self.outputs, strict=True)]
+        return {
+            info.name: to_real(values, info)
+            for values, info in zip(stored, self.outputs, strict=True)
+        }
 
 
 def to_real(stored: np.ndarray, info: TensorInfo) -> np.ndarray:

@@ -88,8 +88,9 @@ class LiteRTPredictor:
             )
         self.name = Path(path).name
         self.image_size = shape[1:3]
+        self._output_name = self._runner.outputs[0].name
         self._takes_pixels = inputs[0].name == PIXEL_INPUT
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         images = pixels if self._takes_pixels else preprocess_input(pixels)
-        return np.concatenate([self._runner(image[None])[0] for image in images])
+        return np.concatenate([self._runner(image[None])[self._output_name] for image in images])

@@ -1,0 +1,5 @@
+"""`python -m keras_mobileone`."""
+
+from keras_mobileone.cli import main
+
+main()

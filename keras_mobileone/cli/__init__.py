@@ -1,0 +1,5 @@
+"""The command `keras-mobileone`."""
+
+from keras_mobileone.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,333 @@
+"""The commands. Each only parses its arguments, calls the library and prints what it returns."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+import keras_mobileone
+from keras_mobileone.benchmarking import benchmark
+from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
+from keras_mobileone.complexity import complexity
+from keras_mobileone.deploying import deploy
+from keras_mobileone.evaluation import evaluate
+from keras_mobileone.exporting import INTEGER_TYPES, PRECISIONS, export_tflite
+from keras_mobileone.files import atomic_write, require_writable
+from keras_mobileone.fusing import fuse
+from keras_mobileone.imagenet import NUM_CLASSES, decode_predictions
+from keras_mobileone.images import evaluation_crop, load_image
+from keras_mobileone.models import MobileOne
+from keras_mobileone.prediction import load_predictor
+from keras_mobileone.published import PUBLISHED
+from keras_mobileone.reporting import HEADER, summary, table_rows
+from keras_mobileone.variants import VARIANTS, get_variant
+from keras_mobileone.weights.loading import load_keras, read_weights
+from keras_mobileone.weights.naming import is_fused
+
+VARIANT_CHOICE = click.Choice(list(VARIANTS), case_sensitive=False)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(keras_mobileone.__version__, package_name="keras-mobileone")
+def main():
+    """MobileOne for Keras 3: weights, fusing, TFLite, evaluation and timing."""
+
+
+def source_options(command):
+    """Adds --variant, --weights and --model, the ways to say which model is meant."""
+    for option in (
+        click.option(
+            "--model", "model_file", type=click.Path(path_type=Path), help="A model file instead."
+        ),
+        click.option(
+            "--weights", help="'imagenet' (the default) or a weight file.", metavar="imagenet|PATH"
+        ),
+        click.option("--variant", type=VARIANT_CHOICE, help="s0 (the default) … s4."),
+    ):
+        command = option(command)
+    return command
+
+
+def load_source(variant, weights, model_file, classifier_activation="softmax"):
+    """The predictor and the crop fraction that `source_options` ask for."""
+    if model_file is not None:
+        if variant or weights:
+            raise ValueError(
+                "--model already tells variant and weights. "
+                f"Received: --model {model_file} with --variant or --weights. Give one of them."
+            )
+        return load_predictor(model_file), 0.875
+    variant = get_variant(variant or "s0")
+    model = MobileOne(
+        variant,
+        weights=weights or "imagenet",
+        classifier_activation=classifier_activation,
+        deploy=True,
+    )
+    return load_predictor(model), variant.crop_fraction
+
+
+@main.command()
+@click.argument("variants", nargs=-1, type=VARIANT_CHOICE)
+def info(variants):
+    """Parameters, multiply-accumulates and published accuracy.
+
+    Train-time and deploy figures differ: fusing sums up the branches.
+
+    \b
+    Example: keras-mobileone info s0 s4
+    """
+    header = ("", "form", "parameters", "BN statistics", "MACs at 224", "+ classifier")
+    rows, accuracy = [], []
+    for key in variants or VARIANTS:
+        for deployed in (False, True):
+            counts = complexity(MobileOne(key, weights=None, deploy=deployed))
+            form = "deploy" if deployed else "train time"
+            sizes = counts.trainable, counts.non_trainable, counts.feature_macs, counts.dense_macs
+            rows.append((key, form, *(f"{size:,}" for size in sizes)))
+        published = PUBLISHED[get_variant(key).name]
+        accuracy.append((key, *("–" if figure is None else f"{figure:g}" for figure in published)))
+    print_table(header, rows)
+    print_table(
+        ("", "authors' top-1", "timm's top-1", "top-5", "distilled", "iPhone 12 Pro ms"),
+        accuracy,
+        title="ImageNet, as published (not measured here)",
+    )
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@source_options
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1, NUM_CLASSES))
+def predict(images, variant, weights, model_file, top):
+    """Classify photographs with ImageNet's classes.
+
+    \b
+    Example: keras-mobileone predict cat.jpg --variant s0
+             keras-mobileone predict cat.jpg --model mobileone_s0_int8.tflite
+    """
+    photographs = [load_image(path) for path in images]
+    predictor, crop_fraction = load_source(variant, weights, model_file)
+    for path, photograph in zip(images, photographs, strict=True):
+        crop = evaluation_crop(photograph, predictor.image_size[0], crop_fraction)
+        decoded = decode_predictions(probabilities(predictor(crop[None])), top)[0]
+        rows = [(f"{name}", wnid, f"{100 * score:.1f} %") for wnid, name, score in decoded]
+        print_table(("Class", "WordNet id", "Probability"), rows, title=str(path))
+
+
+def probabilities(scores: np.ndarray) -> np.ndarray:
+    """Softmax of logits; what sums up to 1 already is left alone."""
+    if scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=0.02):
+        return scores
+    exponentials = np.exp(scores - scores.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+@main.command("evaluate")
+@click.argument("directory", type=click.Path(path_type=Path))
+@source_options
+@click.option("--crop-fraction", type=float, help="Crop over resized side; the variant's own.")
+@click.option("--limit", type=click.IntRange(1), help="So many images, spread evenly.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
+def evaluate_command(
+    directory, variant, weights, model_file, crop_fraction, limit, threads, json_file
+):
+    """Top-1 and top-5 on class folders named by WordNet id.
+
+    \b
+    Example: keras-mobileone evaluate imagenet/val --variant s0
+             keras-mobileone evaluate imagenet/val --model mobileone_s0_int8.tflite
+    """
+    if json_file:
+        require_writable(json_file)
+    predictor, default_fraction = load_source(variant, weights, model_file)
+    with progress_steps() as step:
+        result = evaluate(
+            predictor,
+            directory,
+            crop_fraction=crop_fraction or default_fraction,
+            limit=limit,
+            threads=threads,
+            progress=step("Evaluating"),
+        )
+    rows = [
+        (
+            result.model,
+            f"{result.images}",
+            f"{result.top1} ({100 * result.top1 / result.images:.2f} %)",
+            f"{result.top5} ({100 * result.top5 / result.images:.2f} %)",
+            f"{result.images_per_second}",
+        )
+    ]
+    print_table(("Model", "Images", "Top-1", "Top-5", "Images/s"), rows)
+    if json_file:
+        result.save(json_file)
+
+
+@main.command("fuse")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+def fuse_command(source, target):
+    """Fold a train-time .keras file into a deploy .keras file.
+
+    \b
+    Example: keras-mobileone fuse trained.keras deploy.keras
+    """
+    require_writable(target)
+    model = load_keras(source)
+    fused = fuse(model)
+    save_keras(fused, target)
+    console.print(
+        f"{target}: {fused.count_params():,} parameters, folded from {model.count_params():,}."
+    )
+
+
+@main.command("convert-weights")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--variant", required=True, type=VARIANT_CHOICE)
+def convert_weights(source, target, variant):
+    """Turn a weight file into a .keras file: deploy if the weights are fused, else train-time.
+
+    \b
+    Example: keras-mobileone convert-weights model.safetensors s0.keras --variant s0
+    """
+    require_writable(target)
+    variant = get_variant(variant)
+    deployed = is_fused(read_weights(variant, source))
+    model = MobileOne(variant, weights=source, deploy=deployed)
+    save_keras(model, target)
+    form = "deploy" if deployed else "train-time"
+    console.print(f"{target}: {form} {variant.name}, {model.count_params():,} parameters.")
+
+
+def save_keras(model, target):
+    """Saves a model whole or not at all."""
+    if target.suffix != ".keras":
+        raise ValueError(f"The output must end in .keras. Received: {target}.")
+    with atomic_write(target) as temporary:
+        model.save(temporary)
+
+
+@main.group(cls=OneLineErrors)
+def export():
+    """Export to a phone's format."""
+
+
+@export.command("tflite")
+@source_options
+@click.option("--precision", default="float32", show_default=True, type=click.Choice(PRECISIONS))
+@click.option("--calibration", type=click.Path(path_type=Path), help="Photographs, for int8.")
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+@click.option("--softmax", is_flag=True, help="Probabilities instead of logits.")
+@click.option("--normalize", is_flag=True, help="The file takes RGB 0 … 255 and normalizes.")
+@click.option("--input-type", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8.")
+@click.option(
+    "--output-type", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8."
+)
+def export_tflite_command(
+    variant, weights, model_file, precision, calibration, output, softmax, normalize, **types
+):
+    """Write a TFLite file, compared with Keras.
+
+    \b
+    Example: keras-mobileone export tflite --variant s0 --precision int8 \\
+                 --calibration photos/ --output mobileone_s0.tflite
+    """
+    require_writable(output)
+    activation = "softmax" if softmax else None
+    predictor, _ = load_source(variant, weights, model_file, activation)
+    if not hasattr(predictor, "model"):
+        raise ValueError(f"Expected a .keras file to export. Received: --model {model_file}.")
+    with console.status("Exporting"):
+        report = export_tflite(
+            predictor.model,
+            output,
+            precision,
+            calibration,
+            normalize=normalize,
+            input_dtype=types["input_type"],
+            output_dtype=types["output_type"],
+        )
+    rows = [("Size", f"{report.bytes / 1e6:.2f} MB")]
+    rows += [("Input", describe(tensor)) for tensor in report.inputs]
+    rows += [("Output", describe(tensor)) for tensor in report.outputs]
+    rows += [
+        ("Operators", ", ".join(f"{count} {name}" for name, count in report.operators.items())),
+        ("Parameters", f"{report.deploy.trainable:,}"),
+        ("MACs", f"{report.deploy.macs:,}"),
+        ("Difference from Keras", f"{report.error:.1e} of the output, on {report.compared}"),
+    ]
+    print_table(("", precision), rows, title=str(report.path))
+
+
+def describe(tensor) -> str:
+    """One line on an input or output of a TFLite file."""
+    text = f"{tensor.name} {tensor.shape} {tensor.dtype}"
+    if tensor.scale is not None:
+        text += f", real = {tensor.scale:.6g} · (stored − {tensor.zero_point})"
+    return text
+
+
+@main.command("benchmark")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--runs", default=50, show_default=True, type=click.IntRange(1))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
+def benchmark_command(files, threads, runs, json_file):
+    """Time TFLite files side by side with ai-edge-litert's benchmark tool.
+
+    \b
+    Example: keras-mobileone benchmark a.tflite b.tflite --threads 2
+    """
+    if json_file:
+        require_writable(json_file)
+    with progress_steps() as step:
+        result = benchmark(files, threads=threads, runs=runs, progress=step("Timing"))
+    reference = result.latencies[0].median
+    rows = [
+        (
+            latency.path,
+            f"{latency.bytes / 1e6:.2f}",
+            f"{latency.median:.2f}",
+            f"{latency.median / reference:.2f}",
+            f"{latency.p95:.2f}",
+            f"{latency.minimum:.2f}",
+            f"{latency.initialization:.1f}",
+        )
+        for latency in result.latencies
+    ]
+    print_table(
+        ("File", "MB", "Median ms", "Ratio", "p95 ms", "Minimum ms", "Initialization ms"), rows
+    )
+    console.print(", ".join(f"{key} {value}" for key, value in result.conditions.items()))
+    if json_file:
+        result.save(json_file)
+
+
+@main.command("deploy")
+@click.option("--variant", default="s0", show_default=True, type=VARIANT_CHOICE)
+@click.option("--weights", default="imagenet", show_default=True, metavar="imagenet|PATH")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+def deploy_command(variant, weights, calibration, threads, output):
+    """The whole way: load, fuse, export three precisions, verify, time, report.
+
+    \b
+    Example: keras-mobileone deploy --variant s0 --calibration photos/ --output s0/
+    """
+    with progress_steps() as step:
+        report = deploy(
+            get_variant(variant), weights, output, calibration, threads=threads, step=step
+        )
+    first, *conditions = summary(report)
+    console.print(first)
+    print_table(HEADER, table_rows(report))
+    names = [file.precision for file in report.files]
+    rows = [(photo, answer, *answers) for photo, answer, answers in report.predictions]
+    print_table(("Photograph", "Keras", *names), rows)
+    for line in conditions:
+        console.print(line)
+    console.print(f"Files, report.json, report.md and report.png: {output}")

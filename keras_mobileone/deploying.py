@@ -1,0 +1,275 @@
+"""`deploy`: the whole way from weights to verified, timed TFLite files with a report."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_mobileone.benchmarking import Latency, benchmark
+from keras_mobileone.complexity import Complexity, complexity
+from keras_mobileone.evaluation import agreement, best_classes, predict_images
+from keras_mobileone.exporting import ExportReport, export_tflite
+from keras_mobileone.imagenet import class_index, classes, preprocess_input
+from keras_mobileone.images import list_images, load_crops, spread
+from keras_mobileone.models import MobileOne
+from keras_mobileone.prediction import load_predictor
+from keras_mobileone.variants import Variant
+
+PRECISIONS = ("float32", "float16", "int8")
+CALIBRATION_SHARE = 3  # one image of so many calibrates, the others compare
+MAX_CALIBRATION_IMAGES = 100
+SHOWN_PHOTOGRAPHS = 4
+BENCHMARK_RUNS = 50
+# Photographs of things ImageNet has classes for, among the images that scikit-image ships.
+SKIMAGE_PHOTOGRAPHS = (
+    "chelsea.png",
+    "coffee.png",
+    "rocket.jpg",
+    "astronaut.png",
+    "motorcycle_left.png",
+    "camera.png",
+)
+
+
+@dataclass(frozen=True)
+class DeployedFile:
+    """One exported file, compared with Keras on real photographs.
+
+    Attributes:
+        file: Its name inside the output directory.
+        precision: float32, float16 or int8.
+        bytes: Its size.
+        latency: Of one inference on this machine.
+        error: Largest difference from Keras' logits over the largest magnitude of these.
+        sqnr: Signal to quantization noise of the logits, in dB.
+        agreement: On how many images it gives Keras' answer.
+        top1, top5: How many images it classifies rightly; None when they have no labels.
+        operators: How often each TFLite operator occurs.
+    """
+
+    file: str
+    precision: str
+    bytes: int
+    latency: Latency
+    error: float
+    sqnr: float
+    agreement: int
+    top1: int | None
+    top5: int | None
+    operators: dict[str, int]
+
+
+@dataclass(frozen=True)
+class DeployReport:
+    """Everything `deploy` found out.
+
+    Attributes:
+        variant, weights: What was deployed.
+        train, deploy: Parameters and multiply-accumulates, multi-branch and fused.
+        files: The exported files.
+        images: How many photographs they were compared on.
+        calibration_images: How many set the ranges for int8.
+        held_out: Whether these are other images than those compared on.
+        keras_top1, keras_top5: What Keras itself gets; None without labels.
+        predictions: (photograph, answer of Keras, answers of the files), class names.
+        conditions: Processor, versions, runs.
+    """
+
+    variant: str
+    weights: str
+    train: Complexity
+    deploy: Complexity
+    files: list[DeployedFile]
+    images: int
+    calibration_images: int
+    held_out: bool
+    keras_top1: int | None
+    keras_top5: int | None
+    predictions: list[tuple[str, str, list[str]]]
+    conditions: dict[str, str | int]
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        counts = {"train": self.train._asdict(), "deploy": self.deploy._asdict()}
+        return asdict(self) | counts
+
+
+def deploy(
+    variant: Variant,
+    weights: str | os.PathLike,
+    output: str | os.PathLike,
+    calibration: str | os.PathLike | None = None,
+    *,
+    threads: int = 1,
+    step: Callable[[str], Callable[[int, int], None]] | None = None,
+) -> DeployReport:
+    """Loads, fuses, exports, verifies and times a MobileOne.
+
+    Writes `{variant}_{precision}.tflite` for float32, float16 and int8, the fused model as
+    `{variant}.keras`, and `report.json`, `report.md`, `report.png` into `output`: all of them at
+    the end, or none if anything fails.
+
+    Args:
+        variant: What to deploy.
+        weights: `"imagenet"` or the path of a weight file, see `MobileOne`.
+        output: Directory for the results; made if its parent exists.
+        calibration: Directory of photographs. A third of them calibrates int8, the files are
+            compared with Keras on the others; with labels if the folders are named by WordNet id.
+            By default the photographs that scikit-image ships.
+        threads: CPU threads of the benchmark.
+        step: `step(title)` announces a step and returns a progress callback (done, total).
+
+    Raises:
+        OSError, ValueError, ImportError: For input that does not fit; see the functions it uses.
+    """
+    from keras_mobileone.reporting import require_plot, write_reports
+
+    require_plot()
+    step = step or (lambda title: lambda done, total: None)
+    output = Path(output)
+    _require_output(output)
+    paths = _photographs() if calibration is None else list_images(calibration)
+    calibration_paths, compared_paths = _split(paths)
+
+    step(f"Loading {variant.name} with {weights} weights, fused")
+    model = MobileOne(variant, weights=weights, classifier_activation=None, deploy=True)
+    with staging(output) as directory:
+        model.save(directory / f"{variant.name}.keras")
+        exports = _export(model, variant, calibration_paths, directory, step)
+        predictors = [load_predictor(m) for m in (model, *(export.path for export in exports))]
+        title = f"Comparing with Keras on {len(compared_paths)} images"
+        scores = predict_images(predictors, compared_paths, variant.crop_fraction, step(title))
+        timing = benchmark(
+            [export.path for export in exports],
+            threads=threads,
+            runs=BENCHMARK_RUNS,
+            progress=step("Timing"),
+        )
+        labels = _labels(compared_paths)
+        keras_result = _comparison(scores[0], scores[0], labels)
+        report = DeployReport(
+            variant=variant.name,
+            weights=Path(weights).name,
+            train=complexity(MobileOne(variant, weights=None)),
+            deploy=complexity(model),
+            files=[
+                _deployed_file(export, latency, _comparison(scores[0], found, labels))
+                for export, latency, found in zip(
+                    exports, timing.latencies, scores[1:], strict=True
+                )
+            ],
+            images=len(compared_paths),
+            calibration_images=len(calibration_paths),
+            held_out=not set(calibration_paths) & set(compared_paths),
+            keras_top1=keras_result["top1"],
+            keras_top5=keras_result["top5"],
+            predictions=_predictions(compared_paths, scores),
+            conditions=timing.conditions
+            | {"keras": keras.__version__, "tensorflow": version("tensorflow")},
+        )
+        write_reports(report, directory)
+    return report
+
+
+def _export(model, variant, calibration_paths, directory, step) -> list[ExportReport]:
+    size = model.input_shape[1:3]
+    crops = load_crops(calibration_paths, size, variant.crop_fraction)
+    images = np.stack([preprocess_input(crop) for crop in crops])
+    exports = []
+    for precision in PRECISIONS:
+        step(f"Exporting {precision}")
+        path = directory / f"{variant.name}_{precision}.tflite"
+        calibration = images if precision == "int8" else None
+        exports.append(export_tflite(model, path, precision, calibration))
+    return exports
+
+
+def _deployed_file(export: ExportReport, latency: Latency, comparison: dict) -> DeployedFile:
+    return DeployedFile(
+        file=export.path.name,
+        precision=export.precision,
+        bytes=export.bytes,
+        latency=replace(latency, path=export.path.name),
+        operators=export.operators,
+        **comparison,
+    )
+
+
+@contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """A directory beside `output` whose files move into it if the block succeeds."""
+    directory = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        yield directory
+        output.mkdir(exist_ok=True)
+        for path in directory.iterdir():
+            os.replace(path, output / path.name)
+    finally:
+        shutil.rmtree(directory)
+
+
+def _require_output(output):
+    existing = output if output.exists() else output.parent
+    if not existing.is_dir():
+        raise NotADirectoryError(
+            f"Expected a directory to write to, or one to make it in. Received: {output}, where "
+            f"{existing} is none. Create it first."
+        )
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(f"Expected a writable directory. Received: {existing}, which is not.")
+
+
+def _photographs() -> list[Path]:
+    try:
+        import skimage
+    except ImportError as error:
+        raise ImportError(
+            "No photographs to calibrate and compare with. Pass a directory of some, or install "
+            "scikit-image's with `pip install keras-mobileone[photos]`."
+        ) from error
+    return [Path(skimage.__file__).parent / "data" / name for name in SKIMAGE_PHOTOGRAPHS]
+
+
+def _split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Calibration images and the others; all of them for both when there are few."""
+    count = min(len(paths) // CALIBRATION_SHARE, MAX_CALIBRATION_IMAGES)
+    if count < 8:
+        return list(paths), list(paths)
+    calibration = spread(paths, count)
+    return calibration, sorted(set(paths) - set(calibration))
+
+
+def _labels(paths) -> np.ndarray | None:
+    wnids = [path.parent.name for path in paths]
+    if not all(wnid in class_index() for wnid in wnids):
+        return None
+    return np.array([class_index()[wnid] for wnid in wnids])
+
+
+def _comparison(reference, scores, labels) -> dict:
+    """Figures of one file's logits (images, classes) beside Keras'."""
+    noise = float(np.square(reference - scores, dtype=np.float64).sum())
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    best = best_classes(scores)
+    return {
+        "error": float(np.abs(reference - scores).max() / np.abs(reference).max()),
+        "sqnr": float(10 * np.log10(signal / noise)) if noise else float("inf"),
+        "agreement": agreement(reference, scores),
+        "top1": None if labels is None else int((best[:, 0] == labels).sum()),
+        "top5": None if labels is None else int((best == labels[:, None]).sum()),
+    }
+
+
+def _predictions(paths, scores) -> list[tuple[str, str, list[str]]]:
+    def name(output, index):
+        return classes()[int(output[index].argmax())][1]
+
+    chosen = spread(range(len(paths)), SHOWN_PHOTOGRAPHS)
+    return [(paths[i].stem, name(scores[0], i), [name(s, i) for s in scores[1:]]) for i in chosen]

@@ -1,0 +1,142 @@
+"""A `DeployReport` as JSON, Markdown and a picture."""
+
+import json
+from pathlib import Path
+
+from keras_mobileone.complexity import Complexity
+from keras_mobileone.deploying import DeployedFile, DeployReport
+
+HEADER = ("", "MB", "ms", "p95", "ratio", "error", "SQNR", "agree", "top-1", "top-5")
+
+
+def table_rows(report: DeployReport) -> list[tuple[str, ...]]:
+    """The rows of the table under `HEADER`: Keras, then the files."""
+    counts = _percent(report.keras_top1, report.images), _percent(report.keras_top5, report.images)
+    return [("Keras", *[""] * 7, *counts), *(_row(file, report) for file in report.files)]
+
+
+def _row(file: DeployedFile, report: DeployReport) -> tuple[str, ...]:
+    return (
+        file.precision,
+        f"{file.bytes / 1e6:.2f}",
+        f"{file.latency.median:.2f}",
+        f"{file.latency.p95:.2f}",
+        f"{file.latency.median / report.files[0].latency.median:.2f}",
+        f"{file.error:.0e}",
+        f"{file.sqnr:.1f}",
+        _percent(file.agreement, report.images),
+        _percent(file.top1, report.images),
+        _percent(file.top5, report.images),
+    )
+
+
+def _percent(count: int | None, total: int) -> str:
+    return "" if count is None else f"{100 * count / total:.1f}"
+
+
+def summary(report: DeployReport) -> list[str]:
+    """The sentences around the table: what was deployed, and how it was measured."""
+    c = report.conditions
+    held_out = "other" if report.held_out else "the same"
+    return [
+        f"{report.variant}, weights {report.weights}. Train time: {_counts(report.train)}. "
+        f"Deploy: {_counts(report.deploy)}.",
+        f"Compared with Keras on {report.images} images; int8 calibrated on "
+        f"{report.calibration_images}, {held_out} ones. Error: largest difference of the logits "
+        "over their largest magnitude. SQNR: of the logits, dB. Agree, top-1, top-5: % of images"
+        + (". " if report.keras_top1 is not None else "; these images have no labels. ")
+        + "Ratio: of the latency to float32's.",
+        f"Latency: median and 95th percentile of {c['processor']}, {c['threads']} thread(s), "
+        f"batch 1, {c['rounds']} rounds of {c['runs']} runs after {c['warmup_runs']} warm-up runs, "
+        f"files interleaved; "
+        f"ai-edge-litert {c['ai-edge-litert']}, TensorFlow {c['tensorflow']}, Keras {c['keras']}, "
+        f"Python {c['python']}, {c['system']}.",
+    ]
+
+
+def _counts(counts: Complexity) -> str:
+    statistics = f" + {counts.non_trainable:,} BN statistics" if counts.non_trainable else ""
+    return f"{counts.trainable:,} parameters{statistics}, {counts.feature_macs:,} MACs"
+
+
+def markdown_table(header, rows) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown(report: DeployReport) -> str:
+    """The report as Markdown."""
+    first, *conditions = summary(report)
+    names = [file.precision for file in report.files]
+    parts = [
+        f"# {report.variant} for LiteRT",
+        first,
+        markdown_table(HEADER, table_rows(report)),
+        *conditions,
+        "![Size, latency and agreement](report.png)",
+        "## Photographs",
+        markdown_table(
+            ["Photograph", "Keras", *names],
+            [[photo, answer, *answers] for photo, answer, answers in report.predictions],
+        ),
+        "## Operators",
+        markdown_table(
+            ["File", "Operators"],
+            [
+                [f.file, ", ".join(f"{count} {name}" for name, count in f.operators.items())]
+                for f in report.files
+            ],
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def require_plot() -> None:
+    """Raises ImportError, with the extra to install, where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "The report's picture needs matplotlib. "
+            "Install it with `pip install keras-mobileone[plot]`."
+        ) from error
+
+
+def plot(report: DeployReport, path: Path) -> None:
+    """Size, latency and agreement of the files, side by side, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    names = [file.precision for file in report.files]
+    panels = (
+        ("Size, MB", [f.bytes / 1e6 for f in report.files], "{:.2f}"),
+        ("Latency, median ms", [f.latency.median for f in report.files], "{:.2f}"),
+        (
+            f"Same answer as Keras, % of {report.images}",
+            [100 * f.agreement / report.images for f in report.files],
+            "{:.1f}",
+        ),
+    )
+    for axis, (title, values, form) in zip(axes, panels, strict=True):
+        bars = axis.bar(names, values, color=["#4c72b0", "#55a868", "#c44e52"], width=0.6)
+        axis.bar_label(bars, [form.format(value) for value in values], padding=2)
+        axis.set_title(title, fontsize=11)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.set_yticks([])
+        axis.margins(y=0.15)
+    figure.suptitle(
+        f"{report.variant}, {report.conditions['threads']} thread(s) of "
+        f"{report.conditions['processor']}",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=160)
+
+
+def write_reports(report: DeployReport, directory: Path) -> None:
+    """Writes report.json, report.md and report.png into `directory`."""
+    content = json.dumps(report.to_dict(), indent=2) + "\n"
+    (directory / "report.json").write_text(content, encoding="utf-8")
+    (directory / "report.md").write_text(markdown(report), encoding="utf-8")
+    plot(report, directory / "report.png")

@@ -1,0 +1,136 @@
+"""Fixtures shared by the tests: the reference files, small networks, random parameters."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mobileone
+
+PROJECT = Path(__file__).parents[1]
+SHARED = PROJECT.parent / "shared"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """Root of the checkout."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The directory of reference outputs, weights and photographs, which is not in the project."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the reference files of ../shared, which this machine does not have")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Initializers draw the same values in whatever order the tests run."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> keras_mobileone.Variant:
+    """All of the family's features in a few layers: k = 2, skips, SE, both strides."""
+    return keras_mobileone.Variant(
+        "tiny",
+        widths=(1.0, 1.0, 1.0, 1.0),
+        conv_branches=2,
+        se_pairs=(0, 1, 0, 1),
+        depths=(2, 1, 1, 1),
+        base_filters=(16, 16, 32, 32),
+    )
+
+
+@pytest.fixture(scope="session")
+def randomize():
+    """Function that fills every variable of a model or layer with random values.
+
+    Fresh batch normalization (gamma 1, beta 0, mean 0, variance 1) hides wrong formulas: here
+    nothing is 0 or 1, and one gamma in five is negative. Kernels are scaled by their fan-in, so
+    that the input still makes a difference after forty layers.
+    """
+
+    def fill(model, seed=0):
+        rng = np.random.default_rng(seed)
+        for variable in model.variables:
+            if not keras.backend.is_float_dtype(variable.dtype):
+                continue
+            shape, leaf = tuple(variable.shape), variable.path.rsplit("/", 1)[-1]
+            if leaf == "kernel":
+                depthwise = len(shape) == 4 and shape[3] == 1
+                fan_in = np.prod(shape[:2] if depthwise else shape[:-1])
+                value = rng.normal(0, (1.5 / fan_in) ** 0.5, shape)
+            elif leaf == "gamma":
+                value = rng.uniform(0.5, 1.0, shape) * np.where(rng.random(shape) < 0.2, -1, 1)
+            elif leaf == "moving_variance":
+                value = rng.uniform(0.5, 1.5, shape)
+            else:
+                value = rng.normal(0, 0.1, shape)
+            variable.assign(value)
+        return model
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def relative_error():
+    """Function for the largest difference of two arrays over the largest reference magnitude."""
+
+    def error(found, expected) -> float:
+        found, expected = (np.asarray(keras.ops.convert_to_numpy(a)) for a in (found, expected))
+        assert found.shape == expected.shape
+        assert np.isfinite(found).all()
+        return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+    return error
+
+
+@pytest.fixture(scope="session")
+def noise():
+    """Function for standard normal float32 arrays."""
+
+    def draw(*shape, seed=0) -> np.ndarray:
+        return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def run_python(project):
+    """Function that runs Python source in a fresh process and returns what it printed."""
+
+    def run(source: str, *arguments, cwd=project, **environment: str) -> str:
+        process = subprocess.run(
+            [sys.executable, "-c", source, *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr[-4000:]
+        return process.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny, randomize):
+    """A train-time model with ten classes and logits; tests must not change it."""
+    model = keras_mobileone.MobileOne(
+        tiny, weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
+    )
+    return randomize(model)

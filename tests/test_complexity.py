@@ -1,0 +1,120 @@
+"""Parameters and multiply-accumulates: the reference table, and small nets counted by hand."""
+
+import keras
+import pytest
+from keras import layers
+
+from keras_mobileone import VARIANTS, MobileOne, MobileOneBlock, complexity
+
+# Counted from the authors' mobileone.py: at train time trainable parameters and moving statistics
+# of batch normalization; deploy parameters; deploy multiply-accumulates at 224 pixels.
+REFERENCE = {
+    "s0": (5_293_272, 88_192, 2_078_504, 274_136_576),
+    "s1": (4_825_192, 68_352, 4_764_840, 823_839_744),
+    "s2": (7_884_648, 87_040, 7_808_168, 1_296_478_848),
+    "s3": (10_170_600, 104_704, 10_078_312, 1_893_842_944),
+    "s4": (14_951_248, 127_744, 14_838_352, 2_979_222_528),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_train_time_parameters(name):
+    found = complexity(MobileOne(name, weights=None))
+    assert (found.trainable, found.non_trainable) == REFERENCE[name][:2]
+    assert found.macs > REFERENCE[name][3]  # the branches cost more than their sum
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_deploy_parameters_and_work(name):
+    found = complexity(MobileOne(name, weights=None, deploy=True))
+    assert (found.trainable, found.non_trainable) == (REFERENCE[name][2], 0)
+    assert found.feature_macs == REFERENCE[name][3]
+    assert found.dense_macs == found.macs - found.feature_macs
+    assert found.dense_macs == VARIANTS[name].stage_filters[-1] * 1000
+
+
+def test_fusing_and_building_for_deploy_count_the_same(tiny):
+    arguments = {"weights": None, "input_shape": (64, 64, 3), "classes": 10}
+    fused = MobileOne(tiny, **arguments).fuse()
+    assert complexity(fused) == complexity(MobileOne(tiny, deploy=True, **arguments))
+
+
+def test_a_plain_net_counted_by_hand():
+    model = keras.Sequential(
+        [
+            keras.Input((9, 7, 3)),
+            layers.Conv2D(4, 3, strides=2, padding="same"),  # to 5 × 4 × 4
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.DepthwiseConv2D(3, use_bias=False),  # to 3 × 2 × 4
+            layers.SeparableConv2D(5, 3, padding="same"),
+            layers.Conv2D(10, 1, groups=5),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(6),
+        ]
+    )
+    found = complexity(model)
+    assert found.trainable == (27 * 4 + 4) + 8 + 9 * 4 + (9 * 4 + 4 * 5 + 5) + (10 + 10) + (60 + 6)
+    assert found.non_trainable == 8
+    features = (
+        5 * 4 * 27 * 4 + 3 * 2 * 9 * 4 + 3 * 2 * (9 * 4 + 4 * 5) + 3 * 2 * 10 * 1 + 3 * 2 * 10
+    )
+    assert (found.feature_macs, found.dense_macs) == (features, 60)
+
+
+def test_a_block_counted_by_hand():
+    inputs = keras.Input((9, 7, 8))
+    block = MobileOneBlock(16, strides=2, conv_branches=3, se_ratio=0.25)
+    found = complexity(keras.Model(inputs, block(inputs)))
+    conv, scale, se = 9 * 8 * 16, 8 * 16, 16 * 4 + 4 * 16
+    assert found.trainable == 3 * conv + scale + 4 * 2 * 16 + se + 4 + 16
+    assert found.non_trainable == 4 * 2 * 16
+    assert found.macs == 5 * 4 * (3 * conv + scale) + 5 * 4 * 16 + se
+
+
+def test_a_depthwise_block_counted_by_hand():
+    inputs = keras.Input((6, 6, 8))
+    block = MobileOneBlock(8, depthwise=True, conv_branches=2)
+    found = complexity(keras.Model(inputs, block(inputs)))
+    assert found.trainable == 2 * 9 * 8 + 8 + 4 * 2 * 8  # the skip has a normalization too
+    assert found.macs == 36 * (2 * 9 * 8 + 8)
+
+
+def test_a_layer_called_twice_works_twice():
+    shared = layers.Conv2D(3, 3, padding="same", use_bias=False)
+    inputs = keras.Input((8, 8, 3))
+    once = complexity(keras.Model(inputs, shared(inputs)))
+    twice = complexity(keras.Model(inputs, shared(shared(inputs))))
+    assert twice.macs == 2 * once.macs == 2 * 64 * 81
+    assert twice.trainable == once.trainable == 81
+
+
+def test_a_nested_model_called_twice_works_twice(tiny):
+    backbone = MobileOne(tiny, weights=None, include_top=False, pooling="avg")
+    left, right = keras.Input((64, 64, 3)), keras.Input((64, 64, 3))
+    outputs = layers.Dense(1)(layers.Subtract()([backbone(left), backbone(right)]))
+    once = complexity(backbone, input_shape=(64, 64, 3))
+    twice = complexity(keras.Model([left, right], outputs))
+    assert twice.feature_macs == 2 * once.macs
+    assert twice.trainable == once.trainable + 33
+    assert twice.dense_macs == 32
+
+
+def test_work_grows_with_the_image(tiny):
+    backbone = MobileOne(tiny, weights=None, include_top=False)
+    small, large = (complexity(backbone, (size, size, 3)) for size in (64, 128))
+    assert 3 * small.macs < large.macs <= 4 * small.macs
+    assert small.trainable == large.trainable
+
+
+def test_an_open_input_size_is_an_error(tiny):
+    backbone = MobileOne(tiny, weights=None, include_top=False)
+    with pytest.raises(ValueError, match=r"'tiny' is open.*input_shape=\(height, width, channels\)"):
+        complexity(backbone)
+
+
+def test_counting_leaves_the_model_alone(tiny_model, noise, relative_error):
+    images = noise(1, 64, 64, 3)
+    before = tiny_model(images, training=False)
+    complexity(tiny_model)
+    assert relative_error(tiny_model(images, training=False), before) == 0
