@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import keras
 
-from keras_mobileone.graph import rebuild
+from keras_mobileone.graph import rebuild, require_graph
 from keras_mobileone.layers import MobileOneBlock
 
 
@@ -48,9 +48,10 @@ def complexity(model: keras.Model, input_shape: tuple[int, int, int] | None = No
     Complexity(trainable=2078504, non_trainable=0, macs=275160576, dense_macs=1024000)
     """
     inputs = None
+    require_graph(model)
     if input_shape is not None:
-        inputs = keras.Input(input_shape, dtype=model.input.dtype)
-    elif any(None in t.shape[1:] for t in keras.tree.flatten(model.input)):
+        inputs = keras.Input(input_shape, dtype=model.inputs[0].dtype)
+    elif any(None in tensor.shape[1:] for tensor in model.inputs):
         raise ValueError(
             f"The input size of {model.name!r} is open, and so is its work. "
             "Received: input_shape=None. Pass input_shape=(height, width, channels)."
@@ -65,7 +66,7 @@ def complexity(model: keras.Model, input_shape: tuple[int, int, int] | None = No
         dense_macs += work if isinstance(layer, keras.layers.Dense) else 0
         return outputs
 
-    rebuild(model, call, inputs)
+    rebuild(model, call, inputs, flatten=True)
     sizes = _size(model.trainable_variables), _size(model.non_trainable_variables)
     return Complexity(*sizes, macs, dense_macs)
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_mobileone.graph import rebuild, require_graph
+from keras_mobileone.graph import inputs_and_outputs, rebuild, require_graph
 from keras_mobileone.layers import MobileOneBlock
 
 VERIFY_TOLERANCE = 1e-4  # of the output's range
@@ -106,7 +106,7 @@ def random_input(model: keras.Model, batch: int = 2, seed: int = 0):
             return np.zeros(shape, tensor.dtype)
         return rng.standard_normal(shape).astype(tensor.dtype)
 
-    return keras.tree.map_structure(draw, model.input)
+    return keras.tree.map_structure(draw, inputs_and_outputs(model)[0])
 
 
 def _call_replica(replicas, layer, args, kwargs, dtype=None):
@@ -135,7 +135,7 @@ def in_float32(model: keras.Model) -> keras.Model:
             dtype="float32" if keras.backend.is_float_dtype(t.dtype) else t.dtype,
             name=t.name,
         ),
-        model.input,
+        inputs_and_outputs(model)[0],
     )
     return rebuild(
         model,
@@ -170,7 +170,9 @@ def _first_difference(model, fused, inputs, tolerance):
                 return _first_difference(layer, twin, nested_inputs, tolerance)
             continue
         reference, candidate = (
-            keras.Model(m.input, m.get_layer(layer.name).output)(inputs, training=False)
+            keras.Model(inputs_and_outputs(m)[0], m.get_layer(layer.name).output)(
+                inputs, training=False
+            )
             for m in (model, fused)
         )
         error = _relative_error(reference, candidate)

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 import keras
 
 
-def rebuild(model: keras.Model, call: Callable, inputs=None) -> keras.Model:
+def rebuild(
+    model: keras.Model, call: Callable, inputs=None, *, flatten: bool = False
+) -> keras.Model:
     """A new Functional model made by replaying `model`'s graph.
 
     Args:
@@ -13,6 +15,8 @@ def rebuild(model: keras.Model, call: Callable, inputs=None) -> keras.Model:
         call: `call(layer, *args, **kwargs)` stands for each layer call and returns its output.
             Operations that are not layers (`keras.ops` on symbolic tensors) come to it as well.
         inputs: Symbolic inputs in `model.input`'s structure; new ones by default.
+        flatten: Replay nested models in place, once for each of their calls, so that `call` sees
+            the tensors that really flow, and the result has no nested models.
 
     Returns:
         A `keras.Model` of no special class, not compiled. `model` is left as it was.
@@ -26,6 +30,8 @@ def rebuild(model: keras.Model, call: Callable, inputs=None) -> keras.Model:
     def dispatch(layer, *args, **kwargs):
         if not isinstance(layer, keras.Model):
             return call(layer, *args, **kwargs)
+        if flatten:
+            return replay(layer, args[0]).output
         if id(layer) not in replicas:
             replicas[id(layer)] = replay(layer)
         return replicas[id(layer)](*args, **kwargs)
@@ -33,7 +39,7 @@ def rebuild(model: keras.Model, call: Callable, inputs=None) -> keras.Model:
     def replay(source, inputs=None):
         # A Functional of no special class over the same tensors: cloning it does not bring along
         # the model's own class or its compilation.
-        flat = keras.Model(source.input, source.output, name=source.name)
+        flat = keras.Model(*inputs_and_outputs(source), name=source.name)
         return keras.models.clone_model(
             flat, input_tensors=inputs, clone_function=lambda layer: layer, call_function=dispatch
         )
@@ -41,6 +47,13 @@ def rebuild(model: keras.Model, call: Callable, inputs=None) -> keras.Model:
     for source in (model, *nested_models(model)):
         require_graph(source)
     return replay(model, inputs)
+
+
+def inputs_and_outputs(model: keras.Model) -> tuple:
+    """The symbolic inputs and outputs of a Functional or Sequential model, as it is called."""
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
 
 
 def require_graph(model) -> None:

@@ -135,7 +135,8 @@ def _image_input(input_tensor, input_shape, include_top, weights):
                 f"Received: {shape} and input_shape={tuple(input_shape)}."
             )
         _check_shape(shape, include_top, weights)
-        return input_tensor, keras.utils.get_source_inputs(input_tensor)
+        sources = keras.utils.get_source_inputs(input_tensor)
+        return input_tensor, sources[0] if len(sources) == 1 else sources
     if input_shape is None:
         size = DEFAULT_SIZE if include_top else None
         input_shape = (size, size, 3)

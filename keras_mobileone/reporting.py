@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from keras_mobileone.benchmarking import Latency
 from keras_mobileone.complexity import Complexity
 from keras_mobileone.deploying import DeployedFile, DeployReport
 
@@ -32,6 +33,13 @@ def _row(file: DeployedFile, report: DeployReport) -> tuple[str, ...]:
 
 def _percent(count: int | None, total: int) -> str:
     return "" if count is None else f"{100 * count / total:.1f}"
+
+
+def report_from_dict(data: dict) -> DeployReport:
+    """The report that `DeployReport.to_dict` made plain data of."""
+    files = [DeployedFile(**f | {"latency": Latency(**f["latency"])}) for f in data["files"]]
+    counts = {form: Complexity(**data[form]) for form in ("train", "deploy")}
+    return DeployReport(**data | counts | {"files": files})
 
 
 def summary(report: DeployReport) -> list[str]:

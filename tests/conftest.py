@@ -20,6 +20,8 @@ SHARED = PROJECT.parent / "shared"
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    # Between Keras, TensorFlow and NumPy 2; nothing of ours.
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="session")

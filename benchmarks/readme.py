@@ -1,0 +1,68 @@
+"""Writes the generated tables of README.md from the stored results.
+
+python benchmarks/readme.py          rewrites README.md
+python benchmarks/readme.py --check  exits with 1 if that would change it
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import keras_mobileone
+from keras_mobileone.published import PUBLISHED
+from keras_mobileone.reporting import HEADER, markdown_table, report_from_dict, summary, table_rows
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DEMO = ROOT / "benchmarks" / "results" / "demo" / "report.json"
+
+
+def demo() -> str:
+    """The table of `make demo`, its conditions and its picture."""
+    report = report_from_dict(json.loads(DEMO.read_text()))
+    lines = summary(report)
+    picture = f"![Size, latency and agreement]({DEMO.parent.relative_to(ROOT)}/report.png)"
+    return "\n\n".join([lines[0], markdown_table(HEADER, table_rows(report)), *lines[1:], picture])
+
+
+def family() -> str:
+    """Size and published accuracy of the variants."""
+    header = ("", "parameters, train", "deploy", "MACs", "authors' top-1")
+    header += ("timm's top-1", "top-5", "distilled", "iPhone ms")
+    rows = []
+    for key, variant in keras_mobileone.VARIANTS.items():
+        train, deploy = (
+            keras_mobileone.complexity(
+                keras_mobileone.MobileOne(key, weights=None, deploy=deployed)
+            )
+            for deployed in (False, True)
+        )
+        sizes = train.trainable, deploy.trainable, deploy.feature_macs
+        published = ("–" if v is None else f"{v:g}" for v in PUBLISHED[variant.name])
+        rows.append((key.upper(), *(f"{size / 1e6:,.1f} M" for size in sizes), *published))
+    return markdown_table(header, rows)
+
+
+SECTIONS = {"demo": demo, "family": family}
+
+
+def main() -> int:
+    """Fills each section between its marks."""
+    text = old = README.read_text()
+    for name, render in SECTIONS.items():
+        pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
+        text, count = re.subn(
+            pattern, lambda m, r=render: f"{m[1]}{r()}\n{m[2]}", text, flags=re.DOTALL
+        )
+        if count != 1:
+            print(f"README.md needs one section {name!r}. Found: {count}.", file=sys.stderr)
+            return 2
+    if "--check" in sys.argv[1:]:
+        return int(text != old)
+    README.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

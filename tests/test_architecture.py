@@ -1,0 +1,160 @@
+"""The order of the modules, and what importing the package costs."""
+
+import ast
+import json
+import sys
+
+import pytest
+
+# A module imports only from the left. A package stands for its `__init__` alone.
+ORDER = [
+    "variants",
+    "reparam",
+    "layers",
+    "graph",
+    "fusing",
+    "network",
+    "complexity",
+    "files",
+    "imagenet",
+    "images",
+    "weights",
+    "weights.checkpoint",
+    "weights.naming",
+    "weights.loading",
+    "weights.pretrained",
+    "models",
+    "flatbuffer",
+    "litert",
+    "prediction",
+    "evaluation",
+    "exporting",
+    "benchmarking",
+    "published",
+    "",  # the package itself, which gathers the names above
+    "reporting",
+    "deploying",
+    "cli.console",
+    "cli.commands",
+    "cli",
+    "__main__",
+]
+PACKAGE = "keras_mobileone"
+# Imported where they are used, and never at the top of a module.
+LATE = {"tensorflow", "jax", "torch", "PIL", "matplotlib", "ai_edge_litert", "h5py", "safetensors"}
+# What only the command line needs: not imported by any module that `import keras_mobileone` reads.
+COMMAND_LINE = {"click", "rich"}
+
+
+def module_name(path, root) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.fixture(scope="module")
+def modules(project):
+    """Syntax tree of each module under its name without the package's."""
+    root = project / PACKAGE
+    return {module_name(p, root): ast.parse(p.read_text()) for p in sorted(root.rglob("*.py"))}
+
+
+def imported(tree, known) -> set[str]:
+    """Modules of this package that a syntax tree imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are written out, not relative"
+            # `from package import name` may mean a module or a name of the package.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [n if n.removeprefix(f"{PACKAGE}.") in known else node.module for n in names]
+        else:
+            continue
+        found |= {n.removeprefix(PACKAGE).removeprefix(".") for n in names if within(n, PACKAGE)}
+    return found
+
+
+def within(module, package) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def top_level_imports(tree) -> set[str]:
+    """First names of what a module imports when it is itself imported."""
+    found, pending = set(), list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            pending.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def test_every_module_has_its_place_in_the_order(modules):
+    unplaced = sorted(set(modules) - set(ORDER))
+    assert not unplaced, (
+        f"{unplaced} stand nowhere in ORDER of {__file__}: put each right of what it imports "
+        "and left of what imports it."
+    )
+    gone = [name for name in ORDER if name not in modules and not name.startswith("cli")]
+    assert not gone, f"{gone} stand in ORDER of {__file__} but are no modules: take them out."
+
+
+def test_imports_go_one_way(modules):
+    wrong = [
+        f"{name or PACKAGE} imports {other or PACKAGE}"
+        for name, tree in modules.items()
+        for other in imported(tree, set(modules))
+        if name in ORDER and other in ORDER and ORDER.index(other) >= ORDER.index(name)
+    ]
+    assert not wrong, f"Against the order of the modules: {'; '.join(wrong)}."
+
+
+def test_the_order_is_needed(modules):
+    """The reader of imports sees them: some that are known, in two spellings."""
+    assert "layers" in imported(modules["fusing"], set(modules))
+    assert "reparam" in imported(modules["layers"], set(modules))  # from keras_mobileone import …
+    assert imported(modules["variants"], set(modules)) == set()
+    assert {"keras", "numpy"} <= top_level_imports(modules["fusing"])
+
+
+def test_heavy_packages_are_imported_where_used(modules):
+    wrong = {name: top_level_imports(tree) & LATE for name, tree in modules.items()}
+    wrong = {name: found for name, found in wrong.items() if found}
+    assert not wrong, f"Import inside the function that needs it: {wrong}."
+
+
+def test_only_the_command_line_imports_its_libraries(modules):
+    for name, tree in modules.items():
+        if not within(name, "cli") and name != "__main__":
+            wrong = top_level_imports(tree) & COMMAND_LINE
+            assert not wrong, f"{name} imports {wrong}, which only `cli` may do at its top."
+
+
+LOADED = "import sys, json, {}; print(json.dumps(sorted(sys.modules)))"
+
+
+def test_importing_costs_no_more_than_keras(run_python):
+    """By the modules that are loaded: no clock."""
+    keras_alone = set(json.loads(run_python(LOADED.format("keras")).splitlines()[-1]))
+    with_us = set(json.loads(run_python(LOADED.format(f"keras, {PACKAGE}")).splitlines()[-1]))
+    ours = {name for name in with_us if within(name, PACKAGE)}
+    assert len(ours) > 10
+    foreign = {
+        name
+        for name in with_us - keras_alone - ours
+        if name.split(".")[0] not in sys.stdlib_module_names
+    }
+    assert not foreign, f"`import {PACKAGE}` loads more than `import keras`: {sorted(foreign)}"
+
+
+def test_public_names_exist_and_are_documented():
+    import keras_mobileone
+
+    assert sorted(keras_mobileone.__all__) == sorted(set(keras_mobileone.__all__))
+    for name in keras_mobileone.__all__:
+        value = getattr(keras_mobileone, name)
+        assert name == "VARIANTS" or value.__doc__, f"{name} has no docstring"
