@@ -1,5 +1,6 @@
 """MobileOne for Keras 3: train many branches, deploy one, export to phones."""
 
+from keras_mobileone.comparison import Comparison, compare
 from keras_mobileone.complexity import Complexity, complexity
 from keras_mobileone.evaluation import Evaluation, evaluate
 from keras_mobileone.exporting import ExportReport, export_tflite
@@ -16,13 +17,17 @@ from keras_mobileone.models import (
     MobileOneS4,
 )
 from keras_mobileone.network import MobileOneModel, feature_extractor
+from keras_mobileone.quantization.equalization import Equalization, equalize
+from keras_mobileone.quantization.quantizing import QuantizationReport, quantize
 from keras_mobileone.variants import VARIANTS, Variant, get_variant
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VARIANTS",
+    "Comparison",
     "Complexity",
+    "Equalization",
     "Evaluation",
     "ExportReport",
     "MobileOne",
@@ -33,9 +38,12 @@ __all__ = [
     "MobileOneS2",
     "MobileOneS3",
     "MobileOneS4",
+    "QuantizationReport",
     "Variant",
+    "compare",
     "complexity",
     "decode_predictions",
+    "equalize",
     "evaluate",
     "evaluation_crop",
     "export_tflite",
@@ -44,4 +52,5 @@ __all__ = [
     "get_variant",
     "load_image",
     "preprocess_input",
+    "quantize",
 ]

@@ -13,11 +13,12 @@ import keras
 import numpy as np
 
 from keras_mobileone.benchmarking import Latency, benchmark
+from keras_mobileone.comparison import Comparison, compare_outputs
 from keras_mobileone.complexity import Complexity, complexity
-from keras_mobileone.evaluation import agreement, best_classes, predict_images
+from keras_mobileone.evaluation import predict_images
 from keras_mobileone.exporting import ExportReport, export_tflite
-from keras_mobileone.imagenet import class_index, classes, preprocess_input
-from keras_mobileone.images import list_images, load_crops, spread
+from keras_mobileone.imagenet import classes, preprocess_input
+from keras_mobileone.images import image_labels, list_images, load_crops, spread
 from keras_mobileone.models import MobileOne
 from keras_mobileone.prediction import load_predictor
 from keras_mobileone.variants import Variant
@@ -152,15 +153,15 @@ def deploy(
             runs=BENCHMARK_RUNS,
             progress=step("Timing"),
         )
-        labels = _labels(compared_paths)
-        keras_result = _comparison(scores[0], scores[0], labels)
+        labels = image_labels(compared_paths)
+        keras_result = compare_outputs(scores[0], scores[0], labels)
         report = DeployReport(
             variant=variant.name,
             weights=Path(weights).name,
             train=complexity(MobileOne(variant, weights=None)),
             deploy=complexity(model),
             files=[
-                _deployed_file(export, latency, _comparison(scores[0], found, labels))
+                _deployed_file(export, latency, compare_outputs(scores[0], found, labels))
                 for export, latency, found in zip(
                     exports, timing.latencies, scores[1:], strict=True
                 )
@@ -168,8 +169,8 @@ def deploy(
             images=len(compared_paths),
             calibration_images=len(calibration_paths),
             held_out=not set(calibration_paths) & set(compared_paths),
-            keras_top1=keras_result["top1"],
-            keras_top5=keras_result["top5"],
+            keras_top1=keras_result.reference_top1,
+            keras_top5=keras_result.reference_top5,
             predictions=_predictions(compared_paths, scores),
             conditions=timing.conditions
             | {"keras": keras.__version__, "tensorflow": version("tensorflow")},
@@ -191,14 +192,18 @@ def _export(model, variant, calibration_paths, directory, step) -> list[ExportRe
     return exports
 
 
-def _deployed_file(export: ExportReport, latency: Latency, comparison: dict) -> DeployedFile:
+def _deployed_file(export: ExportReport, latency: Latency, comparison: Comparison) -> DeployedFile:
     return DeployedFile(
         file=export.path.name,
         precision=export.precision,
         bytes=export.bytes,
         latency=replace(latency, path=export.path.name),
         operators=export.operators,
-        **comparison,
+        error=comparison.error,
+        sqnr=comparison.sqnr,
+        agreement=comparison.agreement,
+        top1=comparison.candidate_top1,
+        top5=comparison.candidate_top5,
     )
 
 
@@ -244,27 +249,6 @@ def _split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         return list(paths), list(paths)
     calibration = spread(paths, count)
     return calibration, sorted(set(paths) - set(calibration))
-
-
-def _labels(paths) -> np.ndarray | None:
-    wnids = [path.parent.name for path in paths]
-    if not all(wnid in class_index() for wnid in wnids):
-        return None
-    return np.array([class_index()[wnid] for wnid in wnids])
-
-
-def _comparison(reference, scores, labels) -> dict:
-    """Figures of one file's logits (images, classes) beside Keras'."""
-    noise = float(np.square(reference - scores, dtype=np.float64).sum())
-    signal = float(np.square(reference, dtype=np.float64).sum())
-    best = best_classes(scores)
-    return {
-        "error": float(np.abs(reference - scores).max() / np.abs(reference).max()),
-        "sqnr": float(10 * np.log10(signal / noise)) if noise else float("inf"),
-        "agreement": agreement(reference, scores),
-        "top1": None if labels is None else int((best[:, 0] == labels).sum()),
-        "top5": None if labels is None else int((best == labels[:, None]).sum()),
-    }
 
 
 def _predictions(paths, scores) -> list[tuple[str, str, list[str]]]:

@@ -14,7 +14,7 @@ import numpy as np
 from keras_mobileone.files import atomic_write
 from keras_mobileone.imagenet import NUM_CLASSES
 from keras_mobileone.images import list_labelled_images, load_crops, spread
-from keras_mobileone.prediction import Predictor, load_predictor
+from keras_mobileone.prediction import Predictor, as_predictor
 
 BATCH_SIZE = 32
 
@@ -90,7 +90,7 @@ def evaluate(
     if limit is not None:
         labelled = spread(labelled, limit)
     paths, labels = [path for path, _ in labelled], np.array([label for _, label in labelled])
-    predictors = [_predictor(m, threads) for m in (model, reference) if m is not None]
+    predictors = [as_predictor(m, threads) for m in (model, reference) if m is not None]
     start = time.perf_counter()
     scores = predict_images(predictors, paths, crop_fraction, progress)
     seconds = time.perf_counter() - start
@@ -145,12 +145,6 @@ def best_classes(scores: np.ndarray, count: int = 5) -> np.ndarray:
 def agreement(reference: np.ndarray, candidate: np.ndarray) -> int:
     """For how many images both have the same best class."""
     return int((reference.argmax(1) == candidate.argmax(1)).sum())
-
-
-def _predictor(model, threads) -> Predictor:
-    if isinstance(model, (keras.Model, str, os.PathLike)):
-        return load_predictor(model, threads)
-    return model
 
 
 def _check_classes(predictor, scores):

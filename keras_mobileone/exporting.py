@@ -1,7 +1,6 @@
 """`export_tflite`: from a Keras model to a TFLite file that has been compared with it."""
 
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,18 +8,19 @@ import keras
 import numpy as np
 
 from keras_mobileone import flatbuffer
+from keras_mobileone.calibration import calibration_images
 from keras_mobileone.complexity import Complexity, complexity
+from keras_mobileone.conversion import INTEGER, PRECISIONS, convert
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse, has_blocks, in_float32
 from keras_mobileone.graph import require_graph
-from keras_mobileone.imagenet import MEAN, STD, preprocess_input
-from keras_mobileone.images import list_images, load_crops, spread
-from keras_mobileone.litert import NORMALIZED_INPUT, PIXEL_INPUT, LiteRTRunner
+from keras_mobileone.imagenet import preprocess_input
+from keras_mobileone.litert import LiteRTRunner
+from keras_mobileone.quantization.equalization import equalize
+from keras_mobileone.quantization.quantizing import QuantizationReport, quantize
 
-PRECISIONS = ("float32", "float16", "int8-dynamic", "int8")
 INTEGER_TYPES = ("float32", "int8", "uint8")
 COMPARED_IMAGES = 8
-CALIBRATION_IMAGES = 200  # of a directory, spread evenly over it
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ExportReport:
         compared: "calibration images" or "random input": what `error` was measured on.
         train: Parameters and multiply-accumulates of the model given, if it had to be fused.
         deploy: Those of the fused model, which is what the file holds.
+        quantization: For int8 the layers' report; None for the other precisions and `plain`.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class ExportReport:
     compared: str
     train: Complexity | None
     deploy: Complexity
+    quantization: QuantizationReport | None
 
 
 def export_tflite(
@@ -61,6 +63,7 @@ def export_tflite(
     normalize: bool = False,
     input_dtype: str = "float32",
     output_dtype: str = "float32",
+    plain: bool = False,
 ) -> ExportReport:
     """Writes `model` as a TFLite file with a fixed batch of 1.
 
@@ -69,14 +72,17 @@ def export_tflite(
             are fused first; `model` itself stays untouched.
         path: File to write, ending in `.tflite`. It appears whole or not at all.
         precision: `"float32"`; `"float16"` weights; `"int8-dynamic"`, int8 weights with activations
-            quantized on the fly; `"int8"`, integers throughout.
-        calibration: For `"int8"`, images that set the ranges of the activations: a directory,
-            an array (count, height, width, 3), or an iterable of such batches. Arrays are in the
-            units that the file will take: normalized, or 0 … 255 with `normalize`.
+            quantized on the fly; `"int8"`, integers throughout; `"int16x8"`, the same with 16-bit
+            activations: more accurate, slow, since LiteRT has no fast kernels for it.
+        calibration: For `"int8"` and `"int16x8"`, images that set the ranges of the activations:
+            a directory, an array (count, height, width, 3), or an iterable of such batches. Arrays
+            are in the units that the file will take: normalized, or 0 … 255 with `normalize`.
         normalize: Put ImageNet's normalization into the graph: the file takes RGB pixels 0 … 255,
             under the input name `"pixels"` instead of `"image"`.
         input_dtype: For `"int8"`: `"float32"`, `"int8"` or `"uint8"` at the file's input.
         output_dtype: The same at its output.
+        plain: For `"int8"` and `"int16x8"` the converter's own result, without equalization and
+            correction: for comparison.
 
     Returns:
         An `ExportReport`.
@@ -99,12 +105,22 @@ def export_tflite(
     unfused = has_blocks(model)
     deploy = in_float32(fuse(model) if unfused else model)
     size = deploy.input_shape[1:3]
-    if calibration is None:
-        batches, images, compared = None, _random_images(size, normalize), "random input"
+    quantization = None
+    types = {"normalize": normalize, "input_dtype": input_dtype, "output_dtype": output_dtype}
+    if precision not in INTEGER:
+        images, compared = _random_images(size, normalize), "random input"
+        content = convert(deploy, precision, normalize=normalize)
     else:
-        batches = list(calibration_batches(calibration, size, normalize))
-        images, compared = np.concatenate(batches)[:COMPARED_IMAGES], "calibration images"
-    content = convert(deploy, precision, batches, normalize, input_dtype, output_dtype)
+        images, compared = calibration_images(calibration, deploy, normalize), "calibration images"
+        if precision == "int8" and not plain:
+            content, quantization = quantize(deploy, images, **types)
+        else:
+            source = deploy
+            if not plain:
+                source = equalize(deploy, preprocess_input(images) if normalize else images).model
+            names = deploy.output_names
+            content = convert(source, precision, images, output_names=names, **types)
+        images = images[:COMPARED_IMAGES]
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     report = ExportReport(
         path=path,
@@ -117,6 +133,7 @@ def export_tflite(
         compared=compared,
         train=complexity(model) if unfused else None,
         deploy=complexity(deploy),
+        quantization=quantization,
     )
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
@@ -133,9 +150,9 @@ def _check_arguments(path, precision, calibration, input_dtype, output_dtype):
         raise ValueError(
             f"`precision` must be one of {', '.join(PRECISIONS)}. Received: {precision!r}."
         )
-    if precision == "int8" and calibration is None:
+    if precision in INTEGER and calibration is None:
         raise ValueError(
-            "`calibration` is required for precision 'int8'. Received: calibration=None. "
+            f"`calibration` is required for precision {precision!r}. Received: calibration=None. "
             "Pass a directory of images, an array or an iterable of batches."
         )
     for argument, value in (("input_dtype", input_dtype), ("output_dtype", output_dtype)):
@@ -162,90 +179,6 @@ def _check_input(model):
             f"refuse open ones. Received: {model.name!r} with input shape {shape}. "
             "Build it with input_shape=(height, width, channels)."
         )
-
-
-def calibration_batches(source, size: tuple[int, int], normalize: bool) -> Iterator[np.ndarray]:
-    """float32 batches of calibration images, in the units of the file's input.
-
-    Args:
-        source: As `export_tflite`'s `calibration`.
-        size: (height, width) of the model's input.
-        normalize: Whether the file takes pixels 0 … 255 instead of normalized values.
-
-    Raises:
-        ValueError: If there is no image, or one of another shape.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        paths = spread(list_images(source), CALIBRATION_IMAGES)
-        for crop in load_crops(paths, size, crop_fraction=0.875):
-            yield (crop.astype(np.float32) if normalize else preprocess_input(crop))[None]
-        return
-    batches = [source] if hasattr(source, "shape") else source
-    if not isinstance(batches, Iterable):
-        raise ValueError(
-            "`calibration` must be a directory, an array or an iterable of batches. "
-            f"Received: {type(source).__name__}."
-        )
-    empty = True
-    for batch in batches:
-        batch = np.asarray(batch, np.float32)
-        if batch.ndim != 4 or batch.shape[1:3] != tuple(size):
-            raise ValueError(
-                f"Calibration batches must have shape (count, {size[0]}, {size[1]}, channels). "
-                f"Received: {batch.shape}."
-            )
-        if len(batch):
-            empty = False
-            yield batch
-    if empty:
-        raise ValueError("`calibration` must hold at least one image. Received: none.")
-
-
-def convert(
-    model: keras.Model,
-    precision: str,
-    batches: list[np.ndarray] | None,
-    normalize: bool,
-    input_dtype: str,
-    output_dtype: str,
-) -> bytes:
-    """The content of the TFLite file that TensorFlow's converter makes of a fused `model`.
-
-    The arguments are `export_tflite`'s, with the calibration as a list of batches.
-    """
-    import tensorflow as tf
-
-    scale, offset = 1 / (255 * np.array(STD)), -np.array(MEAN) / STD
-
-    input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
-
-    def serve(**inputs):
-        image = inputs[input_name]
-        if normalize:
-            image = image * scale.astype(np.float32) + offset.astype(np.float32)
-        outputs = keras.tree.flatten(model(image, training=False))
-        return dict(zip(model.output_names, outputs, strict=True))
-
-    # The converter folds variables into the file if it finds them as tf.Variables on the object
-    # it is given. Keras 3's own tracking hides them: they would stay resources, read at run time.
-    module = tf.Module()
-    module.variables_of_model = [variable.value for variable in model.variables]
-    module.serve = tf.function(serve)
-    spec = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name=input_name)
-    function = module.serve.get_concrete_function(**{input_name: spec})
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-    if precision != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if precision == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if precision == "int8":
-        converter.representative_dataset = lambda: (
-            [image[None]] for batch in batches for image in batch
-        )
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.dtypes.as_dtype(input_dtype)
-        converter.inference_output_type = tf.dtypes.as_dtype(output_dtype)
-    return converter.convert()
 
 
 def _random_images(size, normalize) -> np.ndarray:

@@ -60,14 +60,26 @@ def parse(content: bytes):
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
 
 
+def serialize(model) -> bytes:
+    """The content of the TFLite file that `model`, a `ModelT`, describes."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def operator_names(model) -> list[str]:
+    """Names of the operator codes of a `ModelT`, e.g. `CONV_2D`."""
+    names = _builtin_names()
+    return [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+
+
 def operator_counts(content: bytes) -> dict[str, int]:
     """How often each operator occurs, by its name in the schema, e.g. `CONV_2D`."""
     model = parse(content)
-    names = _builtin_names()
-    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
-    counts = Counter(
-        names[codes[op.opcodeIndex]] for graph in model.subgraphs for op in graph.operators
-    )
+    names = operator_names(model)
+    counts = Counter(names[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators)
     return dict(counts.most_common())
 
 
@@ -100,6 +112,13 @@ def _builtin_names() -> dict[int, str]:
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     return {v: k for k, v in vars(BuiltinOperator).items() if isinstance(v, int)}
+
+
+def tensor_type(name: str) -> int:
+    """The schema's code of a type, e.g. of `"INT8"`."""
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    return getattr(TensorType, name)
 
 
 def _dtype_name(code: int) -> str:

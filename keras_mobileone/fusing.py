@@ -50,7 +50,7 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
             if id(layer) not in replicas:
                 replicas[id(layer)] = layer.plain()
             return replicas[id(layer)](*args)
-        return _call_replica(replicas, layer, args, kwargs)
+        return call_copy(replicas, layer, args, kwargs)
 
     fused = rebuild(model, call)
     left = [layer.name for layer in fused._flatten_layers() if isinstance(layer, MobileOneBlock)]
@@ -109,18 +109,22 @@ def random_input(model: keras.Model, batch: int = 2, seed: int = 0):
     return keras.tree.map_structure(draw, inputs_and_outputs(model)[0])
 
 
-def _call_replica(replicas, layer, args, kwargs, dtype=None):
-    """Calls a copy of `layer` with its weights; the copy is made at its first call."""
+def call_copy(copies: dict, layer, args, kwargs, **changes):
+    """Calls a copy of `layer` with its weights.
+
+    Args:
+        copies: The copies made so far, by the id of their source; a layer has one copy.
+        layer: The source, a layer or a stateless operation.
+        args, kwargs: What to call the copy with.
+        **changes: Entries of the copy's configuration.
+    """
     if not isinstance(layer, keras.Layer):
         return layer.__class__.from_config(layer.get_config())(*args, **kwargs)
-    if id(layer) in replicas:
-        return replicas[id(layer)](*args, **kwargs)
-    config = layer.get_config()
-    if dtype:
-        config["dtype"] = dtype
-    replica = replicas[id(layer)] = layer.__class__.from_config(config)
-    outputs = replica(*args, **kwargs)
-    replica.set_weights(layer.get_weights())
+    if id(layer) in copies:
+        return copies[id(layer)](*args, **kwargs)
+    copy = copies[id(layer)] = layer.__class__.from_config({**layer.get_config(), **changes})
+    outputs = copy(*args, **kwargs)
+    copy.set_weights(layer.get_weights())
     return outputs
 
 
@@ -139,7 +143,7 @@ def in_float32(model: keras.Model) -> keras.Model:
     )
     return rebuild(
         model,
-        lambda layer, *args, **kwargs: _call_replica(replicas, layer, args, kwargs, "float32"),
+        lambda layer, *args, **kwargs: call_copy(replicas, layer, args, kwargs, dtype="float32"),
         inputs,
     )
 

@@ -103,6 +103,14 @@ def list_labelled_images(directory: str | os.PathLike) -> list[tuple[Path, int]]
     return labelled
 
 
+def image_labels(paths: Sequence[Path]) -> np.ndarray | None:
+    """ImageNet's class indices of files in folders named by WordNet id; None if any is not."""
+    wnids = [path.parent.name for path in paths]
+    if not all(wnid in class_index() for wnid in wnids):
+        return None
+    return np.array([class_index()[wnid] for wnid in wnids])
+
+
 def spread(items: Sequence, count: int) -> list:
     """`count` of the items at even distances, all of them if there are no more."""
     count = min(count, len(items))

@@ -53,6 +53,13 @@ def load_predictor(source: "keras.Model | str | os.PathLike", threads: int = 1) 
     raise ValueError(f"Expected a .keras or .tflite file. Received: {source}.")
 
 
+def as_predictor(source, threads: int = 1) -> Predictor:
+    """`source` itself if it is a predictor, else `load_predictor` of it."""
+    if isinstance(source, (keras.Model, str, os.PathLike)):
+        return load_predictor(source, threads)
+    return source
+
+
 class KerasPredictor:
     """Runs a Keras model that takes normalized images."""
 

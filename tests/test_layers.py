@@ -1,4 +1,4 @@
-"""`MobileOneBlock`: shapes, branches, gradients, configuration, errors, and its plain equivalent."""
+"""`MobileOneBlock`: shapes, branches, gradients, configuration, errors, its plain equivalent."""
 
 import inspect
 
@@ -62,8 +62,7 @@ def test_which_branches_there_are():
     def branches(filters=CHANNELS, **arguments):
         block = MobileOneBlock(filters, **arguments)
         block.build((None, None, None, CHANNELS))
-        parts = len(block.conv_layers), block.scale_layer is not None, block.skip_norm is not None
-        return parts
+        return len(block.conv_layers), block.scale_layer is not None, block.skip_norm is not None
 
     assert branches() == (1, True, True)
     assert branches(conv_branches=4, depthwise=True) == (4, True, True)
@@ -74,7 +73,7 @@ def test_which_branches_there_are():
 
 
 def test_the_block_is_the_sum_of_its_branches(block, noise, randomize, relative_error):
-    """Written out with `keras.ops`, the scale branch as the strided 1×1 convolution it stands for."""
+    """Written out with `keras.ops`, the scale branch as the strided convolution it stands for."""
     randomize(block)
     images = noise(2, 9, 8, CHANNELS)
     margin, strides = block.kernel_size // 2, block.strides

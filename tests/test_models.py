@@ -163,7 +163,7 @@ def test_input_tensor_is_held_to_the_same_rules(tiny):
 
 
 def test_wrong_types(tiny, noise):
-    with pytest.raises(TypeError, match="input_tensor.*ndarray"):
+    with pytest.raises(TypeError, match=r"input_tensor.*ndarray"):
         build(tiny, input_tensor=noise(1, 64, 64, 3))
     with pytest.raises(TypeError, match="weights of type int"):
         build(tiny, weights=3)
@@ -177,7 +177,7 @@ def test_weights_that_do_not_exist(tiny, tmp_path):
 
 
 def test_imagenet_weights_exist_for_the_family_only(tiny):
-    with pytest.raises(ValueError, match="mobileone_s0.*'tiny'"):
+    with pytest.raises(ValueError, match=r"mobileone_s0.*'tiny'"):
         build(tiny, weights="imagenet", include_top=False)
 
 

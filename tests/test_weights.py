@@ -7,6 +7,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from keras_mobileone import VARIANTS, MobileOne, Variant, fuse
@@ -69,13 +70,12 @@ def save(models, tiny, tmp_path):
     return write
 
 
-FORMATS = ["apple.safetensors", "timm.safetensors", ".keras", ".weights.h5", "apple.pth", "timm.tar"]
+COMMON_FORMATS = ["apple.safetensors", "timm.safetensors", ".keras", ".weights.h5"]
+FORMATS = [*COMMON_FORMATS, "apple.pth", "timm.tar"]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize(
-    ("kind", "deploy"), [("train", False), ("train", True), ("fused", True)]
-)
+@pytest.mark.parametrize(("kind", "deploy"), [("train", False), ("train", True), ("fused", True)])
 def test_every_format_brings_the_weights_back(
     file_format, kind, deploy, save, load, models, noise, relative_error
 ):
@@ -88,7 +88,7 @@ def test_every_format_brings_the_weights_back(
             np.testing.assert_array_equal(found, stored)
 
 
-@pytest.mark.parametrize("file_format", FORMATS[:4])
+@pytest.mark.parametrize("file_format", COMMON_FORMATS)
 @pytest.mark.parametrize("kind", ["train", "fused"])
 def test_the_same_files_serve_without_top(file_format, kind, save, load, models, noise):
     path, images = save(kind, file_format), noise(2, *SIZE)
@@ -133,9 +133,9 @@ def test_half_precision_files_are_read(models, tiny, load, tmp_path, noise, rela
     assert relative_error(model(images, training=False), expected) < 1e-2
 
 
-@pytest.mark.parametrize("file_format", FORMATS[:4])
+@pytest.mark.parametrize("file_format", COMMON_FORMATS)
 def test_no_train_time_model_from_fused_weights(file_format, save, load):
-    with pytest.raises(ValueError, match="holds fused weights.*deploy=True"):
+    with pytest.raises(ValueError, match=r"holds fused weights.*deploy=True"):
         load(save("fused", file_format))
 
 
@@ -238,7 +238,7 @@ def deeper(tiny) -> Variant:
     return Variant("deeper", tiny.widths, 2, tiny.se_pairs, (2, 2, 1, 1), tiny.base_filters)
 
 
-@pytest.mark.parametrize("file_format", FORMATS[:4])
+@pytest.mark.parametrize("file_format", COMMON_FORMATS)
 @pytest.mark.parametrize("kind", ["train", "fused"])
 def test_the_file_of_another_variant_is_refused(file_format, kind, save, deeper):
     path = save(kind, file_format)
@@ -330,7 +330,7 @@ def test_writing_safetensors_is_all_or_nothing(tmp_path):
     np.testing.assert_array_equal(load_file(path)["a"], transposed)
     np.testing.assert_array_equal(read_checkpoint(path)["a"], transposed)
     content = path.read_bytes()
-    with pytest.raises((KeyError, TypeError, ValueError)):  # safetensors' own
+    with pytest.raises(SafetensorError):
         write_safetensors(path, {"a": np.array(["text"])})
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == content

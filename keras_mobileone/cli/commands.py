@@ -9,9 +9,10 @@ import keras_mobileone
 from keras_mobileone.benchmarking import benchmark
 from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
 from keras_mobileone.complexity import complexity
+from keras_mobileone.conversion import PRECISIONS
 from keras_mobileone.deploying import deploy
 from keras_mobileone.evaluation import evaluate
-from keras_mobileone.exporting import INTEGER_TYPES, PRECISIONS, export_tflite
+from keras_mobileone.exporting import INTEGER_TYPES, export_tflite
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse
 from keras_mobileone.imagenet import NUM_CLASSES, decode_predictions
@@ -221,13 +222,14 @@ def export():
 @click.option("--calibration", type=click.Path(path_type=Path), help="Photographs, for int8.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @click.option("--softmax", is_flag=True, help="Probabilities instead of logits.")
+@click.option("--plain", is_flag=True, help="The converter's own int8, for comparison.")
 @click.option("--normalize", is_flag=True, help="The file takes RGB 0 … 255 and normalizes.")
 @click.option("--input-type", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8.")
 @click.option(
     "--output-type", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8."
 )
 def export_tflite_command(
-    variant, weights, model_file, precision, calibration, output, softmax, normalize, **types
+    variant, weights, model_file, precision, calibration, output, softmax, normalize, plain, **types
 ):
     """Write a TFLite file, compared with Keras.
 
@@ -249,6 +251,7 @@ def export_tflite_command(
             normalize=normalize,
             input_dtype=types["input_type"],
             output_dtype=types["output_type"],
+            plain=plain,
         )
     rows = [("Size", f"{report.bytes / 1e6:.2f} MB")]
     rows += [("Input", describe(tensor)) for tensor in report.inputs]

@@ -1,0 +1,152 @@
+"""What each step of the int8 quantization brings, and what it costs.
+
+    python benchmarks/quantization.py --images DIR --output benchmarks/results/quantization.json
+
+With the authors' weights for S0 (found as `weights="imagenet"` finds them): 100 images of DIR,
+class folders named by WordNet id, calibrate; the others are measured. S1 … S4 have generated parameters
+(see `generated`), smaller images, and random input. Each configuration runs in a process of its
+own, so that its peak memory is its own. Plain and accurate int8 are timed side by side.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_mobileone
+from keras_mobileone.benchmarking import benchmark, processor_name
+from keras_mobileone.comparison import compare_outputs
+from keras_mobileone.conversion import convert
+from keras_mobileone.images import image_labels, list_images, load_crops, spread
+from keras_mobileone.litert import LiteRTRunner
+from keras_mobileone.quantization import equalization
+from keras_mobileone.quantization.integer import Steps
+from keras_mobileone.quantization.regions import find_regions
+from keras_mobileone.quantization.trace import trace
+
+CALIBRATION_IMAGES = 100
+GENERATED_SIZE, GENERATED_CALIBRATION, GENERATED_MEASURED = 128, 16, 32
+CHANNEL_SPREAD = 1.5  # standard deviation of the log of the generated channel ranges
+QUANTIZE_STEPS = {
+    "equalized": Steps(rounding="nearest", biases=False),
+    "+ biases corrected": Steps(rounding="nearest"),
+    "+ compensated rounding (default)": Steps(),
+}
+CONFIGURATIONS = ("plain int8", *QUANTIZE_STEPS, "int16x8, equalized")
+
+
+def real(directory: Path):
+    """S0 with the authors' weights, calibration images, other images, labels of these."""
+    paths = list_images(directory)
+    calibration = spread(paths, CALIBRATION_IMAGES)
+    others = sorted(set(paths) - set(calibration))
+
+    def load(chosen):
+        crops = load_crops(chosen, (224, 224), keras_mobileone.VARIANTS["s0"].crop_fraction)
+        return keras_mobileone.preprocess_input(np.stack(list(crops)))
+
+    model = keras_mobileone.MobileOneS0(classifier_activation=None, deploy=True)
+    return model, load(calibration), load(others), image_labels(others)
+
+
+def generated(name: str):
+    """A variant with random parameters and channels as unlike in range as a trained network's."""
+    shape = (GENERATED_SIZE, GENERATED_SIZE, 3)
+    model = keras_mobileone.MobileOne(
+        name, weights=None, input_shape=shape, classifier_activation=None, deploy=True
+    )
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        shape = tuple(variable.shape)
+        depthwise = len(shape) == 4 and shape[3] == 1
+        fan_in = np.prod(shape[:2] if depthwise else shape[:-1])
+        deviation = 0.1 if len(shape) == 1 else (1.8 / fan_in) ** 0.5
+        variable.assign(rng.normal(0, deviation, shape))
+    traced = trace(model)
+    for region in find_regions(traced)[0]:
+        channels = region.producer.output.shape[-1]
+        equalization.apply_factors(region, np.exp(rng.normal(0, CHANNEL_SPREAD, channels)))
+    count = GENERATED_CALIBRATION + GENERATED_MEASURED
+    cells = GENERATED_SIZE // 16
+    coarse = rng.uniform(0, 255, (count, cells, cells, 3)).repeat(16, axis=1).repeat(16, axis=2)
+    pixels = np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
+    images = keras_mobileone.preprocess_input(pixels)
+    return traced.model, images[:GENERATED_CALIBRATION], images[GENERATED_CALIBRATION:], None
+
+
+def measure(job: tuple) -> dict:
+    """One row of the table; also writes the file that it is about."""
+    name, configuration, directory, target = job
+    model, calibration, others, labels = real(directory) if directory else generated(name)
+    start, change = time.perf_counter(), None
+    if configuration == "plain int8":
+        content = convert(model, "int8", calibration)
+    elif configuration in QUANTIZE_STEPS:
+        steps = QUANTIZE_STEPS[configuration]
+        content, report = keras_mobileone.quantize(model, calibration, steps=steps)
+        change = report.change
+    else:
+        equalized = keras_mobileone.equalize(model, calibration)
+        change = equalized.change
+        content = convert(equalized.model, "int16x8", calibration)
+    seconds = time.perf_counter() - start
+    target.write_bytes(content)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    runner = LiteRTRunner(content)
+    outputs = np.concatenate([next(iter(runner(image[None]).values())) for image in others])
+    comparison = compare_outputs(model.predict(others, verbose=0), outputs, labels)
+    return {
+        "variant": name,
+        "configuration": configuration,
+        "calibration_images": len(calibration),
+        "float_change": change,
+        "seconds": round(seconds, 1),
+        "peak_gib": round(peak, 2),
+        **comparison.to_dict(),
+    }
+
+
+def main():
+    """Runs the configurations, times the files, writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--variants", nargs="+", default=list(keras_mobileone.VARIANTS))
+    arguments = parser.parse_args()
+    spawn = multiprocessing.get_context("spawn")
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        for name in arguments.variants:
+            configurations = (
+                CONFIGURATIONS if name == "s0" else (*CONFIGURATIONS[:1], CONFIGURATIONS[3])
+            )
+            files = [Path(directory) / f"{name}_{i}.tflite" for i in range(len(configurations))]
+            first = len(rows)
+            for configuration, file in zip(configurations, files, strict=True):
+                source = arguments.images if name == "s0" else None
+                with spawn.Pool(1) as pool:
+                    rows += pool.map(measure, [(name, configuration, source, file)])
+                print(json.dumps(rows[-1]), flush=True)
+            timing = benchmark(files, runs=50 if name == "s0" else 20)
+            for row, latency in zip(rows[first:], timing.latencies, strict=True):
+                row |= {"bytes": latency.bytes, "median_ms": latency.median, "p95_ms": latency.p95}
+    conditions = timing.conditions | {
+        "keras": keras.__version__,
+        "tensorflow": version("tensorflow"),
+        "processor": processor_name(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    result = {"conditions": conditions, "rows": rows}
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

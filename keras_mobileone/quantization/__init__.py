@@ -1,0 +1,1 @@
+"""Full-integer int8 that keeps the accuracy."""

@@ -1,0 +1,171 @@
+"""Rescaling channels so that int8 serves all of them alike: exact in float.
+
+A tensor has one int8 scale, but its channels differ in range by orders of magnitude, all the more
+in a folded network. Each `Region` may hand factors from its convolution on to the layers behind.
+Depthwise layers have a weight scale for each channel, so before them the factors take up the whole
+difference. Before dense layers a factor that helps an activation harms the weights that take it
+up; there the expected error of the outputs decides.
+
+After Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction
+(arXiv 1906.04721), with the choice of the factors by sensitivity added.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from keras_mobileone.quantization.regions import Blocked, Region, find_regions
+from keras_mobileone.quantization.statistics import RegionStatistics, is_depthwise, measure
+from keras_mobileone.quantization.trace import Trace, trace
+
+EXACTNESS = 1e-4  # of an output's largest magnitude
+# Head room over the calibrated maximum for tensors that are averaged over the image next: few and
+# sparse values, which other images exceed by up to 2 (measured on S0's last block).
+POOLING_MARGIN = 1.4
+# Rounding of weights counts half: it is corrected in the mean, and per channel.
+WEIGHT_SHARE = 0.5
+STEPS = 300
+RATE = 0.03
+DEAD = 1e-12  # a channel whose maximum is smaller never fires
+
+
+@dataclass(frozen=True)
+class Equalization:
+    """Result of `equalize`.
+
+    Attributes:
+        model: The rescaled model, flat, with each activation as a layer of its own.
+        factors: For each rescaled convolution, what its output channels were divided by.
+        blocked: The convolutions left alone, and why.
+        change: How far the outputs moved, relative to their largest magnitude.
+    """
+
+    model: keras.Model
+    factors: dict[str, np.ndarray]
+    blocked: list[Blocked]
+    change: float
+
+
+def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
+    """Rescales the channels of a fused model for int8.
+
+    Args:
+        model: Functional model of stock layers with one input. It stays untouched.
+        images: Calibration images (count, height, width, channels) float32, as the model takes
+            them.
+
+    Raises:
+        ValueError: If the model has several inputs or MobileOne blocks in it.
+        ArithmeticError: If the outputs move by more than 1e-4 of their largest magnitude.
+
+    Reference: [Data-Free Quantization](https://arxiv.org/abs/1906.04721), section 4.1.
+    """
+    traced = trace(model)
+    regions, blocked = find_regions(traced)
+    statistics = measure(traced, regions, images)
+    probe = images[: min(8, len(images))]
+    before = _outputs(traced, probe)
+    factors = {}
+    for region, found in zip(regions, statistics, strict=True):
+        t = choose_factors(found, POOLING_MARGIN if region.pooled else 1.0)
+        apply_factors(region, t)
+        factors[region.producer.layer.name] = t
+    change = max(
+        float(np.abs(b - a).max() / max(np.abs(a).max(), DEAD))
+        for a, b in zip(before, _outputs(traced, probe), strict=True)
+    )
+    if not change <= EXACTNESS:
+        raise ArithmeticError(
+            f"Equalization moved the outputs of {model.name!r} by {change:.1e} of their largest "
+            f"magnitude; the limit is {EXACTNESS:.0e}. Its weights may span too wide a range."
+        )
+    return Equalization(traced.model, factors, blocked, change)
+
+
+def apply_factors(region: Region, t: np.ndarray) -> None:
+    """Divides the output channels of a region's convolution by `t`; its absorbers multiply."""
+    layer = region.producer.layer
+    kernel, *bias = layer.get_weights()
+    shape = kernel.shape[-2:] if is_depthwise(region.producer) else (len(t),)
+    layer.set_weights([kernel / t.reshape(shape), *(b / t for b in bias)])
+    for call in region.absorbers:
+        kernel, *bias = call.layer.get_weights()
+        call.layer.set_weights([kernel * t[:, None], *bias])
+
+
+def choose_factors(statistics: RegionStatistics, margin: float = 1.0) -> np.ndarray:
+    """The factors t of a region's channels, shape (channels,), all positive.
+
+    Channel i of the first stored tensor will have the range maximum_i / t_i; the largest of these
+    is 1 / `margin`. The expected squared error of the outputs is
+
+        Σ over stored tensors  max_i(m_i / t_i)² / (12·255²) · Σ_i g_i t_i²
+        + ½ Σ over dense layers  Σ_o max_j(|w_jo| t_j)² / (12·127²) · Σ_i F_io / t_i²
+
+    with the maxima m and the sensitivities g, F of `RegionStatistics`. It is minimized over log t
+    by Adam, from t_i = sqrt(m_i / max|w_i|).
+    """
+    first, *others = statistics.tensors
+    maximum = first.maximum.astype(np.float64) * margin
+    live = maximum > DEAD
+    if not live.any():
+        return np.ones_like(maximum)
+    if not statistics.kernels and not others:
+        t = maximum
+    else:
+        t = _minimize(statistics, np.where(live, maximum, DEAD), live)
+    return np.where(live, t, t[live].max())
+
+
+def _minimize(statistics, maximum, live):
+    floor = np.log(maximum)
+    weights = [np.abs(k).max(axis=(0, 2)) for k in statistics.kernels]
+    largest = np.max(weights, axis=0) if weights else np.ones_like(maximum)
+    logs = 0.5 * (floor - np.log(np.maximum(largest, DEAD)))
+    logs = np.where(live, logs - (logs - floor)[live].min(), 0.0)
+    best, best_error = logs, np.inf
+    mean, square = np.zeros_like(logs), np.zeros_like(logs)
+    for step in range(1, STEPS + 1):
+        error, gradient = _expected_error(statistics, np.exp(logs), live)
+        if error < best_error:
+            best, best_error = logs, error
+        gradient = np.where(live, gradient, 0) / max(error, DEAD) * len(logs) ** 0.5
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.99 * square + 0.01 * gradient**2
+        direction = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.99**step)) + 1e-8)
+        logs = logs - RATE * (1 - 0.9 * step / STEPS) * direction
+        logs = np.where(live, np.maximum(logs, floor), logs)
+        logs = np.where(live, logs - (logs - floor)[live].min(), logs)
+    return np.exp(best)
+
+
+def _expected_error(statistics, t, live):
+    """The sum of `choose_factors` and its gradient with respect to log t."""
+    error, gradient = 0.0, np.zeros_like(t)
+    for index, tensor in enumerate(statistics.tensors):
+        ratios = np.where(live, tensor.maximum / t, 0)
+        worst = ratios.argmax()
+        # The first tensor's range is held at 1 by the floor under t.
+        span = 1.0 if index == 0 else ratios[worst]
+        step = (2 if tensor.signed else 1) * span / 255
+        noise = np.where(live, tensor.sensitivity * t**2, 0) * step**2 / 12
+        error += noise.sum()
+        gradient += 2 * noise
+        if index:
+            gradient[worst] -= 2 * noise.sum()
+    for kernel, sensitivity in zip(statistics.kernels, statistics.kernel_sensitivity, strict=True):
+        size = np.where(live[:, None], np.abs(kernel).max(0), 0) * t[:, None]
+        largest = size.argmax(0)
+        steps = size[largest, np.arange(size.shape[1])] ** 2 / (12 * 127**2)
+        scaled = len(kernel) * np.where(live[:, None], sensitivity / t[:, None] ** 2, 0)
+        noise = steps * scaled.sum(0)
+        error += WEIGHT_SHARE * noise.sum()
+        rise = np.bincount(largest, noise, len(t))
+        gradient += WEIGHT_SHARE * 2 * (rise - scaled @ steps)
+    return error, gradient
+
+
+def _outputs(traced: Trace, images) -> list[np.ndarray]:
+    outputs = traced.model(images, training=False)
+    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]

@@ -1,0 +1,117 @@
+"""Where a channel may be rescaled without changing what the model computes.
+
+ReLU, padding, pooling and a gate's multiplication pass a positive factor of a channel through.
+Dividing output channel i of a convolution by t_i and multiplying input channel i of every layer
+that takes it by t_i therefore changes nothing, as long as each path from the convolution ends in
+layers that can absorb the factor.
+"""
+
+from dataclasses import dataclass
+
+import keras
+from keras import layers
+
+from keras_mobileone.quantization.trace import Call, Trace, is_linear
+
+# Layers that pass a positive factor of a channel through.
+HOMOGENEOUS_LAYERS = (
+    layers.Identity,
+    layers.Dropout,
+    layers.ZeroPadding2D,
+    layers.Cropping2D,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalMaxPooling2D,
+    layers.AveragePooling2D,
+    layers.MaxPooling2D,
+    layers.UpSampling2D,
+)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A convolution, the tensors that carry its channels, and the layers that absorb a factor.
+
+    Attributes:
+        producer: The call whose output channels may be divided.
+        calls: The calls that pass the factor on, in order.
+        absorbers: The convolutions and dense layers at the ends.
+    """
+
+    producer: Call
+    calls: list[Call]
+    absorbers: list[Call]
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the channels are averaged over the image on their way."""
+        return any(isinstance(call.layer, layers.GlobalAveragePooling2D) for call in self.calls)
+
+    @property
+    def name(self) -> str:
+        """From where to where."""
+        return f"{self.producer.layer.name} → {', '.join(c.layer.name for c in self.absorbers)}"
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A convolution whose channels can't be rescaled.
+
+    Attributes:
+        name: Its layer.
+        reason: Why.
+    """
+
+    name: str
+    reason: str
+
+
+def find_regions(trace: Trace) -> tuple[list[Region], list[Blocked]]:
+    """The regions of a model in order, and the convolutions that have none."""
+    regions, blocked = [], []
+    for call in trace.calls:
+        if call.is_linear:
+            found = _region(trace, call)
+            (blocked if isinstance(found, Blocked) else regions).append(found)
+    return regions, blocked
+
+
+def _region(trace: Trace, producer: Call) -> Region | Blocked:
+    name = producer.layer.name
+    if trace.times_called(producer.layer) > 1:
+        return Blocked(name, "it is called more than once")
+    inside, calls, absorbers = [producer.output], [], []
+    for tensor in inside:  # grows while it is read
+        if any(tensor is output for output in trace.model.outputs):
+            return Blocked(name, "its channels are an output of the model")
+        for call in trace.consumers(tensor):
+            if any(call is known for known in calls):
+                return Blocked(name, f"both inputs of {call.layer.name} carry its channels")
+            if absorbs(call) and trace.times_called(call.layer) == 1:
+                absorbers.append(call)
+            elif passes_factors(call) and call.output.shape[-1] == tensor.shape[-1]:
+                calls.append(call)
+                inside.append(call.output)
+            else:
+                return Blocked(name, f"{call.layer.name} does not pass a factor through")
+    return Region(producer, calls, absorbers)
+
+
+def absorbs(call: Call) -> bool:
+    """Whether a factor of an input channel can go into the layer's kernel."""
+    return call.is_linear and getattr(call.layer, "groups", 1) == 1
+
+
+def passes_factors(call: Call) -> bool:
+    """Whether a positive factor of an input channel becomes one of the output channel."""
+    layer = call.layer
+    if isinstance(layer, layers.Multiply):
+        return len(call.inputs) == 2
+    if isinstance(layer, layers.Activation):
+        return is_linear(layer.activation) or is_relu(layer)
+    return isinstance(layer, HOMOGENEOUS_LAYERS) or is_relu(layer)
+
+
+def is_relu(layer) -> bool:
+    if isinstance(layer, layers.ReLU):
+        return layer.max_value is None and not layer.threshold and not layer.negative_slope
+    return isinstance(layer, layers.Activation) and layer.activation is keras.activations.relu

@@ -1,0 +1,103 @@
+"""From a float kernel to int8 codes, by the nearest value or by compensated rounding."""
+
+import numpy as np
+
+from keras_mobileone.quantization.operators import attribute
+
+LARGEST_CODE = 127
+MAX_ROWS = 40_000  # of input values that the covariance is estimated from
+# Without so many rows for each input the covariance is not known well enough to round by.
+ROWS_PER_INPUT = 8
+DAMPING = 0.01  # of the mean variance, added to the covariance's diagonal
+BLOCK = 64
+
+
+def channel_axis(kind: str) -> int:
+    """Axis of a kernel's output channels in TFLite's layout."""
+    return 3 if kind == "DEPTHWISE_CONV_2D" else 0
+
+
+def quantize_kernel(
+    kind: str, operator, kernel: np.ndarray, inputs, rounding: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale of each output channel, and the integers of a kernel.
+
+    Args:
+        kind: CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED.
+        operator: The flatbuffer's operator, for its strides.
+        kernel: float32 in TFLite's layout.
+        inputs: What the layer gets on the calibration images, as the integer model has it.
+        rounding: "nearest" or "compensated".
+
+    Returns:
+        scale: float64 (out,).
+        codes: float64, whole numbers in [-127, 127], shape of `kernel`.
+    """
+    axis = channel_axis(kind)
+    others = tuple(i for i in range(kernel.ndim) if i != axis)
+    largest = np.abs(kernel).max(others).astype(np.float64)
+    scale = np.maximum(largest, 1e-30) / LARGEST_CODE
+    shape = [-1 if i == axis else 1 for i in range(kernel.ndim)]
+    if rounding == "compensated" and kind != "DEPTHWISE_CONV_2D":
+        rows = _input_rows(kind, operator, kernel, inputs)
+        if len(rows) >= ROWS_PER_INPUT * rows.shape[1]:
+            flat = kernel.reshape(len(kernel), -1).T.astype(np.float64)
+            centred = rows - rows.mean(0)
+            covariance = (centred.T @ centred / len(rows)).astype(np.float64)
+            codes = compensated(flat, covariance, scale)
+            return scale, codes.T.reshape(kernel.shape)
+    codes = np.rint(kernel / scale.reshape(shape))
+    return scale, np.clip(codes, -LARGEST_CODE, LARGEST_CODE)
+
+
+def _input_rows(kind, operator, kernel, inputs) -> np.ndarray:
+    """Rows of values that the kernel is multiplied with: (rows, height · width · in)."""
+    import tensorflow as tf
+
+    if kind == "FULLY_CONNECTED":
+        return np.asarray(inputs).reshape(-1, kernel.shape[1])
+    _, height, width, channels = kernel.shape
+    strides = attribute(operator, "strideH"), attribute(operator, "strideW")
+    if (height, width, *strides) == (1, 1, 1, 1):
+        rows = tf.reshape(inputs, (-1, channels))
+    else:
+        padding = ("SAME", "VALID")[attribute(operator, "padding")]
+        size, strides = [1, height, width, 1], [1, *strides, 1]
+        # Few images suffice for the large feature maps in which such kernels stand.
+        patches = tf.image.extract_patches(inputs[:16], size, strides, [1] * 4, padding)
+        rows = tf.reshape(patches, (-1, height * width * channels))
+    step = max(1, len(rows) // MAX_ROWS) | 1  # odd, so that no column of the images is favoured
+    return rows[::step].numpy()
+
+
+def compensated(weights: np.ndarray, covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Integers whose errors cancel over the input's correlations (GPTQ, arXiv 2210.17323).
+
+    The weights of one input after the other are rounded, the most active input first, and the
+    error is made up for by the weights not rounded yet, as far as the inputs are correlated.
+
+    Args:
+        weights: (in, out) float64.
+        covariance: (in, in) of the input.
+        scale: (out,).
+
+    Returns:
+        (in, out) float64, whole numbers in [-127, 127].
+    """
+    count = len(weights)
+    damping = DAMPING * np.trace(covariance) / count + 1e-12
+    order = np.argsort(-np.diag(covariance), kind="stable")
+    ordered = covariance[np.ix_(order, order)] + damping * np.eye(count)
+    factor = np.linalg.cholesky(np.linalg.inv(ordered)).T  # upper triangular
+    left, codes = weights[order], np.empty_like(weights)
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        errors = np.empty((stop - start, weights.shape[1]))
+        for i in range(start, stop):
+            codes[i] = np.clip(np.rint(left[i] / scale), -LARGEST_CODE, LARGEST_CODE)
+            errors[i - start] = (left[i] - codes[i] * scale) / factor[i, i]
+            left[i + 1 : stop] -= factor[i, i + 1 : stop, None] * errors[i - start]
+        left[stop:] -= factor[start:stop, stop:].T @ errors
+    restored = np.empty_like(codes)
+    restored[order] = codes
+    return restored

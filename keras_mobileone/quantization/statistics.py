@@ -1,0 +1,172 @@
+"""What a model's tensors hold, and how much the outputs would suffer from their rounding.
+
+One forward and one backward pass over the calibration images. The backward pass starts from random
+combinations v of the outputs, v ~ N(0, 1): the expected square of a gradient is then the expected
+squared error of the outputs for a unit error of the tensor (a Hutchinson estimate of the diagonal
+of JᵀJ).
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_mobileone.quantization.regions import Region, is_relu
+from keras_mobileone.quantization.trace import Call, Trace
+
+BATCH_SIZE = 8
+SENSITIVITY_IMAGES = 32  # a mean over this many is steady; maxima are taken over all images
+SEED = 0
+
+
+@dataclass
+class TensorStatistics:
+    """Of a tensor that int8 will store; arrays have shape (channels,).
+
+    Attributes:
+        maximum: Largest magnitude of each channel.
+        signed: Whether negative values occur.
+        sensitivity: Squared output error for independent unit errors of the channel's values,
+            those that are exactly zero left out; up to a factor common to all tensors.
+    """
+
+    maximum: np.ndarray
+    signed: bool
+    sensitivity: np.ndarray
+
+
+@dataclass
+class RegionStatistics:
+    """Of a `Region`.
+
+    Attributes:
+        tensors: The stored tensors, the one straight behind the convolution first.
+        kernels: For each dense absorber (taps, in, out) its kernel.
+        kernel_sensitivity: For each dense absorber (in, out): squared output error for
+            independent unit errors of one tap's weights, up to the same factor. The part that
+            shifts means is left out,
+            since biases are corrected for it.
+    """
+
+    tensors: list[TensorStatistics]
+    kernels: list[np.ndarray]
+    kernel_sensitivity: list[np.ndarray]
+
+
+def stored_tensors(trace: Trace, region: Region) -> list:
+    """The symbolic tensors of a region that the integer model keeps in memory.
+
+    What is rectified next is fused with its ReLU, and copies (padding, identity) have the range of
+    their source.
+    """
+    copies = (layers.ZeroPadding2D, layers.Identity, layers.Dropout, layers.MaxPooling2D)
+    stored = []
+    for call in (region.producer, *region.calls):
+        consumers = trace.consumers(call.output)
+        fused = len(consumers) == 1 and is_relu(consumers[0].layer)
+        if not fused and not isinstance(call.layer, copies):
+            stored.append(call.output)
+    return stored
+
+
+def measure(trace: Trace, regions: list[Region], images: np.ndarray) -> list[RegionStatistics]:
+    """Statistics of each region on calibration images (count, height, width, channels)."""
+    tensors = [stored_tensors(trace, region) for region in regions]
+    dense = [[c for c in region.absorbers if not is_depthwise(c)] for region in regions]
+    sums = [
+        RegionStatistics(
+            [TensorStatistics(np.zeros(1), False, np.zeros(1)) for _ in stored],
+            [_taps(call) for call in calls],
+            [np.zeros(1) for _ in calls],
+        )
+        for stored, calls in zip(tensors, dense, strict=True)
+    ]
+    rng = np.random.default_rng(SEED)
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = images[start : start + BATCH_SIZE]
+        backward = start < SENSITIVITY_IMAGES
+        if backward:
+            values, gradients = _forward_and_backward(trace, tensors, dense, batch, rng)
+        else:
+            values = trace.run(batch)
+        for stored, calls, total in zip(tensors, dense, sums, strict=True):
+            for tensor, found in zip(stored, total.tensors, strict=True):
+                _add_range(found, values[id(tensor)])
+                if backward:
+                    _add_sensitivity(found, values[id(tensor)], gradients[id(tensor)])
+            for i, call in enumerate(calls if backward else ()):
+                squares = _weight_gradient_squares(call, values, gradients)
+                total.kernel_sensitivity[i] = total.kernel_sensitivity[i] + squares
+    return sums
+
+
+def is_depthwise(call: Call) -> bool:
+    """Whether the layer has one filter for each channel."""
+    return isinstance(call.layer, layers.DepthwiseConv2D)
+
+
+def _forward_and_backward(trace, tensors, dense, batch, rng):
+    """Values of all tensors, and gradients of the stored ones and of the dense layers' outputs."""
+    import tensorflow as tf
+
+    sources = {id(t): t for stored in tensors for t in stored}
+    sources |= {id(call.output): call.output for calls in dense for call in calls}
+    with tf.GradientTape() as tape:
+        images = tf.convert_to_tensor(batch)
+        tape.watch(images)
+        values = trace.run(images)
+        target = 0.0
+        for output in _before_saturation(trace):
+            value = values[id(output)]
+            weights = rng.standard_normal(value.shape) / (np.std(value) + 1e-12)
+            target += tf.reduce_sum(value * weights.astype(np.float32))
+    found = tape.gradient(target, [values[key] for key in sources], unconnected_gradients="zero")
+    return values, dict(zip(sources, found, strict=True))
+
+
+def _before_saturation(trace: Trace) -> list:
+    """The outputs, those of a softmax or sigmoid before it: where it is flat, gradients vanish."""
+    flat = (keras.activations.softmax, keras.activations.sigmoid)
+    outputs = []
+    for output in trace.model.outputs:
+        call = next(c for c in trace.calls if c.output is output)
+        saturates = getattr(call.layer, "activation", None) in flat and not call.is_linear
+        outputs.append(call.inputs[0] if saturates else output)
+    return outputs
+
+
+def _add_range(found, value):
+    value = np.asarray(value)
+    axes = tuple(range(value.ndim - 1))
+    found.maximum = np.maximum(found.maximum, np.abs(value).max(axes))
+    found.signed = found.signed or bool(value.min() < 0)
+
+
+def _add_sensitivity(found, value, gradient):
+    squares = np.where(np.asarray(value) != 0, np.square(gradient), 0)
+    axes = tuple(range(squares.ndim - 1))
+    found.sensitivity = found.sensitivity + squares.sum(axes, dtype=np.float64)
+
+
+def _weight_gradient_squares(call, values, gradients):
+    """Squared gradient of a 1×1 kernel, summed over the batch: (in, out)."""
+    import tensorflow as tf
+
+    value, gradient = values[id(call.inputs[0])], gradients[id(call.output)]
+    stride = getattr(call.layer, "strides", (1, 1))
+    if value.shape.rank == 4:
+        value = value[:, :: stride[0], :: stride[1]][:, : gradient.shape[1], : gradient.shape[2]]
+        gradient = gradient[:, : value.shape[1], : value.shape[2]]
+    channels, filters = value.shape[-1], gradient.shape[-1]
+    value = tf.reshape(value, (len(value), -1, channels))
+    gradient = tf.reshape(gradient, (len(gradient), -1, filters))
+    centred = value - tf.reduce_mean(value, (0, 1))
+    products = tf.matmul(centred, gradient, transpose_a=True)
+    return np.asarray(tf.reduce_sum(tf.square(products), 0), np.float64)
+
+
+def _taps(call) -> np.ndarray:
+    """The kernel of a dense layer as (taps, in, out)."""
+    kernel = keras.ops.convert_to_numpy(call.layer.kernel).astype(np.float64)
+    return kernel.reshape(-1, *kernel.shape[-2:])
