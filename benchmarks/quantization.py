@@ -3,9 +3,10 @@
     python benchmarks/quantization.py --images DIR --output benchmarks/results/quantization.json
 
 With the authors' weights for S0 (found as `weights="imagenet"` finds them): 100 images of DIR,
-class folders named by WordNet id, calibrate; the others are measured. S1 … S4 have generated parameters
-(see `generated`), smaller images, and random input. Each configuration runs in a process of its
-own, so that its peak memory is its own. Plain and accurate int8 are timed side by side.
+class folders named by WordNet id, calibrate; the others are measured. S1 … S4 have generated
+parameters (see `generated`), smaller images, and random input. Each configuration runs in a process
+of its own, so that its peak memory is its own. All files of a variant are timed side by side.
+S0's layers before and after go into `quantization_layers.json` and `.png` beside the output.
 """
 
 import argparse
@@ -41,6 +42,7 @@ QUANTIZE_STEPS = {
     "+ compensated rounding (default)": Steps(),
 }
 CONFIGURATIONS = ("plain int8", *QUANTIZE_STEPS, "int16x8, equalized")
+GENERATED_CONFIGURATIONS = ("plain int8", "+ compensated rounding (default)")
 
 
 def real(directory: Path):
@@ -114,6 +116,14 @@ def measure(job: tuple) -> dict:
     }
 
 
+def layers(directory: Path, target: Path) -> None:
+    """S0's report on each layer, of the converter's int8 and of ours."""
+    model, calibration, _, _ = real(directory)
+    _, report = keras_mobileone.quantize(model, calibration, before=True)
+    report.save(target)
+    report.plot(target.with_suffix(".png"))
+
+
 def main():
     """Runs the configurations, times the files, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -125,9 +135,7 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         for name in arguments.variants:
-            configurations = (
-                CONFIGURATIONS if name == "s0" else (*CONFIGURATIONS[:1], CONFIGURATIONS[3])
-            )
+            configurations = CONFIGURATIONS if name == "s0" else GENERATED_CONFIGURATIONS
             files = [Path(directory) / f"{name}_{i}.tflite" for i in range(len(configurations))]
             first = len(rows)
             for configuration, file in zip(configurations, files, strict=True):
@@ -144,6 +152,7 @@ def main():
         "processor": processor_name(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+    layers(arguments.images, arguments.output.with_name("quantization_layers.json"))
     result = {"conditions": conditions, "rows": rows}
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 

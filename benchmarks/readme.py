@@ -15,6 +15,7 @@ from keras_mobileone.reporting import HEADER, markdown_table, report_from_dict, 
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
 DEMO = ROOT / "benchmarks" / "results" / "demo" / "report.json"
 
 
@@ -44,7 +45,52 @@ def family() -> str:
     return markdown_table(header, rows)
 
 
-SECTIONS = {"demo": demo, "family": family}
+def quantization() -> str:
+    """What each step of int8 brings on S0, and that it helps every variant."""
+    result = json.loads(QUANTIZATION.read_text())
+    header = ("S0", "top-1", "agree", "SQNR dB", "MB", "ms", "ratio", "seconds", "GiB")
+    rows, generated = [], {}
+    for row in result["rows"]:
+        if row["variant"] != "s0":
+            generated.setdefault(row["variant"].upper(), []).append(f"{row['sqnr']:.1f}")
+            continue
+        if not rows:
+            top1 = f"{100 * row['reference_top1'] / row['images']:.1f}"
+            rows.append(("float32, Keras", top1, "100.0", *[""] * 6))
+            plain_ms = row["median_ms"]
+        rows.append(
+            (
+                row["configuration"],
+                f"{100 * row['candidate_top1'] / row['images']:.1f}",
+                f"{100 * row['agreement'] / row['images']:.1f}",
+                f"{row['sqnr']:.1f}",
+                f"{row['bytes'] / 1e6:.2f}",
+                f"{row['median_ms']:.2f}",
+                f"{row['median_ms'] / plain_ms:.2f}",
+                f"{row['seconds']:.0f}",
+                f"{row['peak_gib']:.1f}",
+            )
+        )
+    images = next(row["images"] for row in result["rows"] if row["variant"] == "s0")
+    c = result["conditions"]
+    conditions = (
+        f"Calibrated on 100 photographs, measured on {images} others; top-1 and agreement in %. "
+        f"Ratio: of the latency to plain int8. Seconds and peak memory: of the quantization. "
+        f"{c['processor']}, {c['cores']} cores shared with other work, latency with "
+        f"{c['threads']} thread(s), {c['rounds']} rounds of {c['runs']} or more runs, interleaved; "
+        f"ai-edge-litert {c['ai-edge-litert']}, TensorFlow {c['tensorflow']}."
+    )
+    others = markdown_table(
+        ("SQNR dB, generated parameters", *generated),
+        [
+            (name, *(column[i] for column in generated.values()))
+            for i, name in enumerate(("plain int8", "this package"))
+        ],
+    )
+    return "\n\n".join([markdown_table(header, rows), conditions, others])
+
+
+SECTIONS = {"demo": demo, "quantization": quantization, "family": family}
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,13 +14,14 @@ import numpy as np
 
 from keras_mobileone.benchmarking import Latency, benchmark
 from keras_mobileone.comparison import Comparison, compare_outputs
-from keras_mobileone.complexity import Complexity, complexity
+from keras_mobileone.complexity import complexity
 from keras_mobileone.evaluation import predict_images
 from keras_mobileone.exporting import ExportReport, export_tflite
 from keras_mobileone.imagenet import classes, preprocess_input
 from keras_mobileone.images import image_labels, list_images, load_crops, spread
 from keras_mobileone.models import MobileOne
 from keras_mobileone.prediction import load_predictor
+from keras_mobileone.reporting import DeployedFile, DeployReport, require_plot, write_reports
 from keras_mobileone.variants import Variant
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -37,69 +38,6 @@ SKIMAGE_PHOTOGRAPHS = (
     "motorcycle_left.png",
     "camera.png",
 )
-
-
-@dataclass(frozen=True)
-class DeployedFile:
-    """One exported file, compared with Keras on real photographs.
-
-    Attributes:
-        file: Its name inside the output directory.
-        precision: float32, float16 or int8.
-        bytes: Its size.
-        latency: Of one inference on this machine.
-        error: Largest difference from Keras' logits over the largest magnitude of these.
-        sqnr: Signal to quantization noise of the logits, in dB.
-        agreement: On how many images it gives Keras' answer.
-        top1, top5: How many images it classifies rightly; None when they have no labels.
-        operators: How often each TFLite operator occurs.
-    """
-
-    file: str
-    precision: str
-    bytes: int
-    latency: Latency
-    error: float
-    sqnr: float
-    agreement: int
-    top1: int | None
-    top5: int | None
-    operators: dict[str, int]
-
-
-@dataclass(frozen=True)
-class DeployReport:
-    """Everything `deploy` found out.
-
-    Attributes:
-        variant, weights: What was deployed.
-        train, deploy: Parameters and multiply-accumulates, multi-branch and fused.
-        files: The exported files.
-        images: How many photographs they were compared on.
-        calibration_images: How many set the ranges for int8.
-        held_out: Whether these are other images than those compared on.
-        keras_top1, keras_top5: What Keras itself gets; None without labels.
-        predictions: (photograph, answer of Keras, answers of the files), class names.
-        conditions: Processor, versions, runs.
-    """
-
-    variant: str
-    weights: str
-    train: Complexity
-    deploy: Complexity
-    files: list[DeployedFile]
-    images: int
-    calibration_images: int
-    held_out: bool
-    keras_top1: int | None
-    keras_top5: int | None
-    predictions: list[tuple[str, str, list[str]]]
-    conditions: dict[str, str | int]
-
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        counts = {"train": self.train._asdict(), "deploy": self.deploy._asdict()}
-        return asdict(self) | counts
 
 
 def deploy(
@@ -130,8 +68,6 @@ def deploy(
     Raises:
         OSError, ValueError, ImportError: For input that does not fit; see the functions it uses.
     """
-    from keras_mobileone.reporting import require_plot, write_reports
-
     require_plot()
     step = step or (lambda title: lambda done, total: None)
     output = Path(output)

@@ -1,13 +1,76 @@
-"""A `DeployReport` as JSON, Markdown and a picture."""
+"""What `deploy` found out: a `DeployReport`, as JSON, Markdown and a picture."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from keras_mobileone.benchmarking import Latency
 from keras_mobileone.complexity import Complexity
-from keras_mobileone.deploying import DeployedFile, DeployReport
 
 HEADER = ("", "MB", "ms", "p95", "ratio", "error", "SQNR", "agree", "top-1", "top-5")
+
+
+@dataclass(frozen=True)
+class DeployedFile:
+    """One exported file, compared with Keras on real photographs.
+
+    Attributes:
+        file: Its name inside the output directory.
+        precision: float32, float16 or int8.
+        bytes: Its size.
+        latency: Of one inference on this machine.
+        error: Largest difference from Keras' logits over the largest magnitude of these.
+        sqnr: Signal to quantization noise of the logits, in dB.
+        agreement: On how many images it gives Keras' answer.
+        top1, top5: How many images it classifies rightly; None when they have no labels.
+        operators: How often each TFLite operator occurs.
+    """
+
+    file: str
+    precision: str
+    bytes: int
+    latency: Latency
+    error: float
+    sqnr: float
+    agreement: int
+    top1: int | None
+    top5: int | None
+    operators: dict[str, int]
+
+
+@dataclass(frozen=True)
+class DeployReport:
+    """Everything `deploy` found out.
+
+    Attributes:
+        variant, weights: What was deployed.
+        train, deploy: Parameters and multiply-accumulates, multi-branch and fused.
+        files: The exported files.
+        images: How many photographs they were compared on.
+        calibration_images: How many set the ranges for int8.
+        held_out: Whether these are other images than those compared on.
+        keras_top1, keras_top5: What Keras itself gets; None without labels.
+        predictions: (photograph, answer of Keras, answers of the files), class names.
+        conditions: Processor, versions, runs.
+    """
+
+    variant: str
+    weights: str
+    train: Complexity
+    deploy: Complexity
+    files: list[DeployedFile]
+    images: int
+    calibration_images: int
+    held_out: bool
+    keras_top1: int | None
+    keras_top5: int | None
+    predictions: list[tuple[str, str, list[str]]]
+    conditions: dict[str, str | int]
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON."""
+        counts = {"train": self.train._asdict(), "deploy": self.deploy._asdict()}
+        return asdict(self) | counts
 
 
 def table_rows(report: DeployReport) -> list[tuple[str, ...]]:
