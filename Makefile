@@ -30,7 +30,7 @@ readme: $(VENV)/installed  ## the tables of README.md from the stored results
 $(VENV)/installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@
 
 clean:

@@ -15,8 +15,12 @@ EXTRAS = {
     "torch": ["torch>=2.4"],
     "photos": ["scikit-image>=0.24"],
     "jax": ["jax>=0.4.35"],
+    "qat": ["tensorflow-model-optimization>=0.8.1", "tf-keras>=2.21"],
 }
-EXTRAS["test"] = ["pytest>=8", "ruff>=0.8", *EXTRAS["plot"], *EXTRAS["jax"], *EXTRAS["photos"]]
+# All but torch, which is large: its tests skip.
+EXTRAS["test"] = ["pytest>=8", "ruff>=0.8"] + [
+    requirement for extra in ("plot", "photos", "jax", "qat") for requirement in EXTRAS[extra]
+]
 
 setup(
     name="keras-mobileone",
