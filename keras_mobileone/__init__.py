@@ -18,6 +18,7 @@ from keras_mobileone.models import (
 )
 from keras_mobileone.network import MobileOneModel, feature_extractor
 from keras_mobileone.quantization.equalization import Equalization, equalize
+from keras_mobileone.quantization.qat import carry_back, export_qat, quantize_aware
 from keras_mobileone.quantization.quantizing import QuantizationReport, quantize
 from keras_mobileone.variants import VARIANTS, Variant, get_variant
 
@@ -40,12 +41,14 @@ __all__ = [
     "MobileOneS4",
     "QuantizationReport",
     "Variant",
+    "carry_back",
     "compare",
     "complexity",
     "decode_predictions",
     "equalize",
     "evaluate",
     "evaluation_crop",
+    "export_qat",
     "export_tflite",
     "feature_extractor",
     "fuse",
@@ -53,4 +56,5 @@ __all__ = [
     "load_image",
     "preprocess_input",
     "quantize",
+    "quantize_aware",
 ]

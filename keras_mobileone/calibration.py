@@ -66,7 +66,13 @@ def calibration_images(source, model: keras.Model, normalize: bool) -> np.ndarra
 
     A single image is allowed, with a warning.
     """
-    images = np.concatenate(list(calibration_batches(source, model.input_shape[1:3], normalize)))
+    _, *size, channels = model.input_shape
+    images = np.concatenate(list(calibration_batches(source, size, normalize)))
+    if images.shape[3] != channels:
+        raise ValueError(
+            f"Calibration images must have {channels} channels, like the model's input. "
+            f"Received: shape {images.shape}."
+        )
     own_scaling = any(
         isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization))
         for layer in model._flatten_layers()

@@ -36,7 +36,9 @@ def complexity(model: keras.Model, input_shape: tuple[int, int, int] | None = No
     """Counts the parameters and multiply-accumulates of `model`.
 
     Args:
-        model: Functional or built Sequential model. A layer called twice counts twice.
+        model: Functional or built Sequential model. A layer called twice counts twice. Counted are
+            MobileOneBlock, Conv2D, DepthwiseConv2D, SeparableConv2D, Dense and global average
+            pooling; other layers do not count.
         input_shape: (height, width, channels) of its single input, where the model leaves it open.
 
     Raises:
@@ -50,6 +52,11 @@ def complexity(model: keras.Model, input_shape: tuple[int, int, int] | None = No
     inputs = None
     require_graph(model)
     if input_shape is not None:
+        if len(model.inputs) != 1:
+            raise ValueError(
+                f"`input_shape` is for a model with one input. Received: {model.name!r} with "
+                f"{len(model.inputs)}. Build it with fixed sizes."
+            )
         inputs = keras.Input(input_shape, dtype=model.inputs[0].dtype)
     elif any(None in tensor.shape[1:] for tensor in model.inputs):
         raise ValueError(

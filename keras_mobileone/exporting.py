@@ -101,14 +101,13 @@ def export_tflite(
     """
     path = Path(path)
     _check_arguments(path, precision, calibration, input_dtype, output_dtype)
-    _check_input(model)
+    _check_input(model, normalize)
     unfused = has_blocks(model)
     deploy = in_float32(fuse(model) if unfused else model)
-    size = deploy.input_shape[1:3]
     quantization = None
     types = {"normalize": normalize, "input_dtype": input_dtype, "output_dtype": output_dtype}
     if precision not in INTEGER:
-        images, compared = _random_images(size, normalize), "random input"
+        images, compared = _random_images(deploy, normalize), "random input"
         content = convert(deploy, precision, normalize=normalize)
     else:
         images, compared = calibration_images(calibration, deploy, normalize), "calibration images"
@@ -170,7 +169,7 @@ def _check_arguments(path, precision, calibration, input_dtype, output_dtype):
     require_writable(path)
 
 
-def _check_input(model):
+def _check_input(model, normalize):
     require_graph(model)
     shape = model.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
@@ -179,10 +178,20 @@ def _check_input(model):
             f"refuse open ones. Received: {model.name!r} with input shape {shape}. "
             "Build it with input_shape=(height, width, channels)."
         )
+    if normalize and shape[3] != 3:
+        raise ValueError(
+            f"`normalize` needs a model of RGB images. Received: {shape[3]} channels. "
+            "Leave it out, and normalize where the file is used."
+        )
 
 
-def _random_images(size, normalize) -> np.ndarray:
-    pixels = np.random.default_rng(0).integers(0, 256, (COMPARED_IMAGES, *size, 3), np.uint8)
+def _random_images(model, normalize) -> np.ndarray:
+    """Random pixels as the file takes them; normal values for a model that is not of RGB images."""
+    rng = np.random.default_rng(0)
+    shape = (COMPARED_IMAGES, *model.input_shape[1:])
+    if shape[3] != 3:
+        return rng.standard_normal(shape).astype(np.float32)
+    pixels = rng.integers(0, 256, shape, np.uint8)
     return pixels.astype(np.float32) if normalize else preprocess_input(pixels)
 
 

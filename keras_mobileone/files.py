@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and telling in a line what went wrong."""
 
 import os
 import tempfile
@@ -47,6 +47,11 @@ def require_writable(path: str | os.PathLike) -> None:
         raise PermissionError(
             f"Expected a writable directory. Received: {path.parent}, which is not."
         )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _umask() -> int:

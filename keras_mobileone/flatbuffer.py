@@ -44,12 +44,13 @@ def read_tflite(path: str | os.PathLike) -> bytes:
         raise ValueError(
             f"Expected a TFLite file. Received: {path}, which lacks the mark TFL3 of one."
         )
+    damaged = f"Expected a whole TFLite file. Received: {path}, which is damaged or cut short."
     try:
-        parse(content)
+        model = parse(content)
     except Exception as error:  # any error of the flatbuffer reader means a damaged file
-        raise ValueError(
-            f"Expected a whole TFLite file. Received: {path}, which is damaged or cut short."
-        ) from error
+        raise ValueError(damaged) from error
+    if not model.subgraphs:
+        raise ValueError(damaged)
     return content
 
 

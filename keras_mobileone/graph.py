@@ -1,6 +1,7 @@
 """Running the graph of a Keras model again with some of its layer calls replaced."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import keras
 
@@ -31,7 +32,11 @@ def rebuild(
         if not isinstance(layer, keras.Model):
             return call(layer, *args, **kwargs)
         if flatten:
-            return replay(layer, args[0]).output
+            # Not by cloning: a model over tensors that are no inputs gets inputs of its own.
+            flat = keras.Model(*inputs_and_outputs(layer))
+            return flat._run_through_graph(
+                args[0], operation_fn=lambda operation: partial(dispatch, operation)
+            )
         if id(layer) not in replicas:
             replicas[id(layer)] = replay(layer)
         return replicas[id(layer)](*args, **kwargs)

@@ -8,6 +8,7 @@ import numpy as np
 import keras_mobileone
 from keras_mobileone.benchmarking import benchmark
 from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
+from keras_mobileone.cli.qat import qat_command
 from keras_mobileone.complexity import complexity
 from keras_mobileone.conversion import PRECISIONS
 from keras_mobileone.deploying import deploy
@@ -334,3 +335,6 @@ def deploy_command(variant, weights, calibration, threads, output):
     for line in conditions:
         console.print(line)
     console.print(f"Files, report.json, report.md and report.png: {output}")
+
+
+main.add_command(qat_command)

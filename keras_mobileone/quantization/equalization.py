@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_mobileone.quantization.regions import Blocked, Region, find_regions
 from keras_mobileone.quantization.statistics import RegionStatistics, is_depthwise, measure
-from keras_mobileone.quantization.trace import Trace, trace
+from keras_mobileone.quantization.trace import Call, Trace, trace
 
 EXACTNESS = 1e-4  # of an output's largest magnitude
 # Head room over the calibrated maximum for tensors that are averaged over the image next: few and
@@ -25,6 +25,9 @@ EXACTNESS = 1e-4  # of an output's largest magnitude
 POOLING_MARGIN = 1.4
 # Rounding of weights counts half: it is corrected in the mean, and per channel.
 WEIGHT_SHARE = 0.5
+# A channel that hardly ever fires is not blown up to the full range: its weights would stand out of
+# the inputs by more than an integer kernel can scale back (XNNPACK: 256).
+LARGEST_GAIN = 64
 STEPS = 300
 RATE = 0.03
 DEAD = 1e-12  # a channel whose maximum is smaller never fires
@@ -69,6 +72,7 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
     factors = {}
     for region, found in zip(regions, statistics, strict=True):
         t = choose_factors(found, POOLING_MARGIN if region.pooled else 1.0)
+        t = np.maximum(t, largest_weights(region.producer) / (127 * LARGEST_GAIN))
         apply_factors(region, t)
         factors[region.producer.layer.name] = t
     change = max(
@@ -92,6 +96,16 @@ def apply_factors(region: Region, t: np.ndarray) -> None:
     for call in region.absorbers:
         kernel, *bias = call.layer.get_weights()
         call.layer.set_weights([kernel * t[:, None], *bias])
+
+
+def largest_weights(call: Call) -> np.ndarray:
+    """Largest magnitude of each output channel's weights, shape (channels,)."""
+    kernel = np.abs(call.layer.get_weights()[0])
+    return (
+        kernel.max((0, 1)).ravel()
+        if is_depthwise(call)
+        else kernel.reshape(-1, kernel.shape[-1]).max(0)
+    )
 
 
 def choose_factors(statistics: RegionStatistics, margin: float = 1.0) -> np.ndarray:

@@ -1,5 +1,7 @@
 """An int8 TFLite file whose scales, weights and biases can be rewritten."""
 
+import copy
+
 import numpy as np
 
 from keras_mobileone.flatbuffer import operator_names, parse, serialize, tensor_type
@@ -24,6 +26,26 @@ class Int8Graph:
         self.operators = [(names[op.opcodeIndex], op) for op in self._graph.operators]
         self.inputs = [int(i) for i in self._graph.inputs]
         self.outputs = [int(i) for i in self._graph.outputs]
+        self._unshare_weights()
+
+    def _unshare_weights(self):
+        """Gives each linear operator constants of its own: the converter merges equal ones."""
+        tensors, buffers = set(), set()
+        for kind, operator in self.operators:
+            operator.inputs = np.array(operator.inputs)  # what the reader gives is read-only
+            for position in range(1, len(operator.inputs)) if kind in LINEAR else ():
+                tensor = int(operator.inputs[position])
+                if tensor < 0:
+                    continue
+                if tensor in tensors:
+                    self._graph.tensors.append(copy.deepcopy(self._graph.tensors[tensor]))
+                    tensor = operator.inputs[position] = len(self._graph.tensors) - 1
+                entry = self._graph.tensors[tensor]
+                if entry.buffer in buffers:
+                    self._model.buffers.append(copy.deepcopy(self._model.buffers[entry.buffer]))
+                    entry.buffer = len(self._model.buffers) - 1
+                tensors.add(tensor)
+                buffers.add(entry.buffer)
 
     def serialize(self) -> bytes:
         """The content of the file as it is now."""

@@ -28,6 +28,8 @@ MARGIN_OUTPUT = 1.05
 # |bias| in units of input scale · weight scale: a channel that never fires has a tiny weight scale,
 # and its bias would overflow int32.
 LARGEST_BIAS = 2**23
+# input scale · weight scale / output scale, in which integer kernels work (XNNPACK: 2⁻³² … 2⁸).
+SMALLEST_RATIO, LARGEST_RATIO = 2**-30, 2**7
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,16 @@ def _linear(graph, kind, operator, values, kernel, bias, steps):
     real, simulated = values[source]
     wanted = operators.linear(kind, operator, real, kernel, bias)
 
+    code = operators.attribute(operator, "fusedActivationFunction", 0)
+    activated = operators.activate(code, wanted)
+    if steps.ranges:
+        _choose_range(graph, output, kind, activated)
     input_scale, _ = graph.scale_and_zero_point(source)
     scale, codes = quantize_kernel(kind, operator, kernel, simulated, steps.rounding)
-    scale = np.maximum(scale, np.abs(bias) / (input_scale * LARGEST_BIAS))
+    _widen(graph, output, input_scale * scale.max() / LARGEST_RATIO)
+    output_scale, _ = graph.scale_and_zero_point(output)
+    smallest = SMALLEST_RATIO * output_scale / input_scale
+    scale = np.maximum(scale, np.abs(bias) / (input_scale * LARGEST_BIAS) + smallest)
     axis = channel_axis(kind)
     stored = codes * scale.reshape([-1 if i == axis else 1 for i in range(kernel.ndim)])
     got = operators.linear(kind, operator, simulated, stored, 0.0)
@@ -129,11 +138,7 @@ def _linear(graph, kind, operator, values, kernel, bias, steps):
         graph.write(bias_of(operator), bias_codes.astype(np.int32), bias_scale, 0)
     graph.write(int(operator.inputs[1]), codes.astype(np.int8), scale, axis)
 
-    code = operators.attribute(operator, "fusedActivationFunction", 0)
-    wanted, got = operators.activate(code, wanted), operators.activate(code, got)
-    if steps.ranges:
-        _choose_range(graph, output, kind, wanted)
-    return wanted, graph.on_grid(output, got)
+    return activated, graph.on_grid(output, operators.activate(code, got))
 
 
 def _other(graph, kind, operator, values, steps):
@@ -179,6 +184,14 @@ def _choose_range(graph, tensor, kind, real):
     graph.set_range(tensor, low * margin, high * margin)
 
 
+def _widen(graph, tensor, smallest_scale):
+    """Makes a tensor's scale at least `smallest_scale`."""
+    scale, _ = graph.scale_and_zero_point(tensor)
+    if scale < smallest_scale:
+        low, high = graph.range(tensor)
+        graph.set_range(tensor, low * smallest_scale / scale, high * smallest_scale / scale)
+
+
 def _report(graph, tensor, kind, real, simulated) -> TensorReport:
     name = graph.name(tensor).split(";")[0]
     return TensorReport(name, kind, sqnr(real, simulated), *graph.range(tensor))
@@ -198,7 +211,7 @@ def _matching_weights(graph, float_graph) -> list[tuple[np.ndarray, np.ndarray]]
     weights, quantized = float_graph.linear_weights(), graph.linear_weights()
     shapes = [kernel.shape for kernel, _ in weights], [kernel.shape for kernel, _ in quantized]
     close = shapes[0] == shapes[1] and all(
-        np.abs(kernel - stored).max() <= np.abs(kernel).max() / 100
+        np.abs(kernel - stored).max() <= np.abs(kernel).max() / 100 + 1e-6
         for (kernel, _), (stored, _) in zip(weights, quantized, strict=True)
     )
     if not close:

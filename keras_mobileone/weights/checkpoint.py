@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mobileone.files import atomic_write
+from keras_mobileone.files import atomic_write, first_line
 
 TORCH_SUFFIXES = (".tar", ".pth", ".pt", ".bin", ".ckpt")
 KERAS_SUFFIXES = (".keras", ".h5")
@@ -77,7 +77,7 @@ def _read_torch(path):
     except Exception as error:  # torch raises many types for a damaged or unsafe pickle
         raise ValueError(
             f"Expected a PyTorch state dict that loads with weights_only=True. Received: {path} "
-            f"({str(error).splitlines()[0]})."
+            f"({first_line(error)})."
         ) from error
     for container in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(container), dict):

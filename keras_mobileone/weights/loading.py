@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mobileone.files import first_line
 from keras_mobileone.fusing import fuse
 from keras_mobileone.network import CLASSIFIER_NAME, build
 from keras_mobileone.variants import Variant
@@ -128,7 +129,7 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises many types for a damaged archive
-        raise ValueError(f"Keras can't load {path}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"Keras can't load {path}: {first_line(error)}") from error
 
 
 def _load_h5(variant, path):

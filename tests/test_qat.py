@@ -1,0 +1,507 @@
+"""Quantization-aware training: the twin in tf-keras, its training, its file, and the command."""
+
+import importlib.util
+import os
+import sys
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from keras import layers
+from PIL import Image
+
+from keras_mobileone import MobileOne, Variant, flatbuffer
+from keras_mobileone.litert import LiteRTRunner
+from keras_mobileone.quantization import qat
+from keras_mobileone.quantization.qat import carry_back, export_qat, quantize_aware
+from keras_mobileone.quantization.trace import trace
+
+# Not importorskip: importing tensorflow-model-optimization has side effects, tested below.
+MISSING = [
+    name
+    for name in ("tensorflow_model_optimization", "tf_keras")
+    if importlib.util.find_spec(name) is None
+]
+needs_extra = pytest.mark.skipif(
+    bool(MISSING), reason=f"needs {', '.join(MISSING)}: pip install keras-mobileone[qat]"
+)
+
+
+@pytest.fixture(scope="module")
+def images(noise):
+    return noise(16, 64, 64, 3)
+
+
+@pytest.fixture(scope="module")
+def fused(randomize):
+    """A fused network with squeeze-and-excitation; tests must not change it."""
+    variant = Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1), se_pairs=(0, 0, 1, 1))
+    model = MobileOne(
+        variant,
+        weights=None,
+        input_shape=(64, 64, 3),
+        classes=10,
+        classifier_activation=None,
+        deploy=True,
+    )
+    return randomize(model)
+
+
+def stock_model(classes=3, activation="softmax", size=32):
+    """A user's model with each kind of layer that MobileOne does not have, and a nested model."""
+    image = keras.Input((size, size, 3), name="photo")
+    x = layers.Conv2D(8, 3, strides=2, activation="relu6", name="first")(image)
+    y = layers.MaxPooling2D(3, 1, padding="same", name="largest")(x)
+    z = layers.AveragePooling2D(3, 1, padding="same", name="mean")(x)
+    x = layers.Add(name="sum")([y, z])
+    x = layers.Concatenate(name="both")([x, layers.Conv2D(8, 1, name="side")(x)])
+    inner = keras.Input((None, None, 16))
+    nested = layers.DepthwiseConv2D(3, depth_multiplier=2, activation="tanh", name="wide")(inner)
+    x = keras.Model(inner, nested, name="nested")(x)
+    vector = layers.GlobalAveragePooling2D(name="average")(x)
+    other = layers.GlobalMaxPooling2D(keepdims=True, name="peak")(x)
+    other = layers.Flatten(name="flat")(layers.Reshape((8, 4), name="folded")(other))
+    x = layers.Multiply(name="product")([vector, layers.Activation("sigmoid", name="gate")(other)])
+    x = layers.Dropout(0.3, name="drop")(x)
+    return keras.Model(image, layers.Dense(classes, activation=activation, name="scores")(x))
+
+
+@pytest.fixture(scope="module")
+def stock(randomize):
+    return randomize(stock_model())
+
+
+@pytest.fixture(scope="module")
+def training(fused, images, tmp_path_factory):
+    """A calibrated twin, its state and outputs before some steps of training, and its file after.
+
+    Attributes:
+        before: Its weights by name.
+        untrained: Its outputs on `images`.
+        losses: Of the epochs.
+        model: The twin, trained; tests must not change it.
+        path: The exported file.
+    """
+    _, keras2 = qat.packages()
+    model = quantize_aware(fused, images)
+    before = {weight.name: weight.numpy().copy() for weight in model.weights}
+    untrained = model(images).numpy()
+    loss = keras2.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras2.optimizers.Adam(1e-3), loss)
+    labels = np.arange(16) % 2
+    history = model.fit(images, labels, batch_size=8, epochs=8, shuffle=False, verbose=0)
+    path = tmp_path_factory.mktemp("qat") / "trained.tflite"
+    assert export_qat(model, path) == path
+    return SimpleNamespace(
+        before=before,
+        untrained=untrained,
+        losses=history.history["loss"],
+        model=model,
+        path=path,
+    )
+
+
+def run_file(path, images):
+    runner = LiteRTRunner(path.read_bytes())
+    return np.concatenate([next(iter(runner(image[None]).values())) for image in images])
+
+
+def tensors_of(path):
+    graph = flatbuffer.parse(path.read_bytes()).subgraphs[0]
+    return {tensor.name.decode(): tensor for tensor in graph.tensors}, graph
+
+
+def float_tensors(path) -> int:
+    return sum(
+        tensor.type == flatbuffer.tensor_type("FLOAT32") for tensor in tensors_of(path)[0].values()
+    )
+
+
+# The twin
+
+
+@needs_extra
+@pytest.mark.parametrize("source", ["fused", "stock"])
+def test_twin_equals_keras_3(source, request, noise, relative_error):
+    model = request.getfixturevalue(source)
+    inputs = noise(4, *model.input_shape[1:], seed=3)
+    _, keras2 = qat.packages()
+    twin = qat._rebuild(trace(model), keras2)
+    assert relative_error(twin(inputs).numpy(), model(inputs)) < 1e-5
+    names = {layer.name for layer in model._flatten_layers() if layer.weights}
+    names -= {"nested", model.name}
+    assert names <= {layer.name for layer in twin.layers}
+
+
+@needs_extra
+def test_student_is_near_and_quantized(training, fused, images, relative_error):
+    assert 1e-3 < relative_error(training.untrained, fused(images)) < 0.2
+    assert len(np.unique(training.untrained)) <= 256
+
+
+@needs_extra
+def test_rules_of_squeeze_and_excitation(fused):
+    traced = trace(fused)
+    rules = {call.layer.name: qat.output_rule(call, traced) for call in traced.calls}
+    block = "stage4_pair1_pointwise"
+    expected = {
+        "_conv": "range",  # read by the pool and by the multiplication
+        "_se_pool": "range",
+        "_se_reduce": None,  # its ReLU is part of the operator
+        "_se_reduce_activation": "range",
+        "_se_expand": "range",
+        "_se_expand_activation": "sigmoid",
+        "_se": None,  # the block's ReLU is part of the multiplication
+        "": "range",
+    }
+    assert {suffix: rules[block + suffix] for suffix in expected} == expected
+    assert rules["stem_conv"] is None
+    assert rules["stem"] == "range"
+    assert rules["stem_pad"] is rules["stage1"] is None
+
+
+@needs_extra
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_kernels_are_rounded_per_channel(depthwise, noise):
+    import tensorflow as tf
+
+    channels = np.array([1.0, 10.0, 0.0, 0.01], np.float32)
+    kernel = noise(3, 3, 5, 4) * channels
+    kernel = np.moveaxis(kernel[:, :, :1], 2, 3) if depthwise else kernel
+    axes = (0, 1, 3) if depthwise else (0, 1, 2)
+    step = np.abs(kernel).max(axes, keepdims=True) / 127
+    expected = np.rint(kernel / np.where(step, step, 1)) * step
+    quantizer = qat._kernel_quantizer()(depthwise=depthwise)
+    found = quantizer(tf.constant(kernel), False, {}).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-6 * float(np.abs(kernel).max()))
+    for quiet in (found[:, :, 3], expected[:, :, 3]) if depthwise else (found[..., 3],):
+        assert len(np.unique(quiet)) > 5  # rounded by its own range, not the loudest channel's
+
+
+@needs_extra
+def test_calibration_sets_ranges(training, fused, images):
+    stem = keras.Model(fused.input, fused.get_layer("stem").output)(images)
+    assert training.before["quant_stem/output_min:0"] == 0
+    np.testing.assert_allclose(training.before["quant_stem/output_max:0"], np.max(stem), rtol=1e-5)
+
+
+@needs_extra
+def test_calibration_takes_batches_and_checks_them(noise):
+    image = keras.Input((16, 16, 3))
+    model = keras.Model(image, layers.ReLU(name="only")(image))
+    images = noise(20, 16, 16, 3)
+    student = quantize_aware(model, iter([images[:5], images[5:]]))
+    limits = student.get_layer("quant_only")._output_quantizer_vars
+    np.testing.assert_allclose(limits["max_var"].numpy(), images.max(), rtol=1e-6)
+    with pytest.raises(ValueError, match="normalized"):
+        quantize_aware(model, np.abs(images) * 100)
+    with pytest.raises(ValueError, match=r"\(count, 16, 16, channels\)"):
+        quantize_aware(model, images[:, 1:])
+
+
+@needs_extra
+def test_keras_3_stays_the_keras_of_this_process():
+    import tensorflow as tf
+
+    qat.packages()
+    assert qat.LEGACY_VARIABLE not in os.environ
+    assert tf.keras.__version__.startswith("3.")
+
+
+# Training and the file
+
+
+@needs_extra
+def test_training_lowers_the_loss_and_moves_everything(training):
+    assert training.losses[-1] < 0.98 * training.losses[0]
+    learned = ("kernel:0", "bias:0", "output_max:0")
+    after = {w.name: w.numpy() for w in training.model.weights if w.name.endswith(learned)}
+    assert len(after) > 40
+    same = [name for name, value in after.items() if np.array_equal(value, training.before[name])]
+    assert not same
+
+
+@needs_extra
+def test_file_is_integer_throughout_and_per_channel(training):
+    path = training.path
+    assert float_tensors(path) == 2
+    operators = flatbuffer.operator_counts(path.read_bytes())
+    assert operators["QUANTIZE"] == operators["DEQUANTIZE"] == 1
+    tensors, graph = tensors_of(path)
+    tensors = list(tensors.values())
+    for operator in graph.operators:
+        if len(operator.inputs) == 3:  # input, kernel, bias
+            bias = graph.tensors[operator.inputs[2]]
+            kernel = graph.tensors[operator.inputs[1]]
+            assert kernel.type == flatbuffer.tensor_type("INT8")
+            assert len(kernel.quantization.scale) == bias.shape[0]
+
+
+@needs_extra
+def test_file_agrees_with_the_student(training, images, relative_error):
+    simulated = training.model(images, training=False).numpy()
+    assert relative_error(run_file(training.path, images), simulated) < 0.05
+
+
+@needs_extra
+def test_file_keeps_the_learned_ranges(training):
+    scales = [
+        float(tensor.quantization.scale[0])
+        for tensor in tensors_of(training.path)[0].values()
+        if tensor.quantization is not None and tensor.quantization.scale is not None
+    ]
+    ranges = [getattr(layer, "_output_quantizer_vars", None) for layer in training.model.layers]
+    learned = [
+        float(found["max_var"] - found["min_var"]) / 255 for found in ranges if found is not None
+    ]
+    assert len(learned) > 20
+    for scale in learned:
+        assert np.isclose(scale, scales, rtol=1e-5, atol=0).any()
+
+
+@needs_extra
+def test_exporting_twice_gives_the_same_bytes(training, tmp_path):
+    again = export_qat(training.model, tmp_path / "again.tflite")
+    assert again.read_bytes() == training.path.read_bytes()
+
+
+@needs_extra
+def test_stock_layers_reach_the_file(stock, noise, tmp_path, relative_error):
+    inputs = noise(8, 32, 32, 3)
+    student = quantize_aware(stock, inputs)
+    path = export_qat(student, tmp_path / "x.tflite", input_dtype="uint8", output_dtype="int8")
+    assert float_tensors(path) == 0
+    sources, results = flatbuffer.inputs_and_outputs(path.read_bytes())
+    assert (sources[0].name, sources[0].dtype) == ("image", "uint8")
+    assert (results[0].name, results[0].dtype) == ("scores", "int8")
+    assert relative_error(run_file(path, inputs), student(inputs).numpy()) < 0.05
+
+
+@needs_extra
+def test_carry_back(training, fused):
+    before = fused.get_weights()
+    carried = carry_back(training.model, fused)
+    assert [layer.name for layer in carried.layers] == [layer.name for layer in fused.layers]
+    for layer in carried.layers:
+        if layer.weights:
+            wrapper = training.model.get_layer(f"quant_{layer.name}")
+            for kind, found, old in zip(
+                ("kernel", "bias"),
+                layer.get_weights(),
+                fused.get_layer(layer.name).get_weights(),
+                strict=True,
+            ):
+                (learned,) = (w for w in wrapper.weights if w.name.endswith(f"{kind}:0"))
+                np.testing.assert_array_equal(found, learned.numpy())
+                assert not np.array_equal(found, old)
+    for old, new in zip(before, fused.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@needs_extra
+def test_carry_back_reaches_nested_models(stock, noise):
+    carried = carry_back(quantize_aware(stock), stock)
+    inputs = noise(2, 32, 32, 3)
+    np.testing.assert_array_equal(carried(inputs), stock(inputs))
+
+
+# Bad input
+
+
+def with_layer(make):
+    image = keras.Input((16, 16, 3))
+    return keras.Model(image, make(layers.Conv2D(4, 3, name="conv")(image)))
+
+
+def called_twice(x):
+    again = layers.Conv2D(4, 3, padding="same", name="again")
+    return again(again(x))
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (layers.LayerNormalization(name="norm"), ["'norm'", "LayerNormalization"]),
+        (layers.LeakyReLU(name="leaky"), ["'leaky'", "LeakyReLU"]),
+        (layers.ReLU(negative_slope=0.1, name="slope"), ["'slope'", "slope"]),
+        (layers.ReLU(max_value=4, name="capped"), ["'capped'", "up to 6"]),
+        (layers.Activation("gelu", name="bent"), ["'bent'", "gelu"]),
+        (layers.Conv2D(4, 1, groups=2, name="grouped"), ["'grouped'", "groups=2"]),
+        (called_twice, ["'again'", "called again"]),
+        (lambda x: keras.ops.exp(x), ["exp", "Exp"]),
+    ],
+    ids=["norm", "leaky", "slope", "cap", "gelu", "groups", "shared", "operation"],
+)
+def test_layers_without_a_rule_are_named(make, words):
+    with pytest.raises(ValueError, match="Quantization-aware training takes") as error:
+        quantize_aware(with_layer(make))
+    for word in words:
+        assert word in str(error.value)
+
+
+@needs_extra
+def test_unfused_and_foreign_models_are_refused(tiny_model, fused, training, tmp_path):
+    with pytest.raises(ValueError, match=r"keras_mobileone\.fuse"):
+        quantize_aware(tiny_model)
+    with pytest.raises(TypeError, match="Keras model"):
+        quantize_aware("model.keras")
+    with pytest.raises(ValueError, match="quantize_aware"):
+        export_qat(fused, tmp_path / "x.tflite")
+    with pytest.raises(ValueError, match=r"'stem_conv'|'stem'|'conv'"):
+        carry_back(training.model, with_layer(layers.ReLU()))
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("name", "arguments", "error", "words"),
+    [
+        ("x.bin", {}, ValueError, r"\.tflite"),
+        ("none/x.tflite", {}, FileNotFoundError, "none"),
+        ("x.tflite", {"input_dtype": "int16"}, ValueError, "`input_dtype`.*int16"),
+        ("x.tflite", {"output_dtype": "int16"}, ValueError, "`output_dtype`.*int16"),
+    ],
+)
+def test_bad_exports_leave_no_file(training, name, arguments, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        export_qat(training.model, tmp_path / name, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_extra
+def test_an_open_size_is_refused(tmp_path):
+    image = keras.Input((None, None, 3))
+    student = quantize_aware(keras.Model(image, layers.Conv2D(4, 3)(image)))
+    with pytest.raises(ValueError, match="fixed image size"):
+        export_qat(student, tmp_path / "x.tflite")
+
+
+@pytest.mark.parametrize("package", ["tensorflow_model_optimization", "tf_keras"])
+def test_a_missing_package_names_the_extra(package, fused, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"pip install keras-mobileone\[qat\]"):
+        quantize_aware(fused)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, randomize):
+    """Two classes of noise, bright and dark, in train/ and val/, and small models."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 2)):
+        for name, top in (("bright", 256), ("dark", 64)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, top, (40, 50, 3), np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    image = keras.Input((32, 32, 3))
+    x = layers.Conv2D(4, 3, strides=2, activation="relu", name="conv")(image)
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.DepthwiseConv2D(3, name="deep")(x))
+    for classes in (2, 3, 1000):
+        scores = layers.Dense(classes, activation="softmax", name="scores")(x)
+        randomize(keras.Model(image, scores)).save(root / f"{classes}.keras")
+    (root / "empty").mkdir()
+    return root
+
+
+def run(*arguments):
+    from keras_mobileone.cli.console import OneLineErrors
+    from keras_mobileone.cli.qat import qat_command
+
+    group = OneLineErrors(commands=[qat_command])
+    return CliRunner().invoke(group, ["qat", *(str(a) for a in arguments)])
+
+
+@needs_extra
+def test_command_resumes_as_if_unbroken(folder, tmp_path):
+    common = ("--model", folder / "2.keras", "--data", folder, "--batch-size", 4, "--limit", 12)
+    common += ("--learning-rate", 0.01)
+
+    def go(epochs, name, directory, *more):
+        output = tmp_path / f"{name}.tflite"
+        arguments = ("--epochs", epochs, "--output", output, "--run", tmp_path / directory)
+        result = run(*common, *arguments, *more)
+        assert result.exit_code == 0, (result.stderr, result.exception)
+        assert "val_accuracy" in result.output
+        return output
+
+    unbroken = go(2, "unbroken", "a")
+    first = go(1, "first", "b")
+    resumed = go(2, "resumed", "b", "--resume")
+    assert float_tensors(unbroken) == 2
+    assert resumed.read_bytes() == unbroken.read_bytes()
+    assert first.read_bytes() != unbroken.read_bytes()
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["checkpoint.npz"]
+
+    again = ("--epochs", 2, "--output", tmp_path / "x.tflite", "--run", tmp_path / "b")
+    result = run(*common, *again)
+    assert result.exit_code == 2
+    assert "--resume" in result.stderr
+    result = run(*common, *again, "--resume", "--batch-size", 5)
+    assert result.exit_code == 2
+    assert "batch_size 5" in result.stderr
+    result = run(*common, "--epochs", 1, *again[2:], "--resume")
+    assert result.exit_code == 2
+    assert "2 epochs done" in result.stderr
+    checkpoint = tmp_path / "b" / "checkpoint.npz"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    result = run(*common, *again, "--resume")
+    assert result.exit_code == 2
+    assert "checkpoint.npz, which is damaged" in result.stderr
+    assert not (tmp_path / "x.tflite").exists()
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"--data": "{root}/none"}, ["Expected a directory", "none"]),
+        ({"--data": "{root}/empty"}, ["2 outputs", "0 in"]),
+        ({"--model": "{root}/3.keras"}, ["3 outputs", "2 in"]),
+        ({"--model": "{root}/1000.keras"}, ["1000 outputs", "WordNet"]),
+        ({"--model": "{root}/none.keras"}, ["none.keras", "does not exist"]),
+        ({"--output": "{tmp}/x.bin"}, [".tflite", "x.bin"]),
+        ({"--output": "{tmp}/none/x.tflite"}, ["none", "Create it first"]),
+        ({"--resume": None}, ["--run"]),
+        ({"--resume": None, "--run": "{root}/empty"}, ["checkpoint.npz"]),
+        ({"--epochs": "0"}, ["--epochs"]),
+    ],
+    ids=lambda value: (
+        "".join(f"{k}{v or ''}" for k, v in value.items()) if isinstance(value, dict) else ""
+    ),
+)
+def test_command_refuses_bad_input_in_one_line(changes, words, folder, tmp_path):
+    places = {"root": folder, "tmp": tmp_path}
+    defaults = {"--model": "{root}/2.keras", "--data": "{root}", "--epochs": "1"}
+    options = {**defaults, "--output": "{tmp}/x.tflite", **changes}
+    arguments = [a for item in options.items() for a in item if a is not None]
+    result = run(*(a.format(**places) for a in arguments))
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@needs_extra
+def test_command_without_the_extra_names_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf_keras", None)
+    output = tmp_path / "x.tflite"
+    common = ("--model", folder / "2.keras", "--data", folder, "--epochs", 1)
+    result = run(*common, "--output", output)
+    assert result.exit_code == 2
+    assert "keras-mobileone[qat]" in result.stderr
+
+
+def test_wordnet_folders_take_the_outputs_of_imagenet(tmp_path):
+    from keras_mobileone.cli.qat import class_indices
+
+    names = ["n01440764", "n02102040"]
+    assert class_indices(names, 1000, tmp_path) == {"n01440764": 0, "n02102040": 217}
+    assert class_indices(names, 2, tmp_path) == {"n01440764": 0, "n02102040": 1}
