@@ -42,6 +42,7 @@ ORDER = [
     "quantization.integer",
     "quantization.quantizing",
     "exporting",
+    "quantization.twin",
     "quantization.qat",
     "benchmarking",
     "published",

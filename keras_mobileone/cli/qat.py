@@ -16,7 +16,8 @@ from keras_mobileone.fusing import fuse, has_blocks
 from keras_mobileone.imagenet import NUM_CLASSES, class_index, preprocess_input
 from keras_mobileone.images import list_images, load_crops, spread
 from keras_mobileone.quantization.equalization import equalize
-from keras_mobileone.quantization.qat import export_qat, packages, quantize_aware
+from keras_mobileone.quantization.qat import export_qat, quantize_aware
+from keras_mobileone.quantization.twin import packages
 from keras_mobileone.weights.loading import load_keras
 
 CALIBRATION_IMAGES = 100

@@ -1,0 +1,96 @@
+"""Quantization-aware training of S0 on Imagenette beside float and post-training int8.
+
+    python benchmarks/qat.py --data DIR --output benchmarks/results/qat.json
+
+DIR holds train/ and val/ with class folders named by WordNet id. The authors' weights (found as
+`weights="imagenet"` finds them) keep their 1000 outputs; answers are counted among the classes of
+DIR. The equalized model trains by the code of `keras-mobileone qat`, one epoch of so many steps.
+"""
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+import keras_mobileone
+from keras_mobileone.benchmarking import processor_name
+from keras_mobileone.cli.qat import compile_student, read_data, train_student
+from keras_mobileone.evaluation import predict_images
+from keras_mobileone.images import load_crops, spread
+from keras_mobileone.prediction import load_predictor
+
+CALIBRATION_IMAGES = 100
+LEARNING_RATE = 1e-5
+CROP_FRACTION = keras_mobileone.VARIANTS["s0"].crop_fraction
+
+
+def main():
+    """Trains, exports, evaluates, writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=16)
+    arguments = parser.parse_args()
+
+    model = keras_mobileone.MobileOneS0(classifier_activation=None, deploy=True)
+    train, val = read_data(arguments.data, model)
+    crops = load_crops(spread(train.paths, CALIBRATION_IMAGES), train.size, CROP_FRACTION)
+    images = keras_mobileone.preprocess_input(np.stack(list(crops)))
+    seconds = {}
+    with tempfile.TemporaryDirectory() as directory:
+        directory = Path(directory)
+        start = time.perf_counter()
+        keras_mobileone.export_tflite(model, directory / "plain.tflite", "int8", images, plain=True)
+        keras_mobileone.export_tflite(model, directory / "post_training.tflite", "int8", images)
+        seconds["post-training"] = round(time.perf_counter() - start)
+
+        start = time.perf_counter()
+        equalized = keras_mobileone.equalize(model, images).model
+        student = keras_mobileone.quantize_aware(equalized, images)
+        compile_student(student, model, LEARNING_RATE)
+        settings = {"limit": arguments.steps * arguments.batch_size}
+        settings["batch_size"] = arguments.batch_size
+        train_student(student, train, None, 0, 1, None, settings)
+        seconds["training"] = round(time.perf_counter() - start)
+        files = [directory / f"{name}.tflite" for name in ("trained", "again")]
+        for file in files:
+            keras_mobileone.export_qat(student, file)
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+        sources = {"float32, Keras": model, "plain int8": directory / "plain.tflite"}
+        sources |= {"post-training int8": directory / "post_training.tflite"}
+        sources |= {"quantization-aware int8": files[0]}
+        predictors = [load_predictor(source, threads=2) for source in sources.values()]
+        outputs = predict_images(predictors, val.paths, CROP_FRACTION)
+    classes = np.unique(val.labels)
+    result = {
+        "images": len(val.paths),
+        "classes": len(classes),
+        "correct": {
+            name: int((classes[output[:, classes].argmax(1)] == val.labels).sum())
+            for name, output in zip(sources, outputs, strict=True)
+        },
+        "steps": arguments.steps,
+        "batch_size": arguments.batch_size,
+        "learning_rate": LEARNING_RATE,
+        "seconds": seconds,
+        "exported_twice_the_same": digests[0] == digests[1],
+        "conditions": {
+            "processor": processor_name(),
+            "tensorflow": version("tensorflow"),
+            "tensorflow-model-optimization": version("tensorflow-model-optimization"),
+            "ai-edge-litert": version("ai-edge-litert"),
+        },
+    }
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
