@@ -364,3 +364,17 @@ def test_real_weights_keep_their_accuracy(shared):
     assert result.sqnr >= 16
     assert result.candidate_top1 >= result.reference_top1 - 2
     assert result.agreement >= 180
+
+
+def test_a_channel_that_never_fires_does_no_harm(images):
+    """Its weight scale is raised so that the bias fits int32, and its weights round to nothing."""
+    inputs = keras.Input(SIZE)
+    x = layers.Conv2D(8, 3, activation="relu", name="first")(inputs)
+    model = keras.Model(inputs, layers.Conv2D(4, 1, name="last")(x))
+    kernel, bias = model.get_layer("first").get_weights()
+    kernel[..., 0] *= 1e-12
+    bias[0] = -5.0
+    kernel[..., 1], bias[1] = 0.0, 2.0
+    model.get_layer("first").set_weights([kernel, bias])
+    content, _ = quantize(model, images[:8])
+    assert float_sqnr(model, content, images[32:]) > 30

@@ -123,9 +123,13 @@ def _linear(graph, kind, operator, values, kernel, bias, steps):
     _widen(graph, output, input_scale * scale.max() / LARGEST_RATIO)
     output_scale, _ = graph.scale_and_zero_point(output)
     smallest = SMALLEST_RATIO * output_scale / input_scale
-    scale = np.maximum(scale, np.abs(bias) / (input_scale * LARGEST_BIAS) + smallest)
+    smallest = np.maximum(smallest, np.abs(bias) / (input_scale * LARGEST_BIAS))
     axis = channel_axis(kind)
-    stored = codes * scale.reshape([-1 if i == axis else 1 for i in range(kernel.ndim)])
+    by_channel = [-1 if i == axis else 1 for i in range(kernel.ndim)]
+    raised = (scale < smallest).reshape(by_channel)
+    scale = np.maximum(scale, smallest)
+    codes = np.where(raised, np.rint(kernel / scale.reshape(by_channel)), codes)
+    stored = codes * scale.reshape(by_channel)
     got = operators.linear(kind, operator, simulated, stored, 0.0)
 
     if bias_of(operator) is not None:
