@@ -102,8 +102,7 @@ def qat() -> str:
         f"S0 on Imagenette's {result['images']:,} validation images, best of its "
         f"{result['classes']} classes. Trained {result['steps']} steps of {result['batch_size']} "
         f"images, Adam {result['learning_rate']:g}, {result['seconds']['training']} s on two cores "
-        "shared with other work. The float model was not trained on these classes, so the gain "
-        "over it is the training's, not the quantization's."
+        "shared with other work."
     )
     return "\n\n".join([markdown_table(("", "top-1, %"), rows), conditions])
 
