@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 STAGE_NAMES = ("stage1", "stage2", "stage3", "stage4")
-STAGE_STRIDES = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from keras_mobileone.flatbuffer import operator_names, parse, serialize, tensor_
 
 LEVELS = 255  # steps of int8
 SMALLEST_RANGE = 1e-9
-CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
-LINEAR = (*CONVOLUTIONS, "FULLY_CONNECTED")
+LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 class Int8Graph:
@@ -25,7 +24,6 @@ class Int8Graph:
         names = operator_names(self._model)
         self.operators = [(names[op.opcodeIndex], op) for op in self._graph.operators]
         self.inputs = [int(i) for i in self._graph.inputs]
-        self.outputs = [int(i) for i in self._graph.outputs]
         self._unshare_weights()
 
     def _unshare_weights(self):
