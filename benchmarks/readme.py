@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
 QAT = ROOT / "benchmarks" / "results" / "qat.json"
+FINETUNE = ROOT / "benchmarks" / "results" / "finetune.json"
+PIPELINE = ROOT / "benchmarks" / "results" / "input_pipeline.json"
 DEMO = ROOT / "benchmarks" / "results" / "demo" / "report.json"
 
 
@@ -107,7 +109,46 @@ def qat() -> str:
     return "\n\n".join([markdown_table(("", "top-1, %"), rows), conditions])
 
 
-SECTIONS = {"demo": demo, "quantization": quantization, "qat": qat, "family": family}
+def finetune() -> str:
+    """What a fine-tuning run on Imagenette reached."""
+    result = json.loads(FINETUNE.read_text())
+    recipe, c = result["recipe"], result["conditions"]
+    total = result["validation_images"]
+    top1 = 100 * result["top1"]["deploy.keras"] / total
+    return (
+        f"S0 from the authors' fused ImageNet weights, on Imagenette's {result['training_images']:,} "
+        f"training images in {result['classes']} classes: **{top1:.2f} %** of {total:,} validation "
+        f"images after {recipe['epochs']} epochs at {recipe['phases'][-1]['image_size']} pixels, "
+        f"{result['seconds'] / 60:.0f} min on {c['cores']} cores shared with other work; train-time "
+        f"and deploy model give the same answer for {result['agreement']:,}."
+    )
+
+
+def pipeline() -> str:
+    """The training transform beside decoding alone and other pipelines."""
+    result = json.loads(PIPELINE.read_text())
+    rows = [
+        (row["pipeline"], f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}")
+        for row in result["rows"]
+    ]
+    c = result["conditions"]
+    conditions = (
+        f"At {c['size']} pixels, batches of {c['batch']}, {c['images']} photographs of ImageNet in "
+        f"the file cache, median of {c['rounds']} interleaved rounds; ratio to decoding the whole "
+        f"files and nothing else. {c['processor']}, {c['cores']} cores, load {c['load_average'][0]:.1f}; "
+        f"TensorFlow {c['tensorflow']}. {'; '.join(c['not_measured'])}"
+    ).rstrip()
+    return "\n\n".join([markdown_table(("", "images/s", "ratio"), rows), conditions])
+
+
+SECTIONS = {
+    "demo": demo,
+    "quantization": quantization,
+    "qat": qat,
+    "finetune": finetune,
+    "pipeline": pipeline,
+    "family": family,
+}
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from keras_mobileone.comparison import Comparison, compare
 from keras_mobileone.complexity import Complexity, complexity
+from keras_mobileone.data.preparing import prepare
 from keras_mobileone.evaluation import Evaluation, evaluate
 from keras_mobileone.exporting import ExportReport, export_tflite
 from keras_mobileone.fusing import fuse
@@ -20,14 +21,22 @@ from keras_mobileone.network import MobileOneModel, feature_extractor
 from keras_mobileone.quantization.equalization import Equalization, equalize
 from keras_mobileone.quantization.qat import carry_back, export_qat, quantize_aware
 from keras_mobileone.quantization.quantizing import QuantizationReport, quantize
+from keras_mobileone.training.distribution import Devices
+from keras_mobileone.training.finetuning import finetune
+from keras_mobileone.training.finishing import TrainingReport
+from keras_mobileone.training.recipe import RECIPES, Phase, Recipe, get_recipe
+from keras_mobileone.training.running import train
+from keras_mobileone.unfusing import unfuse
 from keras_mobileone.variants import VARIANTS, Variant, get_variant
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "RECIPES",
     "VARIANTS",
     "Comparison",
     "Complexity",
+    "Devices",
     "Equalization",
     "Evaluation",
     "ExportReport",
@@ -39,7 +48,10 @@ __all__ = [
     "MobileOneS2",
     "MobileOneS3",
     "MobileOneS4",
+    "Phase",
     "QuantizationReport",
+    "Recipe",
+    "TrainingReport",
     "Variant",
     "carry_back",
     "compare",
@@ -51,10 +63,15 @@ __all__ = [
     "export_qat",
     "export_tflite",
     "feature_extractor",
+    "finetune",
     "fuse",
+    "get_recipe",
     "get_variant",
     "load_image",
+    "prepare",
     "preprocess_input",
     "quantize",
     "quantize_aware",
+    "train",
+    "unfuse",
 ]

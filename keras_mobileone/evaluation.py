@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.files import atomic_write
 from keras_mobileone.imagenet import NUM_CLASSES
 from keras_mobileone.images import list_labelled_images, load_crops, spread
@@ -53,17 +54,22 @@ def evaluate(
     directory: str | os.PathLike,
     *,
     crop_fraction: float = 0.875,
+    classes: Sequence[str] | None = None,
     limit: int | None = None,
     reference: "keras.Model | Predictor | str | os.PathLike | None" = None,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Top-1 and top-5 of a classifier of ImageNet's classes.
+    """Top-1 and top-5 of a classifier on class folders.
 
     Args:
         model: Keras model that takes normalized images, or path of a `.keras` or `.tflite` file.
-        directory: Class folders named by WordNet id, such as `n01440764/`.
+        directory: Class folders. For a model of ImageNet's 1,000 classes they are named by WordNet
+            id, such as `n01440764/`, and may be a part of them; for any other there is one for each
+            output, in sorted order.
         crop_fraction: Crop side over resized short side. See `Variant.crop_fraction`.
+        classes: Names of the folders in the order of the outputs (`classes.txt` of a training run),
+            where that is not the above.
         limit: Evaluate only so many images, spread evenly over the sorted list.
         reference: Second model, whose best class is compared image by image.
         threads: For a TFLite file.
@@ -86,16 +92,17 @@ def evaluate(
         )
     if limit is not None and limit < 1:
         raise ValueError(f"`limit` must be at least 1. Received: limit={limit}.")
-    labelled = list_labelled_images(directory)
+    predictors = [as_predictor(m, threads) for m in (model, reference) if m is not None]
+    outputs = predictors[0].classes
+    for predictor in predictors:
+        _check_outputs(predictor, outputs)
+    labelled = label_images(directory, outputs, classes)
     if limit is not None:
         labelled = spread(labelled, limit)
     paths, labels = [path for path, _ in labelled], np.array([label for _, label in labelled])
-    predictors = [as_predictor(m, threads) for m in (model, reference) if m is not None]
     start = time.perf_counter()
     scores = predict_images(predictors, paths, crop_fraction, progress)
     seconds = time.perf_counter() - start
-    for predictor, output in zip(predictors, scores, strict=True):
-        _check_classes(predictor, output)
     best = best_classes(scores[0])
     return Evaluation(
         model=predictors[0].name,
@@ -147,9 +154,25 @@ def agreement(reference: np.ndarray, candidate: np.ndarray) -> int:
     return int((reference.argmax(1) == candidate.argmax(1)).sum())
 
 
-def _check_classes(predictor, scores):
-    if scores.ndim != 2 or scores.shape[1] != NUM_CLASSES:
+def label_images(
+    directory: str | os.PathLike, outputs: int, classes: Sequence[str] | None = None
+) -> list[tuple[Path, int]]:
+    """Images in class folders, each with the output that stands for its class: see `evaluate`."""
+    if classes is None and outputs == NUM_CLASSES:
+        return list_labelled_images(directory)
+    folders = ClassFolders(directory, classes)
+    if len(folders.classes) != outputs:
         raise ValueError(
-            f"Expected scores of ImageNet's {NUM_CLASSES} classes. "
-            f"Received: output of shape {scores.shape} from {predictor.name}."
+            f"Expected one class for each of the model's {outputs} outputs. Received: "
+            f"{len(folders.classes)} in {directory if classes is None else '`classes`'}."
+        )
+    paths = [folders.root / file for file in folders.files]
+    return list(zip(paths, folders.labels.tolist(), strict=True))
+
+
+def _check_outputs(predictor, outputs):
+    if predictor.classes is None or predictor.classes != outputs:
+        raise ValueError(
+            f"Expected a classifier{'' if outputs is None else f' of {outputs} classes'}. "
+            f"Received: {predictor.name}, whose output is another."
         )

@@ -83,3 +83,15 @@ def nested_models(model: keras.Model) -> Iterator[keras.Model]:
         if isinstance(layer, keras.Model):
             yield layer
             yield from nested_models(layer)
+
+
+def ends_in_softmax(model: keras.Model) -> bool:
+    """Whether the only output of a Functional model is a softmax, so that it gives probabilities.
+
+    A nested model at the end is looked into.
+    """
+    operation = model.outputs[0]._keras_history.operation
+    if isinstance(operation, keras.Model):
+        return ends_in_softmax(operation)
+    activation = getattr(operation, "activation", None)
+    return isinstance(operation, keras.layers.Softmax) or activation is keras.activations.softmax

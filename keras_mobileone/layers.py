@@ -142,6 +142,7 @@ class MobileOneBlock(layers.Layer):
         conv_branches: Number k of convolution branches, at least 1.
         se_ratio: Channels of the squeeze-and-excitation's bottleneck over `filters`; 0 for none.
         activation: Keras activation identifier, or None.
+        synchronized: Batch statistics over all replicas of a `tf.distribute` strategy.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -172,6 +173,7 @@ class MobileOneBlock(layers.Layer):
         conv_branches: int = 1,
         se_ratio: float = 0.0,
         activation="relu",
+        synchronized: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -194,6 +196,7 @@ class MobileOneBlock(layers.Layer):
         self.conv_branches = conv_branches
         self.se_ratio = se_ratio
         self.activation = keras.activations.get(activation)
+        self.synchronized = synchronized
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -249,6 +252,7 @@ class MobileOneBlock(layers.Layer):
         norm = layers.BatchNormalization(
             momentum=BATCH_NORM_MOMENTUM,
             epsilon=BATCH_NORM_EPSILON,
+            synchronized=self.synchronized,
             name=name,
             dtype=self.dtype_policy,
         )
@@ -289,6 +293,7 @@ class MobileOneBlock(layers.Layer):
             "conv_branches": self.conv_branches,
             "se_ratio": self.se_ratio,
             "activation": keras.activations.serialize(self.activation),
+            "synchronized": self.synchronized,
         }
 
     def folded_weights(self):

@@ -30,26 +30,41 @@ def build(
     deploy: bool = False,
     inputs=None,
     name: str | None = None,
+    synchronized: bool = False,
+    dtype=None,
 ) -> keras.Model:
     """The Keras model of `variant` on the symbolic image tensor `image`.
 
     Args:
         inputs: The input of the model when it differs from `image`; others as in `MobileOne`.
+        synchronized: See `MobileOneBlock`.
+        dtype: Dtype policy of the layers; Keras' global one by default.
     """
     x = image
     specs = list(variant.blocks())
     for spec, following in zip(specs, [*specs[1:], None], strict=True):
-        x = (_plain_block if deploy else _train_block)(spec)(x)
+        if deploy:
+            block = PlainBlock(**_block_arguments(spec), dtype=dtype)
+        else:
+            block = MobileOneBlock(
+                **_block_arguments(spec),
+                conv_branches=spec.conv_branches,
+                synchronized=synchronized,
+                dtype=dtype,
+            )
+        x = block(x)
         if spec.stage and (following is None or following.stage != spec.stage):
             # A name to find the stage's features by; does nothing and exports to nothing.
-            x = layers.Identity(name=STAGE_NAMES[spec.stage - 1])(x)
+            x = layers.Identity(name=STAGE_NAMES[spec.stage - 1], dtype=dtype)(x)
     if include_top:
-        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-        x = layers.Dense(classes, activation=classifier_activation, name=CLASSIFIER_NAME)(x)
+        x = layers.GlobalAveragePooling2D(name="avg_pool", dtype=dtype)(x)
+        x = layers.Dense(
+            classes, activation=classifier_activation, name=CLASSIFIER_NAME, dtype=dtype
+        )(x)
     elif pooling == "avg":
-        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        x = layers.GlobalAveragePooling2D(name="avg_pool", dtype=dtype)(x)
     elif pooling == "max":
-        x = layers.GlobalMaxPooling2D(name="max_pool")(x)
+        x = layers.GlobalMaxPooling2D(name="max_pool", dtype=dtype)(x)
     model_class = keras.Model if deploy else MobileOneModel
     return model_class(image if inputs is None else inputs, x, name=name or variant.name)
 
@@ -64,14 +79,6 @@ def _block_arguments(spec: BlockSpec) -> dict:
         "se_ratio": spec.se_ratio,
         "activation": "relu",
     }
-
-
-def _train_block(spec: BlockSpec) -> MobileOneBlock:
-    return MobileOneBlock(conv_branches=spec.conv_branches, **_block_arguments(spec))
-
-
-def _plain_block(spec: BlockSpec) -> PlainBlock:
-    return PlainBlock(**_block_arguments(spec))
 
 
 def feature_extractor(model: keras.Model) -> keras.Model:

@@ -19,10 +19,12 @@ class Predictor(Protocol):
     Attributes:
         name: For reports.
         image_size: (height, width) it takes.
+        classes: Number of scores; None if the output is none of (batch, classes).
     """
 
     name: str
     image_size: tuple[int, int]
+    classes: int | None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Scores of a batch.
@@ -73,6 +75,8 @@ class KerasPredictor:
         self.name = model.name
         self.model = model
         self.image_size = tuple(size or 224 for size in shape[1:3])
+        outputs = model.output_shape
+        self.classes = outputs[1] if isinstance(outputs, tuple) and len(outputs) == 2 else None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         return self.model.predict_on_batch(preprocess_input(pixels))
@@ -95,7 +99,9 @@ class LiteRTPredictor:
             )
         self.name = Path(path).name
         self.image_size = shape[1:3]
-        self._output_name = self._runner.outputs[0].name
+        outputs = self._runner.outputs[0]
+        self.classes = outputs.shape[1] if len(outputs.shape) == 2 else None
+        self._output_name = outputs.name
         self._takes_pixels = inputs[0].name == PIXEL_INPUT
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:

@@ -18,12 +18,23 @@ ORDER = [
     "complexity",
     "imagenet",
     "images",
+    "data",
+    "data.passes",
+    "data.folders",
+    "data.records",
+    "data.sources",
+    "data.examples",
+    "data.preparing",
+    "data.decoding",
+    "data.augment",
+    "data.pipeline",
     "weights",
     "weights.checkpoint",
     "weights.naming",
     "weights.loading",
     "weights.pretrained",
     "models",
+    "unfusing",
     "flatbuffer",
     "litert",
     "prediction",
@@ -46,11 +57,23 @@ ORDER = [
     "quantization.qat",
     "benchmarking",
     "published",
+    "training",
+    "training.recipe",
+    "training.optimizer",
+    "training.trainer",
+    "training.distribution",
+    "training.checkpoint",
+    "training.callbacks",
+    "training.finishing",
+    "training.running",
+    "training.finetuning",
     "",  # the package itself, which gathers the names above
     "reporting",
     "deploying",
     "cli.console",
     "cli.qat",
+    "cli.data",
+    "cli.training",
     "cli.commands",
     "cli",
     "__main__",
@@ -58,7 +81,7 @@ ORDER = [
 PACKAGE = "keras_mobileone"
 # Imported where they are used, and never at the top of a module.
 LATE = {"tensorflow", "jax", "torch", "PIL", "matplotlib", "ai_edge_litert", "h5py", "safetensors"}
-LATE |= {"tensorflow_model_optimization", "tf_keras"}
+LATE |= {"tensorflow_datasets", "tensorboard", "tensorflow_model_optimization", "tf_keras"}
 # What only the command line needs: not imported by any module that `import keras_mobileone` reads.
 COMMAND_LINE = {"click", "rich"}
 

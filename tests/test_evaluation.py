@@ -158,10 +158,16 @@ def test_arguments_out_of_range(arguments, message, grey_reader, folders):
         evaluate(grey_reader, folders((0, 10)), **arguments)
 
 
-def test_models_that_do_not_fit(folders, tiny_model, tmp_path):
+def test_models_that_do_not_fit(folders, tiny_model, grey_reader, tmp_path):
     directory = folders((0, 10))
-    with pytest.raises(ValueError, match=r"1000 classes.*\(1, 10\) from tiny"):
+    with pytest.raises(ValueError, match=r"10 outputs. Received: 1 in"):
         evaluate(tiny_model, directory)
+    with pytest.raises(ValueError, match=r"10 outputs. Received: 2 in `classes`"):
+        evaluate(tiny_model, directory, classes=["n01440764", "other"])
+    with pytest.raises(ValueError, match=r"a classifier of 10 classes. Received: grey_reader"):
+        evaluate(tiny_model, directory, reference=grey_reader)
+    with pytest.raises(ValueError, match="Received: features, whose output is another"):
+        evaluate(keras.Model(tiny_model.input, tiny_model.layers[3].output, name="features"), ".")
     inputs = keras.Input((8,))
     with pytest.raises(ValueError, match=r"RGB.*'flat' with input shape \(None, 8\)"):
         evaluate(keras.Model(inputs, layers.Dense(1000)(inputs), name="flat"), directory)
@@ -178,6 +184,21 @@ def test_a_damaged_model_file_is_named(folders, tmp_path):
         (tmp_path / name).write_bytes(b"\0\0\0\0TFL3 and nothing more")
         with pytest.raises(ValueError, match=name):
             evaluate(tmp_path / name, folders((0, 10)))
+
+
+def test_classes_of_ones_own(tmp_path):
+    """Folders in sorted order, or in the order of a training run's classes.txt."""
+    inputs = keras.Input((32, 32, 3))
+    x = layers.GlobalAveragePooling2D()(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(x), name="dark_or_bright")
+    model.layers[-1].set_weights([np.array([[-1, 1]] * 3, np.float32), np.zeros(2, np.float32)])
+    for folder, level in (("a_dark", 10), ("b_bright", 240), ("b_bright", 20)):
+        path = tmp_path / folder / f"{level}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 50), (level,) * 3).save(path)
+    result = evaluate(model, tmp_path)
+    assert (result.images, result.top1, result.top5) == (3, 2, 3)
+    assert evaluate(model, tmp_path, classes=["b_bright", "a_dark"]).top1 == 1
 
 
 @pytest.fixture(scope="module")

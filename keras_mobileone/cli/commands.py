@@ -8,7 +8,9 @@ import numpy as np
 import keras_mobileone
 from keras_mobileone.benchmarking import benchmark
 from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
+from keras_mobileone.cli.data import prepare_command
 from keras_mobileone.cli.qat import qat_command
+from keras_mobileone.cli.training import finetune_command, recipes_command, train_command
 from keras_mobileone.complexity import complexity
 from keras_mobileone.conversion import PRECISIONS
 from keras_mobileone.deploying import deploy
@@ -16,7 +18,7 @@ from keras_mobileone.evaluation import evaluate
 from keras_mobileone.exporting import INTEGER_TYPES, export_tflite
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse
-from keras_mobileone.imagenet import NUM_CLASSES, decode_predictions
+from keras_mobileone.imagenet import NUM_CLASSES, classes
 from keras_mobileone.images import evaluation_crop, load_image
 from keras_mobileone.models import MobileOne
 from keras_mobileone.prediction import load_predictor
@@ -27,6 +29,7 @@ from keras_mobileone.weights.loading import load_keras, read_weights
 from keras_mobileone.weights.naming import is_fused
 
 VARIANT_CHOICE = click.Choice(list(VARIANTS), case_sensitive=False)
+CLASSES_HELP = "Class names in the order of the outputs, such as classes.txt of a run."
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,6 +72,15 @@ def load_source(variant, weights, model_file, classifier_activation="softmax"):
     return load_predictor(model), variant.crop_fraction
 
 
+def read_classes(path):
+    """The names in a file with one on each line, as `train` writes classes.txt; None for None."""
+    if path is None:
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a file of class names. Received: {path}, which is none.")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
 @main.command()
 @click.argument("variants", nargs=-1, type=VARIANT_CHOICE)
 def info(variants):
@@ -100,9 +112,10 @@ def info(variants):
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @source_options
+@click.option("--classes", "classes_file", type=click.Path(path_type=Path), help=CLASSES_HELP)
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1, NUM_CLASSES))
-def predict(images, variant, weights, model_file, top):
-    """Classify photographs with ImageNet's classes.
+def predict(images, variant, weights, model_file, classes_file, top):
+    """Classify photographs.
 
     \b
     Example: keras-mobileone predict cat.jpg --variant s0
@@ -110,11 +123,31 @@ def predict(images, variant, weights, model_file, top):
     """
     photographs = [load_image(path) for path in images]
     predictor, crop_fraction = load_source(variant, weights, model_file)
+    names = class_names(predictor, read_classes(classes_file))
     for path, photograph in zip(images, photographs, strict=True):
         crop = evaluation_crop(photograph, predictor.image_size[0], crop_fraction)
-        decoded = decode_predictions(probabilities(predictor(crop[None])), top)[0]
-        rows = [(f"{name}", wnid, f"{100 * score:.1f} %") for wnid, name, score in decoded]
-        print_table(("Class", "WordNet id", "Probability"), rows, title=str(path))
+        scores = probabilities(predictor(crop[None]))[0]
+        best = np.argsort(-scores, kind="stable")[:top]
+        rows = [(*names[index], f"{100 * scores[index]:.1f} %") for index in best]
+        print_table(("Class", "Folder", "Probability"), rows, title=str(path))
+
+
+def class_names(predictor, folders) -> list[tuple[str, str]]:
+    """(name, folder) of each output; ImageNet's names for folders named by WordNet id."""
+    if folders is None:
+        if predictor.classes != NUM_CLASSES:
+            raise ValueError(
+                f"Expected --classes with the names of the {predictor.classes} classes (the run's "
+                f"classes.txt). Received: none, and {predictor.name} has not ImageNet's 1,000."
+            )
+        return [(name, wnid) for wnid, name in classes()]
+    if len(folders) != predictor.classes:
+        raise ValueError(
+            f"Expected {predictor.classes} class names, one for each output of {predictor.name}. "
+            f"Received: {len(folders)}."
+        )
+    known = dict(classes())
+    return [(known.get(folder, folder), folder) for folder in folders]
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
@@ -129,13 +162,17 @@ def probabilities(scores: np.ndarray) -> np.ndarray:
 @click.argument("directory", type=click.Path(path_type=Path))
 @source_options
 @click.option("--crop-fraction", type=float, help="Crop over resized side; the variant's own.")
+@click.option("--classes", "classes_file", type=click.Path(path_type=Path), help=CLASSES_HELP)
 @click.option("--limit", type=click.IntRange(1), help="So many images, spread evenly.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
 def evaluate_command(
-    directory, variant, weights, model_file, crop_fraction, limit, threads, json_file
+    directory, variant, weights, model_file, crop_fraction, classes_file, limit, threads, json_file
 ):
-    """Top-1 and top-5 on class folders named by WordNet id.
+    """Top-1 and top-5 on class folders.
+
+    They are named by WordNet id for a model of ImageNet's classes; for any other there is one
+    folder for each output, in sorted order or as --classes says.
 
     \b
     Example: keras-mobileone evaluate imagenet/val --variant s0
@@ -149,6 +186,7 @@ def evaluate_command(
             predictor,
             directory,
             crop_fraction=crop_fraction or default_fraction,
+            classes=read_classes(classes_file),
             limit=limit,
             threads=threads,
             progress=step("Evaluating"),
@@ -337,4 +375,5 @@ def deploy_command(variant, weights, calibration, threads, output):
     console.print(f"Files, report.json, report.md and report.png: {output}")
 
 
-main.add_command(qat_command)
+for command in (prepare_command, train_command, finetune_command, recipes_command, qat_command):
+    main.add_command(command)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import keras
 import numpy as np
 
 from keras_mobileone.cli.console import console
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse, has_blocks
+from keras_mobileone.graph import ends_in_softmax
 from keras_mobileone.imagenet import NUM_CLASSES, class_index, preprocess_input
 from keras_mobileone.images import list_images, load_crops, spread
 from keras_mobileone.quantization.equalization import equalize
@@ -180,14 +180,9 @@ def make_student(model, train: LabelledImages, calibrate: bool):
 def compile_student(student, model, learning_rate) -> None:
     """Adam and cross-entropy, from logits unless the model ends in a softmax."""
     _, keras2 = packages()
-    last = model.outputs[0]._keras_history.operation
-    softmax = (
-        isinstance(last, keras.layers.Softmax)
-        or getattr(last, "activation", None) is keras.activations.softmax
-    )
     optimizer = keras2.optimizers.Adam(learning_rate)
     optimizer.build(student.trainable_variables)
-    loss = keras2.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
+    loss = keras2.losses.SparseCategoricalCrossentropy(from_logits=not ends_in_softmax(model))
     student.compile(optimizer, loss, metrics=["accuracy"])
 
 

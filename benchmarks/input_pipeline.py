@@ -1,0 +1,176 @@
+"""Images per second of the training transform, beside decoding alone and other pipelines.
+
+    python benchmarks/input_pipeline.py --data DIR --output benchmarks/results/input_pipeline.json
+
+DIR holds class folders. Every pipeline reads the same files; each round runs all of them once over
+all images, in turn, and ratios are of the same round's decoding alone. Normalization is not part:
+the trainer does it on the device. With torch and torchvision installed, torchvision's transforms
+in a DataLoader of as many processes as there are cores are measured too.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+from keras_mobileone.benchmarking import processor_name
+from keras_mobileone.data.folders import ClassFolders
+from keras_mobileone.data.pipeline import Augmentation, training_batches
+from keras_mobileone.files import atomic_write
+
+SIZE, BATCH = 224, 32
+DECODING = "decoding alone"
+
+
+def main():
+    """Measures in rounds and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+
+    source = ClassFolders(arguments.data)
+    batches = source.images // BATCH
+    pipelines = {
+        DECODING: decoding(source),
+        "plain tf.data": plain(source),
+        "this package": ours(source, None),
+        "this package, RandAugment": ours(source, "randaugment"),
+        "this package, AutoAugment": ours(source, "autoaugment"),
+    }
+    missing = [name for name in ("torch", "torchvision") if importlib.util.find_spec(name) is None]
+    if not missing:
+        pipelines["torchvision, DataLoader"] = torchvision(arguments.data)
+    rates = {name: [] for name in pipelines}
+    for make in pipelines.values():
+        consume(make(), batches)  # traces graphs, fills the file cache
+    for number in range(arguments.rounds):
+        for name, make in pipelines.items():
+            rates[name].append(batches * BATCH / consume(make(), batches))
+        print(f"Round {number + 1} of {arguments.rounds}", flush=True)
+    write(arguments, source, rates, missing)
+
+
+def consume(dataset, batches: int) -> float:
+    """Seconds until `batches` batches have come out, from the first request on."""
+    start = time.perf_counter()
+    for _ in islice(dataset, batches):
+        pass
+    return time.perf_counter() - start
+
+
+def decoding(source) -> Callable:
+    """The floor: files read and JPEGs decoded whole, nothing else."""
+    import tensorflow as tf
+
+    def make():
+        return (
+            source.stream(seed=0)
+            .map(
+                lambda element: tf.shape(tf.io.decode_jpeg(element["encoded"], channels=3)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            .batch(BATCH)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+    return make
+
+
+def plain(source) -> Callable:
+    """What one writes from TensorFlow's documentation: decode, sample a box, crop, resize, flip."""
+    import tensorflow as tf
+
+    def transform(element):
+        image = tf.io.decode_jpeg(element["encoded"], channels=3)
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.shape(image),
+            tf.zeros((1, 0, 4)),
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            use_image_if_no_bounding_boxes=True,
+        )
+        image = tf.image.resize(tf.slice(image, begin, size), (SIZE, SIZE))
+        return tf.image.random_flip_left_right(image), element["label"]
+
+    def make():
+        return (
+            source.stream(seed=0)
+            .map(transform, num_parallel_calls=tf.data.AUTOTUNE)
+            .batch(BATCH, drop_remainder=True)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+    return make
+
+
+def ours(source, policy) -> Callable:
+    """`training_batches` with an augmentation policy."""
+    return lambda: training_batches(source, Augmentation(SIZE, policy=policy), BATCH, seed=0)
+
+
+def torchvision(directory) -> Callable:
+    """Pillow and torchvision's transforms in processes."""
+    import torch
+    from torchvision import datasets, transforms
+
+    pipeline = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE),
+            transforms.RandomHorizontalFlip(),
+            transforms.PILToTensor(),
+        ]
+    )
+    images = datasets.ImageFolder(directory, pipeline)
+    loader = torch.utils.data.DataLoader(
+        images,
+        BATCH,
+        shuffle=True,
+        num_workers=os.cpu_count(),
+        drop_last=True,
+        persistent_workers=True,
+    )
+    return lambda: loader
+
+
+def write(arguments, source, rates, missing) -> None:
+    """The medians and their conditions as JSON."""
+    floor = rates[DECODING]
+    rows = [
+        {
+            "pipeline": name,
+            "images_per_second": statistics.median(found),
+            "ratio": statistics.median(a / b for a, b in zip(found, floor, strict=True)),
+            "rounds": found,
+        }
+        for name, found in rates.items()
+    ]
+    result = {
+        "rows": rows,
+        "conditions": {
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "load_average": os.getloadavg(),
+            "images": source.images,
+            "size": SIZE,
+            "batch": BATCH,
+            "rounds": arguments.rounds,
+            "tensorflow": version("tensorflow"),
+            "not_measured": [f"{name} is not installed" for name in missing],
+        },
+    }
+    with atomic_write(arguments.output) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    for row in rows:
+        print(f"{row['pipeline']:28} {row['images_per_second']:8.1f} {row['ratio']:6.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,445 @@
+"""AutoAugment and RandAugment as TensorFlow ops on one uint8 picture, for `tf.data`.
+
+The operations give what Pillow gives for the same parameter. Where a geometric one looks outside
+the picture it finds ImageNet's mean colour. It takes the nearest pixel: so did the policies'
+authors, torchvision does, and mmpretrain for rotation and translation; it is also the fastest.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+
+from keras_mobileone.imagenet import MEAN
+
+FILL = tuple(round(255 * mean) for mean in MEAN)
+SOLARIZE_ADD_BELOW = 128
+# ITU-R 601-2 luma in 1/65536, as Pillow converts to grey. The weighted sum of three bytes stays
+# below 2²⁴: exact in float32.
+LUMA = (19595.0, 38470.0, 7471.0)
+
+# Pictures are uint8 of shape (height, width, 3) throughout, and so are the results.
+
+# Geometry.
+
+
+def shear_x(image, level):
+    """Row y moves left by level · y: Pillow's affine transform (1, level, 0, 0, 1, 0)."""
+    return _affine(image, (1.0, level, 0.0, 0.0, 1.0, 0.0))
+
+
+def shear_y(image, level):
+    """Column x moves up by level · x: Pillow's affine transform (1, 0, 0, level, 1, 0)."""
+    return _affine(image, (1.0, 0.0, 0.0, level, 1.0, 0.0))
+
+
+def translate_x(image, pixels):
+    """Moves the picture left: Pillow's affine transform (1, 0, pixels, 0, 1, 0)."""
+    return _affine(image, (1.0, 0.0, pixels, 0.0, 1.0, 0.0))
+
+
+def translate_y(image, pixels):
+    """Moves the picture up: Pillow's affine transform (1, 0, 0, 0, 1, pixels)."""
+    return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, pixels))
+
+
+def rotate(image, degrees):
+    """Turns the picture counterclockwise about its centre: Pillow's `Image.rotate`."""
+    import tensorflow as tf
+
+    angle = -tf.cast(degrees, tf.float32) * (math.pi / 180)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    centre = tf.cast(tf.shape(image)[:2], tf.float32) / 2
+    y, x = centre[0], centre[1]
+    return _affine(image, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y))
+
+
+# Tables of 256 values.
+
+
+def invert(image):
+    """255 − value: Pillow's `ImageOps.invert`."""
+    return 255 - image
+
+
+def solarize(image, threshold):
+    """Inverts the values from `threshold` (0 to 256) on: Pillow's `ImageOps.solarize`."""
+    import tensorflow as tf
+
+    bright = tf.cast(image, tf.float32) >= tf.cast(threshold, tf.float32)
+    return tf.where(bright, 255 - image, image)
+
+
+def solarize_add(image, addition):
+    """Adds `addition` (0 to 255, its fraction is dropped) to the values below 128."""
+    import tensorflow as tf
+
+    addition = tf.cast(addition, tf.uint8)
+    # Below 128 the sum of two bytes overflows only if the addition exceeds 128.
+    sums = image + tf.minimum(addition, 255 - image)
+    return tf.where(image < SOLARIZE_ADD_BELOW, sums, image)
+
+
+def posterize(image, bits):
+    """Keeps the highest `bits` (0 to 8) of each value: Pillow's `ImageOps.posterize`."""
+    import tensorflow as tf
+
+    lost = 8 - tf.cast(bits, tf.int32)
+    mask = 256 - tf.bitwise.left_shift(1, lost)
+    return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
+
+
+def autocontrast(image):
+    """Stretches each channel to 0 … 255, a constant one excepted: `ImageOps.autocontrast`."""
+    import tensorflow as tf
+
+    low = tf.cast(tf.reduce_min(image, (0, 1)), tf.float64)
+    high = tf.cast(tf.reduce_max(image, (0, 1)), tf.float64)
+    # In double precision and this order, as Pillow computes: the fraction is dropped.
+    scale = 255 / tf.maximum(high - low, 1)
+    values = tf.range(256, dtype=tf.float64)[:, None]
+    table = tf.clip_by_value(values * scale - low * scale, 0, 255)
+    return _look_up(image, tf.where(high > low, table, values))
+
+
+def equalize(image):
+    """Flattens each channel's histogram: Pillow's `ImageOps.equalize`."""
+    import tensorflow as tf
+
+    flat = tf.reshape(_channel_index(image), [-1])
+    histogram = tf.math.bincount(flat, minlength=3 * 256, maxlength=3 * 256)
+    histogram = tf.transpose(tf.reshape(histogram, (3, 256)))
+    pixels = tf.size(image) // 3
+    highest = tf.cast(tf.reduce_max(image, (0, 1)), tf.int32)
+    last = tf.gather(tf.transpose(histogram), highest[:, None], batch_dims=1)[:, 0]
+    step = (pixels - last) // 255
+    below = tf.cumsum(histogram, axis=0, exclusive=True)
+    table = tf.minimum((below + step // 2) // tf.maximum(step, 1), 255)
+    return _look_up(image, tf.where(step > 0, table, tf.range(256)[:, None]))
+
+
+# Pillow's `ImageEnhance`: factor 1 is the picture, 0 its degenerate form, and so on in between and
+# beyond.
+
+
+def color(image, factor):
+    """Saturation, from grey at 0: Pillow's `ImageEnhance.Color`."""
+    return _blend(_grey(image), image, factor)
+
+
+def contrast(image, factor):
+    """Contrast, from the mean grey at 0: Pillow's `ImageEnhance.Contrast`."""
+    import tensorflow as tf
+
+    # Float64: the sum of a large picture's values exceeds what float32 counts exactly.
+    mean = tf.reduce_mean(tf.cast(_grey(image), tf.float64))
+    return _blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
+
+
+def brightness(image, factor):
+    """Brightness, from black at 0: Pillow's `ImageEnhance.Brightness`."""
+    return _blend(0.0, image, factor)
+
+
+def sharpness(image, factor):
+    """Sharpness, from a blur at 0: Pillow's `ImageEnhance.Sharpness`."""
+    import tensorflow as tf
+
+    pixels = tf.cast(image, tf.float32)
+    # Pillow's SMOOTH kernel: ones, 5 in the centre, over 13; it leaves the outermost pixels alone.
+    around = tf.nn.avg_pool2d(pixels[None], 3, 1, "SAME")[0] * 9
+    smooth = tf.floor((around + 4 * pixels) / 13 + 0.5)
+    shape = tf.shape(image)
+    y, x = tf.range(shape[0])[:, None, None], tf.range(shape[1])[None, :, None]
+    inside = (y > 0) & (y < shape[0] - 1) & (x > 0) & (x < shape[1] - 1)
+    return _blend(tf.where(inside, smooth, pixels), image, factor)
+
+
+# Policies.
+
+
+@dataclass(frozen=True)
+class Range:
+    """Amounts of an operation for the least and the greatest magnitude; 0 changes nothing."""
+
+    least: float
+    greatest: float
+    signed: bool = False
+
+
+_ENHANCE = Range(0, 0.9, signed=True)  # 0.1 to 1.9 as a factor
+_MOVE = Range(0, 0.45, signed=True)  # share of the width or height
+
+# Magnitudes of mmpretrain's `timm_increasing` set, in its order; None: has no magnitude.
+RAND_AUGMENT = {
+    "autocontrast": None,
+    "equalize": None,
+    "invert": None,
+    "rotate": Range(0, 30, signed=True),  # degrees
+    "posterize": Range(4, 8),  # lost bits, fractions dropped
+    "solarize": Range(0, 256),  # 256 − threshold
+    "solarize_add": Range(0, 110),
+    "color": _ENHANCE,
+    "contrast": _ENHANCE,
+    "brightness": _ENHANCE,
+    "sharpness": _ENHANCE,
+    "shear_x": Range(0, 0.3, signed=True),
+    "shear_y": Range(0, 0.3, signed=True),
+    "translate_x": _MOVE,
+    "translate_y": _MOVE,
+}
+# AutoAugment loses at most 4 bits; the half rounds the dropped fraction.
+AUTO_AUGMENT = RAND_AUGMENT | {"posterize": Range(0.5, 4.5)}
+
+RAND_MAGNITUDES = 10
+AUTO_MAGNITUDES = 9
+# A chosen operation runs in half of the cases (mmpretrain, timm); in the paper always.
+RAND_PROBABILITY = 0.5
+
+# (operation, probability, magnitude 0 … 9) twice: AutoAugment's policy for ImageNet, arXiv
+# 1805.09501 version 3, table 9. Magnitude 0 stands for none where the operation has none.
+IMAGENET_POLICY = (
+    (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
+    (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
+    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
+    (("posterize", 0.6, 7), ("posterize", 0.6, 6)),
+    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
+    (("equalize", 0.4, 0), ("rotate", 0.8, 8)),
+    (("solarize", 0.6, 3), ("equalize", 0.6, 0)),
+    (("posterize", 0.8, 5), ("equalize", 1.0, 0)),
+    (("rotate", 0.2, 3), ("solarize", 0.6, 8)),
+    (("equalize", 0.6, 0), ("posterize", 0.4, 6)),
+    (("rotate", 0.8, 8), ("color", 0.4, 0)),
+    (("rotate", 0.4, 9), ("equalize", 0.6, 0)),
+    (("equalize", 0.0, 0), ("equalize", 0.8, 0)),
+    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
+    (("color", 0.6, 4), ("contrast", 1.0, 8)),
+    (("rotate", 0.8, 8), ("color", 1.0, 2)),
+    (("color", 0.8, 8), ("solarize", 0.8, 7)),
+    (("sharpness", 0.4, 7), ("invert", 0.6, 0)),
+    (("shear_x", 0.6, 5), ("equalize", 1.0, 0)),
+    (("color", 0.4, 0), ("equalize", 0.6, 0)),
+    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
+    (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
+    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
+    (("color", 0.6, 4), ("contrast", 1.0, 8)),
+    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
+)
+
+
+def auto_augment(image, seed, strength=1.0):
+    """AutoAugment's policy for ImageNet (arXiv 1805.09501): one of 25 pairs of operations.
+
+    Args:
+        image: uint8 tensor of shape (height, width, 3).
+        seed: Integer tensor of shape (2,). Equal seeds give equal results; give each function that
+            draws for the same picture a seed of its own.
+        strength: Float or scalar tensor in [0, 1]. Scales the amount of each operation: degrees,
+            distance of a factor from 1, lost bits. An operation without a magnitude
+            (`autocontrast`, `equalize`, `invert`) keeps its effect but loses probability in
+            proportion. 1 is the paper's policy, 0 leaves every picture as it is.
+
+    Returns:
+        uint8 tensor of the same shape.
+
+    Example:
+        >>> image = auto_augment(image, seed=(epoch, index), strength=0.3)
+    """
+    import tensorflow as tf
+
+    table = _policy_table()
+    draws = tf.random.stateless_uniform((5,), seed)
+    chosen = tf.cast(draws[0] * len(IMAGENET_POLICY), tf.int32)
+    for position in range(2):
+        operation = tf.constant(table["operation"][:, position])[chosen]
+        probability = tf.constant(table["probability"][:, position])[chosen]
+        level = tf.constant(table["level"][:, position])[chosen]
+        runs, negative = draws[1 + position], draws[3 + position] < 0.5
+        image = _augment(
+            image, AUTO_AUGMENT, operation, probability, runs, level, negative, strength
+        )
+    return image
+
+
+def rand_augment(image, seed, strength=1.0, operations=2, magnitude=7.0, deviation=0.5):
+    """RandAugment (arXiv 1909.13719) with the magnitudes of mmpretrain's recipe for MobileOne.
+
+    Draws `operations` of the 15 in `RAND_AUGMENT`, with repetition. Each runs with probability
+    1/2, at a magnitude from the normal distribution N(magnitude, deviation), cut to [0, 10].
+
+    Args:
+        image: uint8 tensor of shape (height, width, 3).
+        seed: Integer tensor of shape (2,), see `auto_augment`.
+        strength: Float or scalar tensor in [0, 1], see `auto_augment`.
+        operations: How many are drawn, an int.
+        magnitude: Mean magnitude, in [0, 10].
+        deviation: Standard deviation of the magnitude.
+
+    Returns:
+        uint8 tensor of the same shape.
+
+    Raises:
+        ValueError: If `operations`, `magnitude` or `deviation` is out of range.
+
+    Example:
+        >>> image = rand_augment(image, seed=(epoch, index), strength=0.7)
+    """
+    import tensorflow as tf
+
+    if operations < 1 or not 0 <= magnitude <= RAND_MAGNITUDES or deviation < 0:
+        raise ValueError(
+            f"RandAugment takes operations ≥ 1, magnitude in [0, {RAND_MAGNITUDES}] and "
+            f"deviation ≥ 0. Received: operations={operations}, magnitude={magnitude}, "
+            f"deviation={deviation}."
+        )
+    # One type: splitting an int32 seed and an equal int64 one gives different seeds.
+    seeds = tf.random.split(tf.cast(seed, tf.int64), 2)
+    draws = tf.random.stateless_uniform((operations, 3), seeds[0])
+    levels = tf.random.stateless_normal((operations,), seeds[1], magnitude, deviation)
+    levels = tf.clip_by_value(levels / RAND_MAGNITUDES, 0, 1)
+    for position in range(operations):
+        chosen, runs, sign = tf.unstack(draws[position])
+        image = _augment(
+            image,
+            RAND_AUGMENT,
+            tf.cast(chosen * len(RAND_AUGMENT), tf.int32),
+            RAND_PROBABILITY,
+            runs,
+            levels[position],
+            sign < 0.5,
+            strength,
+        )
+    return image
+
+
+def _augment(image, ranges, operation, probability, runs, level, negative, strength):
+    """Runs the operation number `operation` if the draw `runs` is below its probability.
+
+    Args:
+        ranges: `AUTO_AUGMENT` or `RAND_AUGMENT`.
+        level: Magnitude in [0, 1].
+        negative: Whether an amount that has a sign is negative.
+    """
+    import tensorflow as tf
+
+    bounds = [bound or Range(0, 0) for bound in ranges.values()]
+    least = tf.constant([float(bound.least) for bound in bounds])[operation]
+    greatest = tf.constant([float(bound.greatest) for bound in bounds])[operation]
+    signed = tf.constant([bound.signed for bound in bounds])[operation]
+    has_magnitude = tf.constant([bound is not None for bound in ranges.values()])[operation]
+
+    strength = tf.cast(strength, tf.float32)
+    amount = strength * (least + (greatest - least) * level)
+    amount = tf.where(signed & negative, -amount, amount)
+    probability = tf.where(has_magnitude, probability, probability * strength)
+    branches = [partial(_by_amount()[name], image, amount) for name in ranges]
+    branches.append(partial(tf.identity, image))
+    chosen = tf.where(runs < probability, operation, len(branches) - 1)
+    return tf.ensure_shape(tf.switch_case(chosen, branches), image.shape)
+
+
+def _by_amount() -> dict[str, Callable]:
+    """Each operation as a function of (picture, amount), where amount 0 changes nothing."""
+    import tensorflow as tf
+
+    def plain(operation):
+        return lambda image, amount: operation(image)
+
+    def enhancing(operation):
+        return lambda image, amount: operation(image, 1 + amount)
+
+    def moving(operation, axis):
+        def move(image, amount):
+            return operation(image, amount * tf.cast(tf.shape(image)[axis], tf.float32))
+
+        return move
+
+    return {
+        "autocontrast": plain(autocontrast),
+        "equalize": plain(equalize),
+        "invert": plain(invert),
+        "rotate": rotate,
+        "posterize": lambda image, amount: posterize(image, 8 - tf.cast(amount, tf.int32)),
+        "solarize": lambda image, amount: solarize(image, 256 - amount),
+        "solarize_add": solarize_add,
+        "color": enhancing(color),
+        "contrast": enhancing(contrast),
+        "brightness": enhancing(brightness),
+        "sharpness": enhancing(sharpness),
+        "shear_x": shear_x,
+        "shear_y": shear_y,
+        "translate_x": moving(translate_x, 1),
+        "translate_y": moving(translate_y, 0),
+    }
+
+
+@cache
+def _policy_table() -> dict[str, np.ndarray]:
+    """`IMAGENET_POLICY` as arrays of shape (25, 2)."""
+    numbers = {name: index for index, name in enumerate(AUTO_AUGMENT)}
+    rows = [
+        [(numbers[name], probability, magnitude) for name, probability, magnitude in pair]
+        for pair in IMAGENET_POLICY
+    ]
+    operation, probability, magnitude = np.moveaxis(np.array(rows), 2, 0)
+    return {
+        "operation": operation.astype(np.int32),
+        "probability": probability.astype(np.float32),
+        "level": (magnitude / AUTO_MAGNITUDES).astype(np.float32),
+    }
+
+
+def _affine(image, matrix):
+    """Pixel (x, y) of the result is the one of `image` at (a·x + b·y + c, d·x + e·y + f)."""
+    import tensorflow as tf
+
+    a, b, c, d, e, f = (tf.cast(value, tf.float32) for value in matrix)
+    # Pillow counts from a pixel's corner and takes the floor; TensorFlow counts from its centre
+    # and rounds, halves away from zero. The bit more decides halves as the floor does.
+    shift = -0.5 + 1e-4
+    c, f = c + (a + b) / 2 + shift, f + (d + e) / 2 + shift
+    transform = tf.stack([a, b, c, d, e, f, tf.zeros(()), tf.zeros(())])
+    # The op fills with one number only: the colour becomes 0 and back.
+    fill = tf.constant(FILL, tf.uint8)
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.bitwise.bitwise_xor(image, fill)[None],
+        transforms=transform[None],
+        output_shape=tf.shape(image)[:2],
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+        fill_value=0.0,
+    )[0]
+    return tf.ensure_shape(tf.bitwise.bitwise_xor(moved, fill), image.shape)
+
+
+def _channel_index(image):
+    """Row of each value in a (3 · 256) table: int32 of the picture's shape."""
+    import tensorflow as tf
+
+    return tf.cast(image, tf.int32) + tf.constant([0, 256, 512])
+
+
+def _look_up(image, table):
+    """Replaces each value by its entry in its channel's column of `table`, shape (256, 3)."""
+    import tensorflow as tf
+
+    flat = tf.reshape(tf.transpose(tf.cast(table, tf.uint8)), [-1])
+    return tf.gather(flat, _channel_index(image))
+
+
+def _grey(image):
+    """Pillow's conversion to grey: float32 (height, width, 1), whole numbers."""
+    import tensorflow as tf
+
+    luma = tf.reduce_sum(tf.cast(image, tf.float32) * tf.constant(LUMA), 2, keepdims=True)
+    return tf.floor((luma + 0x8000) / 0x10000)
+
+
+def _blend(degenerate, image, factor):
+    """Pillow's `Image.blend`, which drops the fraction."""
+    import tensorflow as tf
+
+    mixed = degenerate + tf.cast(factor, tf.float32) * (tf.cast(image, tf.float32) - degenerate)
+    return tf.cast(tf.clip_by_value(mixed, 0, 255), tf.uint8)

@@ -1,0 +1,197 @@
+"""From a source of encoded images to the batches that training and validation take."""
+
+import re
+from dataclasses import dataclass, field
+
+from keras_mobileone.data.augment import auto_augment, rand_augment
+from keras_mobileone.data.decoding import decode_and_random_crop, evaluation_crop, random_flip
+from keras_mobileone.data.sources import Source
+
+BROKEN = "Expected a whole image. Received: {}, which is damaged."  # no quotes: TensorFlow escapes them
+_BROKEN_PATTERN = re.compile(re.escape(BROKEN).replace(r"\{\}", "(.+?)"))
+_POLICIES = {"autoaugment": auto_augment, "randaugment": rand_augment}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training image.
+
+    Attributes:
+        size: Side of the crop in pixels.
+        area: Least and largest area of a crop over the image's.
+        policy: None, `"autoaugment"` or `"randaugment"`.
+        strength: Factor of the policy's magnitudes.
+    """
+
+    size: int
+    area: tuple[float, float] = (0.08, 1.0)
+    policy: str | None = None
+    strength: float = 1.0
+
+    def __call__(self, encoded, seed):
+        """uint8 (size, size, 3) from the bytes of an image and an int32 seed of shape (2,)."""
+        import tensorflow as tf
+
+        seeds = tf.unstack(tf.random.split(seed, 3))
+        image = decode_and_random_crop(encoded, self.size, seeds[0], self.area)
+        image = random_flip(image, seeds[1])
+        if self.policy is None:
+            return image
+        return _POLICIES[self.policy](image, seeds[2], self.strength)
+
+
+@dataclass
+class BadImages:
+    """What to do about files that can't be decoded.
+
+    Attributes:
+        skip: Leave them out instead of raising.
+        names: Those that were left out so far.
+    """
+
+    skip: bool = False
+    names: set[str] = field(default_factory=set)
+
+
+def training_batches(
+    source: Source,
+    augmentation: Augmentation,
+    batch_size: int,
+    *,
+    seed: int,
+    start: int = 0,
+    worker: int = 0,
+    workers: int = 1,
+    bad: BadImages | None = None,
+):
+    """Endless batches of shuffled, augmented images.
+
+    The position of an image in the stream and `seed` decide which one it is and how it is
+    augmented, and nothing else does: a stream that begins at `start` is the rest of one that
+    begins at 0, and the shares of all workers together are the stream of one.
+
+    Args:
+        source: Where the images come from.
+        augmentation: What happens to each.
+        batch_size: Images in a batch of this worker.
+        seed: Of order and augmentation.
+        start: Position of the first image, over all workers.
+        worker, workers: Of all positions p, those with p % workers == worker.
+        bad: What to do about broken files. A skipped one is replaced by another of its batch, so
+            that batches keep their size. By default it raises.
+
+    Returns:
+        `tf.data.Dataset` of (images, labels): uint8 (batch_size, size, size, 3), int64
+        (batch_size,).
+    """
+    import tensorflow as tf
+
+    bad = bad or BadImages()
+
+    def load(element):
+        key = tf.random.fold_in(tf.constant([seed, 1], tf.int32), element["position"])
+        image, whole = _guarded(lambda e: augmentation(e, key), element, augmentation.size, bad)
+        return image, element["label"], element["name"], whole
+
+    def finish(images, labels, names, whole):
+        if bad.skip:
+            whole = _note_broken(names, whole, bad)
+            substitute = tf.argmax(tf.cast(whole, tf.int32), output_type=tf.int32)
+            chosen = tf.where(whole, tf.range(batch_size), substitute)
+            images, labels = tf.gather(images, chosen), tf.gather(labels, chosen)
+        return images, labels
+
+    loaded = source.stream(start, seed, worker, workers).map(
+        load, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    batches = loaded.batch(batch_size, drop_remainder=True).map(finish)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(
+    source: Source,
+    size: int,
+    crop_fraction: float,
+    batch_size: int,
+    *,
+    worker: int = 0,
+    workers: int = 1,
+    replicas: int = 1,
+    bad: BadImages | None = None,
+):
+    """Each image once, centre crops, in batches of one size.
+
+    Args:
+        source: Where the images come from.
+        size: Side of the crops in pixels.
+        crop_fraction: See `Variant.crop_fraction`.
+        batch_size: Images in a batch.
+        worker, workers: Of all images, those with index % workers == worker.
+        replicas: Devices over all workers: each gets equally many batches.
+        bad: What to do about broken files; a skipped one gets weight 0.
+
+    Returns:
+        `tf.data.Dataset` of (images, labels, weights): uint8 (batch_size, size, size, 3), int64
+        (batch_size,), float32 (batch_size,), where padding at the end has weight 0.
+    """
+    import tensorflow as tf
+
+    bad = bad or BadImages()
+
+    def load(element):
+        image, whole = _guarded(
+            lambda e: evaluation_crop(e, size, crop_fraction), element, size, bad
+        )
+        return image, element["label"], element["name"], whole
+
+    def finish(images, labels, names, whole):
+        return images, labels, tf.cast(_note_broken(names, whole, bad), tf.float32)
+
+    blank = (tf.zeros((size, size, 3), tf.uint8), tf.zeros((), tf.int64), tf.constant(""), False)
+    padding = tf.data.Dataset.from_tensors(blank).repeat()
+    steps = -(-source.images // (batch_size * replicas))
+    images = steps * batch_size * (replicas // workers)
+    loaded = source.stream(worker=worker, workers=workers).map(
+        load, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    padded = loaded.concatenate(padding).take(images)
+    batches = padded.batch(batch_size, drop_remainder=True).map(finish)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def broken_image(error: Exception) -> str | None:
+    """The sentence about a broken file in an error that came out of a pipeline, if it has one."""
+    found = _BROKEN_PATTERN.search(str(error))
+    return found and f"{found[0]} Replace the file, or leave such files out with --skip-bad."
+
+
+def _guarded(transform, element, size, bad):
+    """`transform` of the image's bytes, and whether they could be decoded.
+
+    A graph can't catch an error, but a dataset can leave out an element that raises one.
+    """
+    import tensorflow as tf
+
+    blank = tf.zeros((size, size, 3), tf.uint8)
+    attempt = tf.data.Dataset.from_tensors(element["encoded"]).map(lambda e: (transform(e), True))
+    attempt = attempt.ignore_errors()
+    attempt = attempt.concatenate(tf.data.Dataset.from_tensors((blank, False))).take(1)
+    image, whole = attempt.get_single_element()
+    if not bad.skip:
+        before, after = BROKEN.split("{}")
+        message = tf.strings.join([before, element["name"], after])
+        with tf.control_dependencies([tf.debugging.Assert(whole, [message])]):
+            image = tf.identity(image)
+    return tf.ensure_shape(image, (size, size, 3)), whole
+
+
+def _note_broken(names, whole, bad):
+    """`whole`, after the names of broken files have been added to `bad`."""
+    import tensorflow as tf
+
+    def note(names, whole):
+        bad.names.update(name.decode() for name in names[~whole] if name)
+        return whole
+
+    noted = tf.numpy_function(note, [names, whole], tf.bool)
+    return tf.ensure_shape(noted, whole.shape)

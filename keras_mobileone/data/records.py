@@ -1,0 +1,371 @@
+"""Images in sharded TFRecord files."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_mobileone.data.folders import some
+from keras_mobileone.data.passes import check_share, pass_range, permutation, shuffle_in_buffer
+from keras_mobileone.imagenet import class_index
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+DATASET_FILE = "dataset.json"
+UNFINISHED_FILE = "prepare.json"
+SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val")}
+SHARD_PATTERN = re.compile(r"(train|validation|val)-(\d+)-of-(\d+)(\.tfrecords?)?")
+
+READ_AT_ONCE = 16  # shards whose records are mixed before the shuffle buffer
+READ_BYTES = 1 << 20
+# A pass is shuffled in parts of this many buffers, so that a stream that begins in the middle of
+# one reads no more than that before its first image.
+PART_BUFFERS = 10
+
+
+@dataclass(frozen=True)
+class RecordKeys:
+    """Where a `tf.train.Example` has what.
+
+    Attributes:
+        encoded, label: Names of the features with the image's bytes and its label.
+        filename: Name of the feature with the file's name, if there is one.
+        first_label: The label of the first class.
+    """
+
+    encoded: str = "image/encoded"
+    label: str = "image/class/label"
+    filename: str | None = "image/filename"
+    first_label: int = 1
+
+
+class Records:
+    """TFRecord files of images, as TensorFlow's scripts for ImageNet write them.
+
+    Their order is shuffled anew in each pass, their records are interleaved, and pass through a
+    shuffle buffer.
+
+    Args:
+        files: The shards.
+        lengths: How many records each has.
+        stored: Names of the classes in the order of the labels in the files.
+        classes: Names in the order of the labels to give, if it is another. By default `stored`.
+        name: For messages.
+        keys: Where the records have what.
+        buffer: Length of the shuffle buffer, in encoded images; 10,000 of ImageNet are 1.1 GB.
+
+    Attributes:
+        classes: Names in label order.
+        images: How many there are.
+        name: For messages.
+
+    Raises:
+        ValueError: If there is no record, or a stored class that `classes` does not name.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike],
+        lengths: Sequence[int],
+        stored: Sequence[str],
+        classes: Sequence[str] | None = None,
+        *,
+        name: str = "TFRecords",
+        keys: RecordKeys | None = None,
+        buffer: int = 10_000,
+    ):
+        self.files = [os.fspath(file) for file in files]
+        self.lengths = np.array(lengths, np.int64)
+        self.stored = tuple(stored)
+        self.classes = tuple(stored if classes is None else classes)
+        self.images = int(self.lengths.sum())
+        self.name = name
+        self.keys = keys or RecordKeys()
+        self.buffer = min(buffer, max(self.images, 1))
+        unknown = sorted(set(self.stored) - set(self.classes))
+        if unknown:
+            raise ValueError(
+                f"Expected images of the classes {some(self.classes)}. Received: {name} with "
+                f"{some(unknown)}."
+            )
+        if not self.images:
+            raise ValueError(f"Expected images in {name}. Received: no record.")
+
+    def stream(
+        self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
+    ) -> "tf.data.Dataset":
+        """See `Source.stream`. Images before `start` and of other workers are not decoded."""
+        import tensorflow as tf
+
+        check_share(start, worker, workers)
+        with tf.device("CPU"):
+            files = tf.constant([os.fsencode(file) for file in self.files])
+
+        def read_shard(shard):
+            records = tf.data.TFRecordDataset(files[shard], buffer_size=READ_BYTES)
+            return records.enumerate().map(lambda number, record: (shard, number, record))
+
+        def read_part(number, part, first, shards):
+            records = tf.data.Dataset.from_tensor_slices(shards).interleave(
+                read_shard,
+                cycle_length=READ_AT_ONCE,
+                block_length=1,
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            if seed is not None:
+                draw = tf.random.stateless_uniform(
+                    [], [seed, number], minval=None, maxval=None, dtype=tf.int64, alg="philox"
+                )
+                records = shuffle_in_buffer(records, self.buffer, draw + part)
+            return records.enumerate(first)
+
+        def wanted(position, _):
+            return position >= start and position % workers == worker
+
+        passes = tf.data.Dataset.range(*pass_range(self.images, start, seed))
+        parts = passes.flat_map(lambda number: self._parts(number, start, seed))
+        return (
+            parts.flat_map(read_part)
+            .filter(wanted)
+            .map(self._parser(files), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        )
+
+    def _parts(self, number, start, seed):
+        """The shards of one pass in parts that are shuffled by themselves.
+
+        Returns:
+            Dataset of (pass, part, position of its first image, indices of its shards), without
+            the parts that end before `start`.
+        """
+        import tensorflow as tf
+
+        count = len(self.files)
+        size = 1 if seed is None else self._shards_of_part()
+        order = tf.range(count, dtype=tf.int64)
+        if seed is not None:
+            order = permutation(count, seed, number)
+        ends = number * self.images + tf.cumsum(tf.gather(self.lengths, order))
+
+        def part(index):
+            shards = order[index * size : (index + 1) * size]
+            first = ends[index * size] - tf.gather(self.lengths, shards[0])
+            return number, index, first, shards, ends[index * size + tf.size(shards, tf.int64) - 1]
+
+        parts = tf.data.Dataset.range(-(-count // size)).map(part)
+        return parts.filter(lambda *row: row[-1] > start).map(lambda *row: row[:-1])
+
+    def _shards_of_part(self) -> int:
+        return max(1, round(PART_BUFFERS * self.buffer * len(self.files) / self.images))
+
+    def _parser(self, files):
+        """Function from a position and (shard, number, record) to an element of the stream."""
+        import tensorflow as tf
+
+        keys = self.keys
+        features = {
+            keys.encoded: tf.io.FixedLenFeature([], tf.string),
+            keys.label: tf.io.FixedLenFeature([], tf.int64),
+        }
+        if keys.filename:
+            features[keys.filename] = tf.io.FixedLenFeature([], tf.string, "")
+        index = {name: label for label, name in enumerate(self.classes)}
+        labels = np.array([index[name] for name in self.stored], np.int64)
+
+        def parse(position, row):
+            shard, number, record = row
+            example = tf.io.parse_single_example(record, features)
+            place = tf.strings.join([files[shard], "#", tf.strings.as_string(number)])
+            stored = self._checked(example[keys.label], place)
+            name = example[keys.filename] if keys.filename else ""
+            return {
+                "position": position,
+                "name": tf.where(tf.strings.length(name) > 0, name, place),
+                "encoded": example[keys.encoded],
+                "label": tf.gather(labels, stored - keys.first_label),
+            }
+
+        return parse
+
+    def _checked(self, label, place):
+        """The label; where it stands for no class the graph fails with a sentence."""
+        import tensorflow as tf
+
+        first = self.keys.first_label
+        last = first + len(self.stored) - 1
+        message = tf.strings.join(
+            [
+                f"Expected labels from {first} to {last}. Received: label ",
+                tf.strings.as_string(label),
+                " in ",
+                place,
+                ".",
+            ]
+        )
+        known = tf.debugging.Assert((label >= first) & (label <= last), [message])
+        with tf.control_dependencies([known]):
+            return tf.identity(label)
+
+
+def shard_directory(directory: Path, split: str) -> Path | None:
+    """Where a split's TFRecords are: in `directory` or in a folder of their name there."""
+    for place in (directory, *(directory / name for name in SPLIT_NAMES[split])):
+        if place.is_dir() and _shards(place, split):
+            return place
+    return None
+
+
+def is_record_directory(directory: Path) -> bool:
+    """Whether `directory` holds TFRecords, finished or not, rather than class folders."""
+    marked = any((directory / name).exists() for name in (DATASET_FILE, UNFINISHED_FILE))
+    return marked or any(shard_directory(directory, split) for split in SPLIT_NAMES)
+
+
+def open_records(
+    directory: Path, split: str, classes: Sequence[str] | None = None
+) -> Records | None:
+    """A split of a directory that `prepare` or another program wrote; None without validation.
+
+    Raises:
+        FileNotFoundError: If a shard is missing.
+        ValueError: If a shard is cut short or no TFRecord file, if the records are no labelled
+            images, if `prepare` has not finished, or if there is no training split.
+    """
+    if (directory / DATASET_FILE).exists():
+        return open_prepared(directory, split, classes)
+    if (directory / UNFINISHED_FILE).exists():
+        raise ValueError(
+            f"Expected a finished data set. Received: {directory} without {DATASET_FILE}, which "
+            "`keras-mobileone prepare` has not finished. Run it again; it goes on where it stopped."
+        )
+    place = shard_directory(directory, split)
+    if place is None:
+        if split == "train":
+            raise ValueError(
+                f"Expected TFRecords named train-00000-of-… in {directory}. Received: none."
+            )
+        return None
+    files = complete_shards(place, split)
+    with ThreadPoolExecutor() as pool:
+        lengths = list(pool.map(count_records, files))
+    check_first_record(files[0])
+    return Records(files, lengths, tuple(class_index()), classes, name=f"{place} ({split})")
+
+
+def open_prepared(directory: Path, split: str, classes: Sequence[str] | None) -> Records | None:
+    """A split of what `prepare` wrote, by its `dataset.json`; None if it has no such split."""
+    path = directory / DATASET_FILE
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8"))
+        stored = tuple(dataset["classes"])
+        found = dataset["splits"].get(SPLIT_NAMES[split][0])
+        if found is None:
+            return None
+        shards = [(s["file"], s["images"], s["bytes"]) for s in found["shards"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"Expected {path} as `keras-mobileone prepare` writes it. Received: a damaged one. "
+            "Prepare the data again."
+        ) from error
+    for name, _, size in shards:
+        if not (directory / name).is_file():
+            raise FileNotFoundError(
+                f"Expected every shard that {path} names. Received: no {name}. Copy it too, or "
+                "prepare the data again."
+            )
+        if (directory / name).stat().st_size != size:
+            raise ValueError(
+                f"Expected {name} of {size} bytes, as {path} says. Received: "
+                f"{(directory / name).stat().st_size}. Copy it again."
+            )
+    files, lengths = [directory / name for name, _, _ in shards], [n for _, n, _ in shards]
+    return Records(files, lengths, stored, classes, name=f"{directory} ({split})")
+
+
+def _shards(directory: Path, split: str) -> dict[str, re.Match]:
+    """Files of a directory that are named like shards of a split."""
+    matches = {name: SHARD_PATTERN.fullmatch(name) for name in os.listdir(directory)}
+    return {n: m for n, m in sorted(matches.items()) if m and m[1] in SPLIT_NAMES[split]}
+
+
+def complete_shards(directory: Path, split: str) -> list[Path]:
+    """The shards of a split in order.
+
+    Raises:
+        FileNotFoundError: If some are missing; names them.
+        ValueError: If the names disagree about how many there are.
+    """
+    shards = _shards(directory, split)
+    totals = {(match[1], int(match[3])) for match in shards.values()}
+    if len(totals) > 1:
+        listed = " and ".join(sorted(f"{name}-…-of-{total}" for name, total in totals))
+        raise ValueError(f"Expected one set of {split} shards in {directory}. Received: {listed}.")
+    ((_, total),) = totals
+    missing = sorted(set(range(total)) - {int(match[2]) for match in shards.values()})
+    if missing:
+        raise FileNotFoundError(
+            f"Expected {total} {split} shards in {directory}. Received: {len(shards)}, without "
+            f"{some([str(number) for number in missing], 10)}."
+        )
+    return [directory / name for name in shards]
+
+
+def count_records(path: str | os.PathLike) -> int:
+    """How many records a TFRecord file has, from the lengths in their headers alone.
+
+    A record is its length (8 bytes, little endian), a checksum (4), the data and a checksum (4).
+
+    Raises:
+        ValueError: If the file is cut short or no TFRecord file.
+    """
+    size, offset, count = os.stat(path).st_size, 0, 0
+    with open(path, "rb", buffering=0) as file:
+        while offset < size:
+            file.seek(offset)
+            offset += int.from_bytes(file.read(8), "little") + 16
+            count += offset <= size
+    if not count:
+        raise ValueError(
+            f"Expected a TFRecord file, not compressed. Received: {path}, which is none or empty."
+        )
+    if offset != size:
+        raise ValueError(
+            f"Expected a whole TFRecord file. Received: {path}, which is cut short after {count} "
+            f"records. Copy or write it again."
+        )
+    return count
+
+
+def check_first_record(path: str | os.PathLike) -> None:
+    """Raises `ValueError` unless a file begins with an image labelled as ImageNet's are."""
+    import tensorflow as tf
+
+    keys = RecordKeys()
+    try:
+        record = next(tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator())
+        features = tf.train.Example.FromString(record).features.feature
+    except Exception as error:
+        raise ValueError(
+            f"Expected TFRecords of `tf.train.Example`. Received: {path}, whose first record is "
+            "damaged or something else."
+        ) from error
+    for key in (keys.encoded, keys.label):
+        if key not in features:
+            raise ValueError(
+                f"Expected records with {keys.encoded!r} and {keys.label!r}. Received: {path} "
+                f"with {some(sorted(features))}. Write them with `keras-mobileone prepare`."
+            )
+    synsets = features["image/class/synset"].bytes_list.value
+    labels = features[keys.label].int64_list.value
+    if synsets and class_index().get(synsets[0].decode()) != labels[0] - keys.first_label:
+        raise ValueError(
+            f"Expected labels from 1 in the order of ImageNet's 1,000 WordNet ids. Received: label "
+            f"{labels[0]} for {synsets[0].decode()} in {path}."
+        )

@@ -1,0 +1,169 @@
+"""Opens training and validation images, wherever they are."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from keras_mobileone.data.folders import ClassFolders, class_folders, folder_splits
+from keras_mobileone.data.records import (
+    RecordKeys,
+    Records,
+    is_record_directory,
+    open_records,
+)
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+SPLITS = ("train", "val")
+TFDS_PREFIX = "tfds:"
+TFDS_SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
+
+
+class Source(Protocol):
+    """Labelled images, still encoded, in an order that can be resumed.
+
+    Attributes:
+        classes: Names in label order.
+        images: How many in one pass.
+        name: For messages.
+    """
+
+    classes: tuple[str, ...]
+    images: int
+    name: str
+
+    def stream(
+        self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
+    ) -> "tf.data.Dataset":
+        """The images from a position on.
+
+        With a seed there is pass after pass without end, and each has every image once.
+        Position p belongs to pass p // images, whose order depends on the seed and its number
+        alone. Without a seed there is one pass, in stored order.
+
+        Args:
+            start: Position of the first image, over all workers.
+            seed: Of the order; None for the stored one.
+            worker, workers: Gives the positions p with p % workers == worker.
+
+        Returns:
+            Dataset of {"position": int64, "name": string, "encoded": string, "label": int64}.
+
+        Raises:
+            ValueError: If the arguments describe no share of a stream.
+        """
+        ...
+
+
+def open_source(
+    data: str | os.PathLike, split: str, classes: Sequence[str] | None = None
+) -> Source | None:
+    """The training or validation images of a data set.
+
+    Args:
+        data: A directory with train/ and perhaps val/ or validation/, each with one folder of
+            images for each class; a directory of class folders, for training alone; a directory
+            of TFRecords, by `keras-mobileone prepare` or by TensorFlow's scripts for ImageNet; or
+            `"tfds:NAME"`, a data set that tensorflow-datasets has prepared on this machine.
+        split: `"train"` or `"val"`.
+        classes: Names in label order. By default those of the data: its folders in sorted order,
+            or as the records were labelled.
+
+    Returns:
+        A `Source`, or None if the data has no validation images.
+
+    Raises:
+        FileNotFoundError: If there is no such directory, or a part of it is missing.
+        ValueError: If it does not hold what it should; says what was found instead.
+        ImportError: If tensorflow-datasets is needed and missing.
+
+    Example:
+        >>> train = open_source("imagenette", "train")
+        >>> val = open_source("imagenette", "val", train.classes)
+    """
+    if split not in SPLITS:
+        raise ValueError(f"`split` is 'train' or 'val'. Received: split={split!r}.")
+    if isinstance(data, str) and data.startswith(TFDS_PREFIX):
+        return open_tfds(data.removeprefix(TFDS_PREFIX), split, classes)
+    directory = Path(data)
+    if directory.is_dir() and is_record_directory(directory):
+        return open_records(directory, split, classes)
+    splits = folder_splits(directory)
+    if split not in splits:
+        return None
+    if split == "val" and classes is None:
+        classes = class_folders(splits["train"])
+    return ClassFolders(splits[split], classes)
+
+
+def open_tfds(name: str, split: str, classes: Sequence[str] | None = None) -> Records | None:
+    """A split of a data set that tensorflow-datasets has prepared; nothing is downloaded.
+
+    Args:
+        name: As `tfds.builder` takes it, such as `"imagenet2012"` or `"imagenette/320px-v2"`. It
+            is looked for in `TFDS_DATA_DIR`, or in ~/tensorflow_datasets.
+        split: `"train"` or `"val"`.
+        classes: Names in label order. By default as the data set has them.
+
+    Raises:
+        ImportError: If tensorflow-datasets is missing.
+        ValueError: If the data set is not prepared, not in TFRecords, or not of labelled images.
+    """
+    builder = _tfds_builder(name)
+    info = builder.info
+    if not info.splits:
+        raise ValueError(
+            f"Expected a data set that tensorflow-datasets has prepared. Received: {name!r}, which "
+            f"is not in {builder.data_dir}. Prepare it with `tfds build {name}`, or set "
+            "TFDS_DATA_DIR to where it is."
+        )
+    if info.file_format.value != "tfrecord":
+        raise ValueError(
+            f"Expected TFRecords. Received: {name!r} in {builder.data_dir}, stored as "
+            f"{info.file_format.value}. Prepare it with --file_format=tfrecord."
+        )
+    keys, stored = _tfds_keys(name, info.features)
+    found = [info.splits[key] for key in TFDS_SPLITS[split] if key in info.splits]
+    if not found:
+        if split == "train":
+            raise ValueError(
+                f"Expected a split named 'train'. Received: {name!r} with {', '.join(info.splits)}."
+            )
+        return None
+    files = [os.fspath(path) for path in found[0].filepaths]
+    return Records(
+        files, found[0].shard_lengths, stored, classes, name=f"tfds:{name} ({split})", keys=keys
+    )
+
+
+def _tfds_builder(name: str):
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"'tfds:{name}' needs tensorflow-datasets. Install it with "
+            "`pip install keras-mobileone[tfds]`."
+        ) from error
+    try:
+        return tfds.builder(name)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"Expected a data set that tensorflow-datasets knows or has prepared in TFDS_DATA_DIR. "
+            f"Received: {name!r}."
+        ) from error
+
+
+def _tfds_keys(name: str, features) -> tuple[RecordKeys, list[str]]:
+    """Where the records of a data set have what, and the names of its classes."""
+    import tensorflow_datasets as tfds
+
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(key in features and isinstance(features[key], kinds[key]) for key in kinds):
+        raise ValueError(
+            "Expected a data set with an 'image' and a class 'label'. Received: "
+            f"{name!r} with {', '.join(features)}."
+        )
+    filename = "file_name" if "file_name" in features else None
+    return RecordKeys("image", "label", filename, 0), features["label"].names

@@ -1,0 +1,1 @@
+"""Training: recipes as data, the trainer, checkpoints, several devices and machines."""

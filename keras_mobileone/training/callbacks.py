@@ -1,0 +1,89 @@
+"""What happens between the steps of `fit`: validation, checkpoints, logs."""
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+
+import keras
+
+from keras_mobileone.files import atomic_write
+from keras_mobileone.training.checkpoint import Progress, save_checkpoint
+from keras_mobileone.training.trainer import Trainer
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG = "log.csv"
+
+
+def validate(trainer: Trainer, batches, steps: int) -> dict[str, float]:
+    """Loss, top-1 and top-5 of the weights and of their averages."""
+    logs = trainer.evaluate(batches, steps=steps, verbose=0, return_dict=True)
+    results = {f"val_{name}": value for name, value in logs.items()}
+    if trainer.averages:
+        with trainer.averaged_weights():
+            logs = trainer.evaluate(batches, steps=steps, verbose=0, return_dict=True)
+        results |= {f"val_average_{name}": value for name, value in logs.items()}
+    return results
+
+
+class Recorder(keras.callbacks.Callback):
+    """Validates after each epoch; writes checkpoint and log.
+
+    Args:
+        directory: Of the run; None on machines that do not write.
+        progress: Brought up to date as training goes on.
+        validation: Batches and their number for `validate`, or None.
+        save_every: Steps between checkpoints inside an epoch.
+    """
+
+    def __init__(self, directory: Path | None, progress: Progress, validation, save_every: int):
+        super().__init__()
+        self.directory = directory
+        self.progress = progress
+        self.validation = validation
+        self.save_every = save_every
+
+    def on_train_begin(self, logs=None):
+        self.clock = time.perf_counter()
+
+    def save(self):
+        """Writes the checkpoint, on the machine that writes."""
+        now = time.perf_counter()
+        self.progress.seconds += now - self.clock
+        self.clock = now
+        if self.directory is not None:
+            save_checkpoint(self.directory / CHECKPOINT, self.model, self.progress)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise ArithmeticError(
+                f"The loss is {float(logs['loss'])} in step {self.progress.step + 1}. Lower the "
+                "learning rate (--set learning_rate=…), or lengthen the warm-up. The last "
+                "checkpoint was kept."
+            )
+        self.progress.step += 1
+        if self.progress.step % self.save_every == 0:
+            self.save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.validation is not None:
+            logs |= validate(self.model, *self.validation)
+        optimizer = self.model.optimizer
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
+        self.progress.history.append(row)
+        self.save()
+        if self.directory is not None:
+            write_log(self.directory / LOG, self.progress.history)
+
+
+def write_log(path: Path, history: list[dict]) -> None:
+    """Writes the rows of all epochs as CSV: from the checkpoint's history, so that a resumed run
+    has the log of an unbroken one."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, history[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text.getvalue())

@@ -1,0 +1,111 @@
+"""The state of a training run in one file, written whole or not at all."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_mobileone.files import atomic_write
+from keras_mobileone.training.distribution import Devices
+from keras_mobileone.training.trainer import Trainer
+
+STATE_KEY = "state"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: Steps done, over all epochs.
+        history: One row of metrics for each finished epoch.
+        seconds: In `fit`, validation included, over all resumptions.
+    """
+
+    step: int = 0
+    history: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def state_variables(trainer: Trainer) -> list:
+    """What a step changes and the next one reads: weights, averages, optimizer. No metrics."""
+    variables = [*trainer.network.weights, *trainer.averages, *trainer.optimizer.variables]
+    # Seeds of layers with random numbers (dropout in a network of the user's).
+    variables += [v for v in trainer.network.variables if not any(v is w for w in variables)]
+    return variables
+
+
+def save_checkpoint(path: str | os.PathLike, trainer: Trainer, progress: Progress) -> None:
+    """Writes the state of `trainer` and `progress` as safetensors.
+
+    Weights that are not finite are not written: the last good checkpoint stays.
+
+    Raises:
+        OSError: If the disk is full or the directory not writable.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    arrays = {
+        f"{index:04d}": np.array(keras.ops.convert_to_numpy(variable), order="C")
+        for index, variable in enumerate(state_variables(trainer))
+    }
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        return  # the next step's loss will tell
+    try:
+        with atomic_write(path) as temporary:
+            save_file(arrays, temporary, metadata={STATE_KEY: json.dumps(asdict(progress))})
+    except SafetensorError as error:
+        raise OSError(
+            f"Expected to write a checkpoint of {sum(a.nbytes for a in arrays.values()) / 1e6:.1f} "
+            f"MB to {path}. Received: {error}. Make room and go on with --resume; the last "
+            "checkpoint was kept."
+        ) from error
+
+
+def load_checkpoint(path: str | os.PathLike, trainer: Trainer) -> Progress:
+    """Restores what `save_checkpoint` wrote.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, or of another network or optimizer.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected a checkpoint. Received: {path}, which does not exist.")
+    try:
+        with safe_open(path, "numpy") as file:
+            progress = Progress(**json.loads(file.metadata()[STATE_KEY]))
+            arrays = [file.get_tensor(name) for name in sorted(file.keys())]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected a whole checkpoint. Received: {path}, which is damaged ({error}). "
+            "Start anew in another directory."
+        ) from error
+    variables = state_variables(trainer)
+    if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+        raise ValueError(
+            f"Expected a checkpoint of {trainer.network.name!r} with this recipe. "
+            f"Received: {path}, whose variables have other shapes."
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+    return progress
+
+
+def broadcast_state(trainer: Trainer, step: int, devices: Devices) -> int:
+    """Gives the chief's variables to every machine, and returns the chief's `step`."""
+    variables = state_variables(trainer)
+    arrays = [np.asarray(keras.ops.convert_to_numpy(v)) for v in variables]
+    # One message for each dtype: integers are exact, and hundreds of small messages slow.
+    for dtype in sorted({array.dtype.str for array in arrays}):
+        chosen = [i for i, array in enumerate(arrays) if array.dtype.str == dtype]
+        flat = devices.from_chief(np.concatenate([arrays[i].ravel() for i in chosen]))
+        for i in chosen:
+            part, flat = np.split(flat, [arrays[i].size])
+            variables[i].assign(part.reshape(arrays[i].shape))
+    return int(devices.from_chief(np.array([step]))[0])

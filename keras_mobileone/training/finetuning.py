@@ -1,0 +1,104 @@
+"""`finetune`: pretrained features, a fresh classifier, images of one's own."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_mobileone.data.sources import Source
+from keras_mobileone.models import MobileOne
+from keras_mobileone.network import CLASSIFIER_NAME, build
+from keras_mobileone.training.finishing import TrainingReport, sample
+from keras_mobileone.training.recipe import RECIPES, Recipe
+from keras_mobileone.training.running import train
+from keras_mobileone.unfusing import unfuse
+from keras_mobileone.variants import Variant, get_variant
+from keras_mobileone.weights.loading import read_weights
+from keras_mobileone.weights.naming import is_fused
+from keras_mobileone.weights.pretrained import find_imagenet_weights
+
+STATISTICS_IMAGES = 64
+
+
+def finetune(
+    data: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    variant: Variant | str | None = None,
+    weights: str | os.PathLike = "imagenet",
+    recipe: Recipe = RECIPES["finetune"],
+    **options,
+) -> TrainingReport | None:
+    """Fine-tunes pretrained weights on images of any number of classes.
+
+    The features come from `weights`, train-time or fused (see `unfuse`); the classifier starts at
+    zero, so that its first errors do not shake the features.
+
+    Args:
+        data: Class folders or TFRecords, see `train`.
+        output: Directory of the run.
+        variant: The network; the recipe's own by default.
+        weights: `"imagenet"` or the path of a weight file, see `MobileOne`.
+        recipe: How to train.
+        **options: Of `train`: `resume`, `exports`, `devices` and the others.
+
+    Returns, Raises:
+        As `train`; FileNotFoundError and ValueError for weights that are not found or do not fit.
+
+    Example:
+
+    ```python
+    report = keras_mobileone.finetune("photos/", "runs/photos", exports=["int8"])
+    print(report.top1, report.validation_images)
+    ```
+    """
+    if isinstance(variant, str):
+        variant = get_variant(variant)
+    recipe = dataclasses.replace(recipe, variant=variant or recipe.variant)
+    path = find_weights(recipe.variant, weights)
+    return train(
+        recipe,
+        data,
+        output,
+        initial=lambda source: pretrained_network(recipe, path, source),
+        **options,
+    )
+
+
+def find_weights(variant: Variant, weights: str | os.PathLike) -> Path:
+    """Path of the weights: train-time ones if they can be had, else fused ones."""
+    if weights != "imagenet":
+        path = Path(weights)
+        if not path.is_file():
+            raise FileNotFoundError(
+                "`weights` must be 'imagenet' or the path of a file. "
+                f"Received: weights={str(weights)!r}, which does not exist."
+            )
+        return path
+    try:
+        return find_imagenet_weights(variant, deploy=False)
+    except FileNotFoundError:
+        return find_imagenet_weights(variant, deploy=True)
+
+
+def pretrained_network(recipe: Recipe, path: Path, source: Source) -> keras.Model:
+    """The train-time model with the features of a weight file and a classifier of zeros."""
+    variant = recipe.variant
+    fused = is_fused(read_weights(variant, path))
+    features = MobileOne(variant, include_top=False, weights=path, deploy=fused)
+    if fused:
+        features = unfuse(features, variant, sample(source, recipe, STATISTICS_IMAGES))
+    model = build(
+        variant,
+        keras.Input((None, None, 3)),
+        classes=len(source.classes),
+        classifier_activation=None,
+    )
+    for layer in features.layers:
+        if layer.weights:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+    classifier = model.get_layer(CLASSIFIER_NAME)
+    classifier.set_weights([np.zeros_like(array) for array in classifier.get_weights()])
+    return model

@@ -1,0 +1,98 @@
+"""SGD in PyTorch's meaning, and the schedules of its rate and decay."""
+
+import keras
+from keras import ops
+
+from keras_mobileone.training.recipe import Recipe
+
+
+@keras.saving.register_keras_serializable(package="keras_mobileone")
+class SGD(keras.optimizers.Optimizer):
+    """Stochastic gradient descent whose momentum and weight decay are PyTorch's.
+
+    For each variable w with gradient g: v ← momentum · v + g + decay · w, then w ← w − rate · v.
+    Keras' own SGD decays outside the momentum, which with momentum 0.9 makes the same number ten
+    times weaker, and keeps the rate inside it. Variables with one axis (biases, BatchNorm's gamma
+    and beta) are not decayed.
+
+    Reference: [torch.optim.SGD](https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html).
+
+    Args:
+        learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
+        momentum: In [0, 1).
+        decay: Float, or a schedule that is called with the number of steps done.
+        name: Name of the optimizer.
+        **kwargs: Of `keras.optimizers.Optimizer`, without `weight_decay`.
+
+    Example:
+
+    >>> optimizer = SGD(0.1, momentum=0.9, decay=1e-4)
+    """
+
+    def __init__(self, learning_rate=0.1, momentum=0.9, decay=0.0, name="sgd", **kwargs):
+        if kwargs.pop("weight_decay", None) is not None:
+            raise ValueError("Keras' `weight_decay` means something else. Use `decay`.")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must lie in [0, 1). Received: momentum={momentum}.")
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.decay = decay
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def update_step(self, gradient, variable, learning_rate):
+        gradient = ops.cast(gradient, variable.dtype)
+        if len(variable.shape) > 1:
+            gradient = gradient + ops.cast(self.current_decay(), variable.dtype) * variable
+        velocity = self.velocities[self._get_variable_index(variable)]
+        momentum = ops.cast(self.momentum, variable.dtype)
+        self.assign(velocity, momentum * velocity + gradient)
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * velocity)
+
+    def current_decay(self):
+        """The weight decay of the next step: read while the step runs, so that it changes."""
+        return self.decay(self.iterations) if callable(self.decay) else self.decay
+
+    def get_config(self):
+        config = super().get_config()
+        del config["weight_decay"]
+        decay = self.decay
+        if isinstance(decay, keras.optimizers.schedules.LearningRateSchedule):
+            decay = keras.optimizers.schedules.serialize(decay)
+        return {**config, "momentum": self.momentum, "decay": decay}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        if isinstance(config["decay"], dict):
+            config["decay"] = keras.optimizers.schedules.deserialize(
+                config["decay"], custom_objects
+            )
+        return super().from_config(config, custom_objects)
+
+
+def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> SGD:
+    """The recipe's optimizer for a training of `recipe.epochs` · `steps_per_epoch` steps.
+
+    The rate rises linearly over the warm-up to its peak, then falls as a half cosine to 0. The
+    weight decay falls as a half cosine over the whole training.
+    """
+    steps = recipe.epochs * steps_per_epoch
+    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    peak = recipe.peak_learning_rate
+    if warmup:
+        rate = keras.optimizers.schedules.CosineDecay(
+            peak * recipe.warmup_factor, steps - warmup, warmup_target=peak, warmup_steps=warmup
+        )
+    else:
+        rate = keras.optimizers.schedules.CosineDecay(peak, steps)
+    decay = recipe.weight_decay
+    if recipe.final_weight_decay != decay:
+        decay = keras.optimizers.schedules.CosineDecay(
+            decay, steps, alpha=recipe.final_weight_decay / decay
+        )
+    return SGD(rate, recipe.momentum, decay)

@@ -1,0 +1,175 @@
+"""`Trainer`: the Keras model that `fit` trains, around a network that gives logits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mobileone.graph import ends_in_softmax
+from keras_mobileone.imagenet import preprocess_input
+from keras_mobileone.training.recipe import Recipe
+
+
+class Trainer(keras.Model):
+    """Trains a classifier: label smoothing, distillation, averaged weights, exact metrics.
+
+    Args:
+        network: Functional model from normalized images to logits.
+        recipe: Gives label smoothing, distillation and the decay of the averages.
+        teacher: Keras model from normalized images to logits or probabilities of the same
+            classes, or None. Images are resized when it takes another size.
+        workers: Machines that train together.
+
+    Input shape:
+        (batch, height, width, 3), RGB in [0, 255], any dtype: they are normalized here, on the
+        device.
+
+    Output shape:
+        (batch, classes) logits, float32.
+
+    `averages` holds the moving average of each weight of the network, BatchNorm statistics
+    included: average ← decay · average + (1 − decay) · weight after each step.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        recipe: Recipe,
+        teacher: keras.Model | None = None,
+        workers: int = 1,
+    ):
+        super().__init__(name=f"{network.name}_trainer")
+        self.network = network
+        self.classes = network.output_shape[-1]
+        # Keras (3.15) reduces metrics over the first axis when there are several machines.
+        self.metric_shape = (1,) if workers > 1 else ()
+        self.smoothing = recipe.label_smoothing
+        self.distillation = recipe.distillation
+        self.temperature = recipe.temperature
+        self.decay = recipe.ema_decay
+        self.teacher = teacher
+        if teacher is not None:
+            teacher.trainable = False
+            self.teacher_softmax = ends_in_softmax(teacher)
+        self.averages = []
+        if self.decay is not None:
+            for weight in network.weights:
+                average = self.add_weight(
+                    shape=weight.shape,
+                    dtype=weight.dtype,
+                    initializer="zeros",
+                    trainable=False,
+                    autocast=False,
+                    aggregation="only_first_replica",  # all replicas hold the same
+                    name="average",
+                )
+                self.averages.append(average)
+            self.reset_averages()
+        # Not Keras' losses and metrics of `compile`: its loss divides by the number of images,
+        # padding of the last validation batch included, and its metrics are built by a symbolic
+        # call that several workers can't make.
+        self.loss_mean = keras.metrics.Mean(name="loss")
+        self.top1_mean = keras.metrics.Mean(name="top1")
+        self.top5_mean = keras.metrics.Mean(name="top5")
+        self.built = True
+
+    def call(self, images, training=None):
+        return ops.cast(self.network(preprocess_input(images), training=training), "float32")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Mean cross-entropy over the images, in training with smoothing and distillation."""
+        losses = self.image_losses(x, y, y_pred, training)
+        if sample_weight is not None:
+            losses = losses * sample_weight
+        return ops.mean(losses) / replicas()
+
+    def image_losses(self, images, labels, logits, training):
+        """(batch,) losses."""
+        smoothing = self.smoothing if training else 0.0
+        targets = ops.one_hot(labels, self.classes) * (1 - smoothing) + smoothing / self.classes
+        losses = keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
+        if self.teacher is None or not training:
+            return losses
+        divergence = keras.losses.kl_divergence(
+            ops.softmax(self.teacher_logits(images) / self.temperature),
+            ops.softmax(logits / self.temperature),
+        )
+        # T² keeps the size of the gradient (Hinton et al., arXiv 1503.02531, section 2).
+        soft = self.temperature**2 * divergence
+        return (1 - self.distillation) * losses + self.distillation * soft
+
+    def teacher_logits(self, images):
+        """(batch, classes) float32, without gradient."""
+        images = preprocess_input(images)
+        size = self.teacher.input_shape[1:3]
+        if None not in size and size != tuple(images.shape[1:3]):
+            images = ops.image.resize(images, size, antialias=True)
+        outputs = ops.cast(self.teacher(images, training=False), "float32")
+        if self.teacher_softmax:
+            outputs = ops.log(ops.maximum(outputs, keras.config.epsilon()))
+        return ops.stop_gradient(outputs)
+
+    @property
+    def metrics(self):
+        return [self.loss_mean, self.top1_mean, self.top5_mean]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.loss_mean.update_state(
+            self.image_losses(x, y, y_pred, training=False), sample_weight=sample_weight
+        )
+        for metric, count in ((self.top1_mean, 1), (self.top5_mean, min(5, self.classes))):
+            hits = ops.cast(ops.in_top_k(ops.cast(y, "int32"), y_pred, count), "float32")
+            metric.update_state(hits, sample_weight=sample_weight)
+        return {
+            metric.name: ops.reshape(metric.result(), self.metric_shape) for metric in self.metrics
+        }
+
+    def train_step(self, *arguments):
+        """One step of the backend's trainer, then one of the averages."""
+        outputs = super().train_step(*arguments)
+        if not self.averages:
+            return outputs
+        if keras.backend.backend() != "jax":
+            for average, weight in zip(self.averages, self.network.weights, strict=True):
+                average.assign(self._averaged(average, weight))
+            return outputs
+        logs, (trainable, fixed, *rest) = outputs
+        values = dict(zip(map(id, self.trainable_variables), trainable, strict=True))
+        values |= zip(map(id, self.non_trainable_variables), fixed, strict=True)
+        for average, weight in zip(self.averages, self.network.weights, strict=True):
+            values[id(average)] = self._averaged(values[id(average)], values[id(weight)])
+        return logs, (trainable, [values[id(v)] for v in self.non_trainable_variables], *rest)
+
+    def _averaged(self, average, weight):
+        return average * self.decay + weight * (1 - self.decay)
+
+    def reset_averages(self) -> None:
+        """Starts the averages from the present weights."""
+        for average, weight in zip(self.averages, self.network.weights, strict=True):
+            average.assign(np.array(ops.convert_to_numpy(weight)))  # JAX: no shared buffers
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the network has the averaged weights."""
+        before = self.network.get_weights()
+        self.network.set_weights([ops.convert_to_numpy(average) for average in self.averages])
+        try:
+            yield
+        finally:
+            self.network.set_weights(before)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras (3.15) would reduce a batch over the replicas here, which
+        # MultiWorkerMirroredStrategy refuses; everything is built by now.
+        pass
+
+
+def replicas() -> int:
+    """Over how many copies of the network a step's gradients are summed."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
