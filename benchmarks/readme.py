@@ -115,12 +115,13 @@ def finetune() -> str:
     recipe, c = result["recipe"], result["conditions"]
     total = result["validation_images"]
     top1 = 100 * result["top1"]["deploy.keras"] / total
+    pixels = recipe["phases"][-1]["image_size"]
     return (
-        f"S0 from the authors' fused ImageNet weights, on Imagenette's {result['training_images']:,} "
-        f"training images in {result['classes']} classes: **{top1:.2f} %** of {total:,} validation "
-        f"images after {recipe['epochs']} epochs at {recipe['phases'][-1]['image_size']} pixels, "
-        f"{result['seconds'] / 60:.0f} min on {c['cores']} cores shared with other work; train-time "
-        f"and deploy model give the same answer for {result['agreement']:,}."
+        f"S0 from the authors' fused ImageNet weights, on Imagenette's "
+        f"{result['training_images']:,} training images in {result['classes']} classes: "
+        f"**{top1:.2f} %** of {total:,} validation images after {recipe['epochs']} epochs at "
+        f"{pixels} pixels, {result['seconds'] / 60:.0f} min on {c['cores']} cores shared with "
+        f"other work. Train-time and deploy model agree on {result['agreement']:,}."
     )
 
 
@@ -135,8 +136,8 @@ def pipeline() -> str:
     conditions = (
         f"At {c['size']} pixels, batches of {c['batch']}, {c['images']} photographs of ImageNet in "
         f"the file cache, median of {c['rounds']} interleaved rounds; ratio to decoding the whole "
-        f"files and nothing else. {c['processor']}, {c['cores']} cores, load {c['load_average'][0]:.1f}; "
-        f"TensorFlow {c['tensorflow']}. {'; '.join(c['not_measured'])}"
+        f"files and nothing else. {c['processor']}, {c['cores']} cores, load "
+        f"{c['load_average'][0]:.1f}; TensorFlow {c['tensorflow']}. {'; '.join(c['not_measured'])}"
     ).rstrip()
     return "\n\n".join([markdown_table(("", "images/s", "ratio"), rows), conditions])
 

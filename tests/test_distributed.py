@@ -132,7 +132,7 @@ def recipe(variant):
             epochs=2,
             phases=(Phase(0, 64),),
             batch_size=8,
-            learning_rate=16.0,
+            learning_rate=4.0,
             warmup_epochs=0.5,
             ema_decay=0.9,
             dtype="float64",
@@ -264,7 +264,7 @@ def test_two_machines_compute_what_one_does(unbroken, single):
     assert_same_run(unbroken, single)
 
 
-def test_the_comparison_sees_a_step_that_differs(unbroken, single, tmp_path):
+def test_the_comparison_sees_a_step_that_differs(single, tmp_path):
     """A planted error of the size that one ReLU makes is found."""
     model = keras.models.load_model(single / TRAINED)
     weight = model.get_layer("predictions").kernel
@@ -281,7 +281,7 @@ def test_first_machine_finishes_alone(unbroken):
     assert {TRAINED, DEPLOY, "model_float32.tflite", "report.json"} <= files
 
 
-@pytest.fixture(scope="module", params=[1, 0], ids=["second machine killed", "first killed"])
+@pytest.fixture(scope="module")
 def broken(request, place):
     """A pair of which one process is killed in step 4; the survivor's exit code and last line."""
     victim = request.param
@@ -293,6 +293,7 @@ def broken(request, place):
     return victim, code, message, pair.outputs
 
 
+@pytest.mark.parametrize("broken", [1, 0], indirect=True)
 def test_survivor_stops_with_one_line(broken):
     victim, code, message, outputs = broken
     assert code == 2
@@ -303,12 +304,11 @@ def test_survivor_stops_with_one_line(broken):
     assert (outputs[0] / CHECKPOINT).is_file() and not outputs[1].exists()
 
 
+@pytest.mark.parametrize("broken", [1], indirect=True)
 def test_resumed_run_ends_as_the_unbroken_one(broken, place, unbroken):
     """From the files of the first machine alone; the second has none."""
-    victim, _, _, outputs = broken
-    if victim == 0:
-        pytest.skip("once is enough: the checkpoint is of the same step")
-    pair = Pair(place, f"broken{victim}", *finetune_options(place), "--resume")
+    outputs = broken[3]
+    pair = Pair(place, "broken1", *finetune_options(place), "--resume")
     results = [pair.wait(1), pair.wait(0)]
     assert [code for code, _ in results] == [0, 0], results
     assert not outputs[1].exists()
@@ -404,7 +404,8 @@ def test_data_service(place, recipe, service, tmp_path):
     found = positions(serve(batches, two), passes * steps)
     assert len(found) == len(set(found)) == passes * TRAINING_IMAGES
     counts = np.bincount(np.array(found) // TRAINING_IMAGES)
-    assert (np.sort(counts)[:-2] == TRAINING_IMAGES).all() or (counts[:1] == TRAINING_IMAGES).all()
+    # All passes were whole but those at which the two workers were.
+    assert (np.sort(counts)[2:] == TRAINING_IMAGES).all()
     short = recipe.changed(["epochs=1"])
     report = train(short, place / "data", tmp_path / "served", data_service=two)
     assert report.steps == 5 and np.isfinite(report.history[0]["loss"])
@@ -478,6 +479,8 @@ def test_mixed_precision(place, recipe, tmp_path, dtype):
     assert np.isfinite(list(report.history[0].values())).all()
     trainer = make_trainer(short, 3, 5, Devices())
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT, trainer).step == 5
-    paths = [variable.path for variable in state_variables(trainer)]
-    assert any("dynamic_scale" in path for path in paths) == (dtype == "mixed_float16")
-    assert int(trainer.optimizer.iterations) == 5
+    skipped = 5 - int(trainer.optimizer.iterations)
+    scales = [float(v.value) for v in state_variables(trainer) if "dynamic_scale" in v.path]
+    # Keras starts at 2^15 and halves it with each step that it leaves out for an overflow.
+    assert scales == ([2.0 ** (15 - skipped)] if dtype == "mixed_float16" else [])
+    assert skipped == 0 if dtype == "mixed_bfloat16" else 0 <= skipped < 5

@@ -114,13 +114,13 @@ def recipes_command():
             str(recipe.epochs),
             " → ".join(str(phase.image_size) for phase in recipe.phases),
             recipe.augmentation or "crop, flip",
-            recipe.expected_accuracy,
         )
         for recipe in RECIPES.values()
     ]
-    print_table(("Recipe", "Network", "Epochs", "Pixels", "Augmentation", "Top-1"), rows)
+    print_table(("Recipe", "Network", "Epochs", "Pixels", "Augmentation"), rows)
     for recipe in RECIPES.values():
-        console.print(f"{recipe.command}  ({recipe.expected_time})", soft_wrap=True)
+        console.print(f"{recipe.command}", soft_wrap=True)
+        console.print(f"    top-1: {recipe.expected_accuracy}; time: {recipe.expected_time}")
 
 
 def recipe_of(recipe, options):

@@ -7,7 +7,8 @@ from keras_mobileone.data.augment import auto_augment, rand_augment
 from keras_mobileone.data.decoding import decode_and_random_crop, evaluation_crop, random_flip
 from keras_mobileone.data.sources import Source
 
-BROKEN = "Expected a whole image. Received: {}, which is damaged."  # no quotes: TensorFlow escapes them
+# Without quotation marks, which TensorFlow would escape.
+BROKEN = "Expected a whole image. Received: {}, which is damaged."
 _BROKEN_PATTERN = re.compile(re.escape(BROKEN).replace(r"\{\}", "(.+?)"))
 _POLICIES = {"autoaugment": auto_augment, "randaugment": rand_augment}
 

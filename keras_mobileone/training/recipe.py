@@ -174,7 +174,7 @@ class Recipe:
         Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
-SETTINGS = sorted({f.name for f in dataclasses.fields(Recipe)} - {"name", "phases", "command"})
+SETTINGS = sorted({f.name for f in dataclasses.fields(Recipe) if f.compare} - {"name", "phases"})
 
 
 def _parse_setting(setting: str):

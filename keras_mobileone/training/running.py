@@ -109,28 +109,28 @@ def train(
         )
     check_service(data_service, skip_bad)
     directory = Path(output)
+    logs = [tensorboard_callback(directory / "tensorboard")] if tensorboard else []
     steps_per_epoch = source.images // recipe.batch_size
     progress, bad = Progress(), BadImages(skip_bad)
+    # Before anything is written: the weights may not fit.
+    fresh = devices.chief and not (resume and (directory / CHECKPOINT).is_file())
+    start = initial(source) if fresh and initial is not None else None
     with explained_errors(devices):
         if devices.chief:
             open_run(directory, recipe, source.classes, resume)
         devices.require_same(work_of(recipe, source, validation), "recipe and data")
         trainer = make_trainer(recipe, len(source.classes), steps_per_epoch, devices, teacher)
-        if devices.chief:
-            if resume and (directory / CHECKPOINT).is_file():
-                progress = load_checkpoint(directory / CHECKPOINT, trainer)
-            elif initial is not None:
-                trainer.network.set_weights(initial(source).get_weights())
-                trainer.reset_averages()
+        if devices.chief and not fresh:
+            progress = load_checkpoint(directory / CHECKPOINT, trainer)
+        if start is not None:
+            trainer.network.set_weights(start.get_weights())
+            trainer.reset_averages()
         if devices.workers > 1:
             progress.step = broadcast_state(trainer, progress.step, devices)
         run = Run(recipe, source, validation, trainer, devices, bad, steps_per_epoch, data_service)
-        callbacks = [
-            Recorder(directory if devices.chief else None, progress, run.validation(), save_every)
-        ]
-        if tensorboard and devices.chief:
-            callbacks.append(tensorboard_callback(directory / "tensorboard"))
-        run.fit(progress, callbacks)
+        place = directory if devices.chief else None
+        recorder = Recorder(place, progress, run.validation(), save_every)
+        run.fit(progress, [recorder, *(logs if devices.chief else [])])
     if not devices.chief:
         return None
     models = save_models(recipe, trainer, directory)
