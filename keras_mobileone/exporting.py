@@ -139,7 +139,8 @@ def export_tflite(
     return report
 
 
-def _check_arguments(path, precision, calibration, input_dtype, output_dtype):
+def require_exportable(precision: str) -> None:
+    """Raises ValueError unless files of `precision` can be made here."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "TFLite export needs Keras' TensorFlow backend. "
@@ -149,6 +150,10 @@ def _check_arguments(path, precision, calibration, input_dtype, output_dtype):
         raise ValueError(
             f"`precision` must be one of {', '.join(PRECISIONS)}. Received: {precision!r}."
         )
+
+
+def _check_arguments(path, precision, calibration, input_dtype, output_dtype):
+    require_exportable(precision)
     if precision in INTEGER and calibration is None:
         raise ValueError(
             f"`calibration` is required for precision {precision!r}. Received: calibration=None. "

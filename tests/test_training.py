@@ -208,6 +208,8 @@ def test_wrong_input(unbroken, folders, tmp_path):
         train(RECIPE, tmp_path / "nothing", tmp_path / "run")
     with pytest.raises(ValueError, match="at least one batch of 64"):
         train(dataclasses.replace(RECIPE, batch_size=64), folders, tmp_path / "run")
+    with pytest.raises(ValueError, match="`precision` must be one of"):
+        train(RECIPE, folders, tmp_path / "run", exports=["int4"])
     with pytest.raises(ValueError, match="no teacher"):
         train(dataclasses.replace(RECIPE, distillation=0.5), folders, tmp_path / "run")
     teacher = keras_mobileone.MobileOne(MINI, weights=None, input_shape=(32, 32, 3), classes=4)

@@ -18,6 +18,7 @@ from keras_mobileone.data.pipeline import (
     training_batches,
 )
 from keras_mobileone.data.sources import Source, open_source
+from keras_mobileone.exporting import require_exportable
 from keras_mobileone.files import atomic_write
 from keras_mobileone.network import build
 from keras_mobileone.training.callbacks import CHECKPOINT, Recorder
@@ -97,6 +98,8 @@ def train(
     keras_mobileone.train(recipe, "imagenet/", "runs/s0")
     ```
     """
+    for precision in exports:
+        require_exportable(precision)
     devices = devices or Devices()
     devices.share(recipe.batch_size)
     source = open_source(data, "train")
