@@ -2,10 +2,11 @@
 
     python benchmarks/input_pipeline.py --data DIR --output benchmarks/results/input_pipeline.json
 
-DIR holds class folders. Every pipeline reads the same files; each round runs all of them once over
-all images, in turn, and ratios are of the same round's decoding alone. Normalization is not part:
-the trainer does it on the device. With torch and torchvision installed, torchvision's transforms
-in a DataLoader of as many processes as there are cores are measured too.
+DIR holds class folders. Every pipeline reads the same files without end; each round takes so many
+batches from each of them in turn, after a few uncounted ones, and ratios are of the same round's
+decoding alone. Normalization is not part: the trainer does it on the device. With torch and
+torchvision installed, torchvision's transforms in a DataLoader of as many processes as there are
+cores are measured too.
 """
 
 import argparse
@@ -14,9 +15,8 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, repeat
 from pathlib import Path
 
 from keras_mobileone.benchmarking import processor_name
@@ -25,6 +25,8 @@ from keras_mobileone.data.pipeline import Augmentation, training_batches
 from keras_mobileone.files import atomic_write
 
 SIZE, BATCH = 224, 32
+BATCHES = 40  # that are timed in a round
+UNCOUNTED = 8  # before them: what was prefetched meanwhile
 DECODING = "decoding alone"
 
 
@@ -37,7 +39,6 @@ def main():
     arguments = parser.parse_args()
 
     source = ClassFolders(arguments.data)
-    batches = source.images // BATCH
     pipelines = {
         DECODING: decoding(source),
         "plain tf.data": plain(source),
@@ -49,42 +50,36 @@ def main():
     if not missing:
         pipelines["torchvision, DataLoader"] = torchvision(arguments.data)
     rates = {name: [] for name in pipelines}
-    for make in pipelines.values():
-        consume(make(), batches)  # traces graphs, fills the file cache
+    iterators = {name: iter(pipeline) for name, pipeline in pipelines.items()}
+    for iterator in iterators.values():
+        consume(iterator, BATCHES)  # fills the file cache, lets parallelism settle
     for number in range(arguments.rounds):
-        for name, make in pipelines.items():
-            rates[name].append(batches * BATCH / consume(make(), batches))
+        for name, iterator in iterators.items():
+            consume(iterator, UNCOUNTED)
+            rates[name].append(BATCHES * BATCH / consume(iterator, BATCHES))
         print(f"Round {number + 1} of {arguments.rounds}", flush=True)
     write(arguments, source, rates, missing)
 
 
-def consume(dataset, batches: int) -> float:
-    """Seconds until `batches` batches have come out, from the first request on."""
+def consume(iterator, batches: int) -> float:
+    """Seconds until `batches` more batches have come out."""
     start = time.perf_counter()
-    for _ in islice(dataset, batches):
-        pass
+    for _ in range(batches):
+        next(iterator)
     return time.perf_counter() - start
 
 
-def decoding(source) -> Callable:
+def decoding(source):
     """The floor: files read and JPEGs decoded whole, nothing else."""
     import tensorflow as tf
 
-    def make():
-        return (
-            source.stream(seed=0)
-            .map(
-                lambda element: tf.shape(tf.io.decode_jpeg(element["encoded"], channels=3)),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
-            .batch(BATCH)
-            .prefetch(tf.data.AUTOTUNE)
-        )
+    def shape(element):
+        return tf.shape(tf.io.decode_jpeg(element["encoded"], channels=3))
 
-    return make
+    return batched(source, shape)
 
 
-def plain(source) -> Callable:
+def plain(source):
     """What one writes from TensorFlow's documentation: decode, sample a box, crop, resize, flip."""
     import tensorflow as tf
 
@@ -100,23 +95,23 @@ def plain(source) -> Callable:
         image = tf.image.resize(tf.slice(image, begin, size), (SIZE, SIZE))
         return tf.image.random_flip_left_right(image), element["label"]
 
-    def make():
-        return (
-            source.stream(seed=0)
-            .map(transform, num_parallel_calls=tf.data.AUTOTUNE)
-            .batch(BATCH, drop_remainder=True)
-            .prefetch(tf.data.AUTOTUNE)
-        )
-
-    return make
+    return batched(source, transform)
 
 
-def ours(source, policy) -> Callable:
+def batched(source, transform):
+    """Batches of `transform` of the source's images, in parallel."""
+    import tensorflow as tf
+
+    mapped = source.stream(seed=0).map(transform, num_parallel_calls=tf.data.AUTOTUNE)
+    return mapped.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def ours(source, policy):
     """`training_batches` with an augmentation policy."""
-    return lambda: training_batches(source, Augmentation(SIZE, policy=policy), BATCH, seed=0)
+    return training_batches(source, Augmentation(SIZE, policy=policy), BATCH, seed=0)
 
 
-def torchvision(directory) -> Callable:
+def torchvision(directory):
     """Pillow and torchvision's transforms in processes."""
     import torch
     from torchvision import datasets, transforms
@@ -137,7 +132,7 @@ def torchvision(directory) -> Callable:
         drop_last=True,
         persistent_workers=True,
     )
-    return lambda: loader
+    return chain.from_iterable(repeat(loader))
 
 
 def write(arguments, source, rates, missing) -> None:

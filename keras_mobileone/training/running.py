@@ -13,8 +13,8 @@ import keras
 from keras_mobileone.data.pipeline import (
     Augmentation,
     BadImages,
-    broken_image,
     evaluation_batches,
+    first_broken,
     training_batches,
 )
 from keras_mobileone.data.sources import Source, open_source
@@ -40,6 +40,7 @@ RECIPE = "recipe.json"
 CLASSES = "classes.txt"
 REPORT = "report.json"
 SAVE_EVERY = 500  # steps
+READ_AHEAD = 64  # batches that the pipeline may be ahead of the training
 
 
 def train(
@@ -179,15 +180,34 @@ class Run:
         total = self.recipe.epochs * self.steps_per_epoch
         while progress.step < total:
             first, end, steps, phase = self.stretch(progress.step)
-            self.trainer.fit(
-                self.training(phase, progress.step),
-                initial_epoch=first,
-                epochs=end,
-                steps_per_epoch=steps,
-                callbacks=callbacks,
-                shuffle=False,  # the batches are shuffled
-                verbose=(1 if sys.stdout.isatty() else 2) if self.devices.chief else 0,
-            )
+            try:
+                self.trainer.fit(
+                    self.training(phase, progress.step),
+                    initial_epoch=first,
+                    epochs=end,
+                    steps_per_epoch=steps,
+                    callbacks=callbacks,
+                    shuffle=False,  # the batches are shuffled
+                    verbose=(1 if sys.stdout.isatty() else 2) if self.devices.chief else 0,
+                )
+            except Exception as error:
+                self.require_whole_images(error, progress.step)
+                raise
+
+    def require_whole_images(self, error: Exception, step: int) -> None:
+        """Raises ValueError with the name of a broken file, if that may be why `step` failed."""
+        if type(error).__name__ != "InvalidArgumentError":  # TensorFlow's, on any backend
+            return
+        recipe = self.recipe
+        ahead = self.source.stream(step * recipe.batch_size, recipe.seed)
+        name = first_broken(ahead.take(READ_AHEAD * recipe.batch_size))
+        if name is None and self.val_source is not None:
+            name = first_broken(self.val_source.stream())
+        if name is not None:
+            raise ValueError(
+                f"Expected whole images. Received: {name}, which is damaged. Replace the file, or "
+                "leave such files out with --skip-bad."
+            ) from error
 
     def stretch(self, step: int) -> tuple[int, int, int, Phase]:
         """The next call of `fit`: first and last epoch, steps in each, phase.
@@ -341,13 +361,10 @@ def tensorboard_callback(directory: Path) -> keras.callbacks.Callback:
 
 @contextmanager
 def explained_errors(devices: Devices) -> Iterator[None]:
-    """Turns what TensorFlow raises for a broken image or a lost machine into one sentence."""
+    """Turns what TensorFlow raises for a lost machine into one sentence."""
     try:
         yield
     except Exception as error:
-        sentence = broken_image(error)
-        if sentence:
-            raise ValueError(sentence) from error
         sentence = lost_machine(error, devices)
         if sentence:
             raise ConnectionError(sentence) from error
