@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from keras_mobileone import reparam
+from keras_mobileone import onepass, reparam
 
 # The authors leave both at PyTorch's defaults: eps 1e-5 and momentum 0.1, which Keras counts from
 # the other end. Keras' own epsilon of 1e-3 gives wrong outputs with their weights.
@@ -143,6 +143,8 @@ class MobileOneBlock(layers.Layer):
         se_ratio: Channels of the squeeze-and-excitation's bottleneck over `filters`; 0 for none.
         activation: Keras activation identifier, or None.
         synchronized: Batch statistics over all replicas of a `tf.distribute` strategy.
+        one_pass: Train the branches of a pointwise block through one convolution where that costs
+            less (see `onepass`): the same outputs, gradients and moving statistics, up to rounding.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -174,6 +176,7 @@ class MobileOneBlock(layers.Layer):
         se_ratio: float = 0.0,
         activation="relu",
         synchronized: bool = False,
+        one_pass: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -197,6 +200,7 @@ class MobileOneBlock(layers.Layer):
         self.se_ratio = se_ratio
         self.activation = keras.activations.get(activation)
         self.synchronized = synchronized
+        self.one_pass = one_pass
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -260,6 +264,33 @@ class MobileOneBlock(layers.Layer):
         return norm
 
     def call(self, inputs, training=None):
+        if training and self._in_one_pass():
+            x = self._one_pass(inputs)
+        else:
+            x = self._branch_by_branch(inputs, training)
+        if self.se is not None:
+            x = self.se(x)
+        return self.activation(x)
+
+    def _in_one_pass(self) -> bool:
+        """Whether the branches train through one convolution: the same values for less work."""
+        if not self.one_pass or self.kernel_size > 1:
+            return False
+        norms = [*self.conv_norms, *([self.skip_norm] if self.skip_norm is not None else [])]
+        channels = self.conv_layers[0].input_spec.axes[-1]
+        # A frozen norm computes with its moving statistics, which needs no moments.
+        trainable = all(norm.trainable for norm in norms)
+        return trainable and onepass.pays(channels, self.filters, self.conv_branches)
+
+    def _one_pass(self, inputs):
+        inputs = inputs[:, :: self.strides, :: self.strides, :]
+        centred, kernel, bias = onepass.fold_branches(
+            inputs, self.conv_layers, self.conv_norms, self.skip_norm, self.synchronized
+        )
+        x = ops.conv(centred, ops.cast(kernel, centred.dtype), padding="valid")
+        return x + ops.cast(bias, x.dtype)
+
+    def _branch_by_branch(self, inputs, training):
         m = self._margin
         padded = ops.pad(inputs, [(0, 0), (m, m), (m, m), (0, 0)]) if m else inputs
         x = None
@@ -274,9 +305,7 @@ class MobileOneBlock(layers.Layer):
             x = x + self.scale_norm(self.scale_layer(sliced), training=training)
         if self.skip_norm is not None:
             x = x + self.skip_norm(inputs, training=training)
-        if self.se is not None:
-            x = self.se(x)
-        return self.activation(x)
+        return x
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape
@@ -294,6 +323,7 @@ class MobileOneBlock(layers.Layer):
             "se_ratio": self.se_ratio,
             "activation": keras.activations.serialize(self.activation),
             "synchronized": self.synchronized,
+            "one_pass": self.one_pass,
         }
 
     def folded_weights(self):

@@ -11,6 +11,7 @@ ORDER = [
     "files",
     "variants",
     "reparam",
+    "onepass",
     "layers",
     "graph",
     "fusing",
