@@ -29,6 +29,7 @@ class Trainer(keras.Model):
     Output shape:
         (batch, classes) logits, float32.
 
+    The metrics are plain cross-entropy, without smoothing and distillation, top-1 and top-5.
     `averages` holds the moving average of each weight of the network, BatchNorm statistics
     included: average ← decay · average + (1 − decay) · weight after each step.
     """

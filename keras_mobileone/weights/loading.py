@@ -40,8 +40,8 @@ def model_from_weights(
     if fused and not deploy:
         raise ValueError(
             f"{path} holds fused weights, in which the branches are summed up and can't be told "
-            "apart: no train-time model can be made from them. Received: deploy=False. "
-            "Pass deploy=True, or use a file of unfused weights."
+            "apart: they make a deploy model. Received: deploy=False. Pass deploy=True, or use a "
+            "file of unfused weights; for fine-tuning, `unfuse` makes new branches."
         )
     model = build(variant, deploy=fused, **arguments)
     assign(model, variant, tensors, path)
