@@ -117,7 +117,11 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def variant() -> keras_mobileone.Variant:
     return keras_mobileone.Variant(
-        "tiny", (1.0, 1.0, 1.0, 1.0), depths=(1, 1, 1, 1), base_filters=(8, 8, 16, 16)
+        "tiny",
+        (1.0, 1.0, 1.0, 1.0),
+        conv_branches=2,
+        depths=(1, 1, 1, 1),
+        base_filters=(8, 8, 16, 16),
     )
 
 
