@@ -26,8 +26,8 @@ def decode(encoded):
     """A whole photograph as RGB, whatever its kind: the bytes decide, not a file's name.
 
     Args:
-        encoded: Scalar string tensor: a JPEG (RGB, grey, CMYK or YCCK), PNG, BMP or GIF (its first
-            frame).
+        encoded: Scalar string tensor: a JPEG (RGB, grey, CMYK or YCCK), PNG, BMP, WebP or GIF (its
+            first frame).
 
     Returns:
         uint8 tensor of shape (height, width, 3). Grey is repeated, alpha is dropped.
