@@ -157,7 +157,7 @@ def test_wrong_classes_are_refused(folder, tmp_path):
     result = run("evaluate", folder / "classes", "--model", tmp_path / "ten.keras")
     assert result.exit_code == 2
     assert "one class for each of the model's 10 outputs" in result.stderr
-    assert "(4, 10)" in result.stderr
+    assert "Received: 2 in" in result.stderr
 
 
 def test_module_runs_as_a_process_without_traceback():
