@@ -18,12 +18,12 @@ from keras_mobileone.training.finetuning import find_weights, pretrained_network
 from keras_mobileone.training.recipe import RECIPES, Phase
 from keras_mobileone.variants import S0
 
-TRAIN_IMAGES, VAL_IMAGES = 100, 20  # of each class
+TRAIN_IMAGES, VAL_IMAGES = 120, 30  # of each class
 
 
 @pytest.fixture(scope="module")
 def slice_of_imagenette(shared, tmp_path_factory):
-    """100 training and 20 validation photographs of each of the ten classes."""
+    """120 training and 30 validation photographs of each of the ten classes."""
     root = tmp_path_factory.mktemp("imagenette")
     for split, count in (("train", TRAIN_IMAGES), ("val", VAL_IMAGES)):
         for folder in sorted((shared / "imagenette" / split).iterdir()):
