@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: the reference files, small networks, random parameters."""
 
+import json
 import os
 import subprocess
 import sys
@@ -127,6 +128,36 @@ def run_python(project):
         return process.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def steps_done():
+    """Function for the steps that the checkpoint of a run has, 0 if there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    def steps(directory) -> int:
+        try:
+            with safe_open(directory / "checkpoint.safetensors", "numpy") as file:
+                return json.loads(file.metadata()["state"])["step"]
+        except (OSError, SafetensorError):
+            return 0
+
+    return steps
+
+
+@pytest.fixture(scope="session")
+def refused():
+    """Function that checks a command's result: one line of error with some words, exit code 2."""
+
+    def check(result, words, untouched):
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("Error: ")
+        assert result.stderr.count("\n") == 1
+        for word in words:
+            assert word in result.stderr
+        assert not list(untouched.iterdir())
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -38,18 +38,10 @@ def command(*arguments):
     return [sys.executable, "-m", "keras_mobileone", *map(str, arguments)]
 
 
-def steps_done(directory) -> int:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(directory / "checkpoint.safetensors", "numpy") as file:
-            return json.loads(file.metadata()["state"])["step"]
-    except (OSError, SafetensorError):
-        return 0
-
-
 @pytest.mark.slow
-def test_a_small_network_learns_through_the_whole_command(slice_of_imagenette, tmp_path):
+def test_a_small_network_learns_through_the_whole_command(
+    slice_of_imagenette, tmp_path, steps_done
+):
     """Train, kill, resume, fuse, export, evaluate: recipe `ci` from random weights."""
     run = tmp_path / "run"
     arguments = command("train", "--data", slice_of_imagenette, "--recipe", "ci", "--output", run)

@@ -130,7 +130,7 @@ def test_the_finished_models_agree(unbroken, folders):
     assert result.agreement == result.images
 
 
-def test_killed_and_resumed_ends_with_the_same_weights(unbroken, folders, tmp_path):
+def test_killed_and_resumed_ends_with_the_same_weights(unbroken, folders, tmp_path, steps_done):
     """SIGKILL in mid-epoch, as soon as a checkpoint of step 6 stands: bit for bit."""
     report, directory = unbroken
     recipe, broken = tmp_path / "mini.json", tmp_path / "broken"
@@ -148,16 +148,6 @@ def test_killed_and_resumed_ends_with_the_same_weights(unbroken, folders, tmp_pa
     assert (broken / "log.csv").read_text().splitlines()[0].startswith("epoch,loss")
     for name in ("val_loss", "val_average_top1", "learning_rate"):
         assert [row[name] for row in resumed.history] == [row[name] for row in report.history]
-
-
-def steps_done(directory) -> int:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(directory / "checkpoint.safetensors", "numpy") as file:
-            return json.loads(file.metadata()["state"])["step"]
-    except (OSError, SafetensorError):
-        return 0
 
 
 def test_resuming_before_the_first_checkpoint_starts_anew(unbroken, folders, tmp_path):
