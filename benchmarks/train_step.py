@@ -1,10 +1,11 @@
-"""Images per second and memory of a training step: branch by branch, in one pass, deploy topology.
+"""Images per second and memory of a training step: branch by branch, in one pass, plain network.
 
     python benchmarks/train_step.py --output benchmarks/results/train_step.json
 
-Each method runs in a process of its own, since peak memory is a process'; the methods of a variant
-take turns, round by round, and ratios are of the same round. The floor is the deploy topology with
-one batch normalization after each convolution: a network without branches, as it would be trained.
+Each method runs in a process of its own, since peak memory is a process'. All of them are ready
+before the first round; then they take turns, round by round, and ratios are of the same round. The
+floor is the deploy topology with one batch normalization after each convolution: a network without
+branches, as it would be trained.
 """
 
 import argparse
@@ -32,68 +33,112 @@ from keras_mobileone.variants import get_variant
 
 METHODS = ("branch by branch", "one pass", "plain network")
 WARM_UP = 2  # steps, the first of which traces
+GIGABYTE = 2**20  # in the unit of ru_maxrss, kilobytes
 
 
 def main():
-    """Measures in rounds of processes and writes the JSON."""
+    """Measures in rounds of steps and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="JSON; rows of other variants in it stay")
     parser.add_argument("--variants", nargs="+", default=["s0"])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="steps of each method in a round")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        variant, method = arguments.measure
-        print(json.dumps(measure(variant, method, arguments)))
+        serve(*arguments.measure, arguments)
         return
-    rows = []
     for variant in arguments.variants:
-        rounds = {method: [] for method in METHODS}
-        for number in range(arguments.rounds):
-            for method in METHODS:
-                rounds[method].append(in_a_process(variant, method))
-            print(f"{variant}: round {number + 1} of {arguments.rounds}", flush=True)
-        rows += [summary(variant, method, rounds) for method in METHODS]
-        for row in rows[-len(METHODS) :]:
-            print(row["method"], f"{row['images_per_second']:.1f}/s", f"{row['gigabytes']:.2f} GB")
-    if arguments.output:
-        write(arguments, rows)
+        rows = measure(variant, arguments)
+        for row in rows:
+            print(
+                f"{variant} {row['method']:17} {row['images_per_second']:6.1f} images/s "
+                f"({row['ratio']:.2f})  {row['gigabytes']:.2f} GB",
+                flush=True,
+            )
+        if arguments.output:
+            write(arguments.output, rows)
 
 
-def in_a_process(variant, method) -> dict:
-    """What `measure` returns, measured in a fresh process."""
-    command = [sys.executable, *sys.argv, "--measure", variant, method]
-    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+def measure(variant, arguments) -> list[dict]:
+    """One row for each method."""
+    workers = {method: start(variant, method) for method in METHODS}
+    before = {method: answer(worker) for method, worker in workers.items()}
+    rounds = []
+    for _ in range(arguments.rounds):
+        seconds = {}
+        for method, worker in workers.items():
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            seconds[method] = answer(worker)["seconds"]
+        rounds.append(seconds)
+    rows = []
+    for method, worker in workers.items():
+        worker.stdin.close()
+        rows.append(
+            {
+                "variant": variant,
+                "method": method,
+                "images_per_second": arguments.batch_size
+                / statistics.median(seconds[method] for seconds in rounds),
+                "ratio": statistics.median(s[METHODS[0]] / s[method] for s in rounds),
+                "gigabytes": answer(worker)["gigabytes"],
+                "gigabytes_before": before[method]["gigabytes"],
+                "seconds_per_step": [seconds[method] for seconds in rounds],
+                "conditions": conditions(arguments),
+            }
+        )
+    return rows
 
 
-def measure(variant, method, arguments) -> dict:
-    """Images per second (median step) and peak gigabytes of one method."""
+def start(variant, method) -> subprocess.Popen:
+    """A process that measures one method, and waits for a line before each round."""
+    return subprocess.Popen(
+        [sys.executable, *sys.argv, "--measure", variant, method],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answer(worker) -> dict:
+    """The next line of a worker; what else it prints is not JSON."""
+    for line in worker.stdout:
+        if line.startswith("{"):
+            return json.loads(line)
+    raise RuntimeError(f"A worker stopped with exit code {worker.wait()}: see above.")
+
+
+def serve(variant, method, arguments) -> None:
+    """The worker: prints its memory before and after, and the seconds of a step in each round."""
     size, batch = arguments.size, arguments.batch_size
     recipe = Recipe(
         "step", get_variant(variant), 10, (Phase(0, size),), batch, dtype=arguments.dtype
     )
-    network = make_network(recipe, method)
-    trainer = Trainer(network, recipe)
+    trainer = Trainer(make_network(recipe, method), recipe)
     trainer.compile(make_optimizer(recipe, 100))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     labels = rng.integers(0, 1000, batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = []
-    for _ in range(WARM_UP + arguments.steps):
-        start = time.perf_counter()
+    before = peak_gigabytes()
+    for _ in range(WARM_UP):
         trainer.train_on_batch(images, labels)
-        seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "images_per_second": batch / statistics.median(seconds[WARM_UP:]),
-        "gigabytes": peak / 2**20,
-        "gigabytes_before": before / 2**20,
-    }
+    print(json.dumps({"gigabytes": before}), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(arguments.steps):
+            trainer.train_on_batch(images, labels)
+        seconds = (time.perf_counter() - start) / arguments.steps
+        print(json.dumps({"seconds": seconds}), flush=True)
+    print(json.dumps({"gigabytes": peak_gigabytes()}), flush=True)
+
+
+def peak_gigabytes() -> float:
+    """Peak resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIGABYTE
 
 
 def make_network(recipe, method) -> keras.Model:
@@ -130,28 +175,10 @@ def plain_network(recipe) -> keras.Model:
     return keras.Model(image, keras.layers.Dense(1000, dtype=dtype)(x))
 
 
-def summary(variant, method, rounds) -> dict:
-    """Medians over the rounds; ratio to branch by branch of the same round."""
-    reference, found = rounds[METHODS[0]], rounds[method]
-    ratios = [
-        a["images_per_second"] / b["images_per_second"]
-        for a, b in zip(found, reference, strict=True)
-    ]
-    return {
-        "variant": variant,
-        "method": method,
-        "images_per_second": statistics.median(r["images_per_second"] for r in found),
-        "ratio": statistics.median(ratios),
-        "gigabytes": statistics.median(r["gigabytes"] for r in found),
-        "gigabytes_before": statistics.median(r["gigabytes_before"] for r in found),
-        "rounds": found,
-    }
-
-
-def write(arguments, rows) -> None:
-    """The rows and their conditions as JSON."""
+def conditions(arguments) -> dict:
+    """What the figures depend on."""
     backend = keras.backend.backend()
-    conditions = {
+    return {
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg(),
@@ -160,12 +187,19 @@ def write(arguments, rows) -> None:
         "dtype": arguments.dtype,
         "rounds": arguments.rounds,
         "steps": arguments.steps,
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "as TensorFlow chooses"),
         "backend": backend,
         "keras": keras.__version__,
         backend: version(backend),
     }
-    with atomic_write(arguments.output) as temporary:
-        temporary.write_text(json.dumps({"rows": rows, "conditions": conditions}, indent=2) + "\n")
+
+
+def write(path, rows) -> None:
+    """Adds the rows to those of other variants in a JSON file."""
+    stored = json.loads(path.read_text())["rows"] if path.is_file() else []
+    stored = [row for row in stored if row["variant"] != rows[0]["variant"]]
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({"rows": stored + rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -264,7 +264,7 @@ class MobileOneBlock(layers.Layer):
         return norm
 
     def call(self, inputs, training=None):
-        if training and self._in_one_pass():
+        if training and self._in_one_pass(inputs.shape):
             x = self._one_pass(inputs)
         else:
             x = self._branch_by_branch(inputs, training)
@@ -272,23 +272,37 @@ class MobileOneBlock(layers.Layer):
             x = self.se(x)
         return self.activation(x)
 
-    def _in_one_pass(self) -> bool:
+    def _in_one_pass(self, input_shape) -> bool:
         """Whether the branches train through one convolution: the same values for less work."""
-        if not self.one_pass or self.kernel_size > 1:
-            return False
-        norms = [*self.conv_norms, *([self.skip_norm] if self.skip_norm is not None else [])]
-        channels = self.conv_layers[0].input_spec.axes[-1]
         # A frozen norm computes with its moving statistics, which needs no moments.
-        trainable = all(norm.trainable for norm in norms)
-        return trainable and onepass.pays(channels, self.filters, self.conv_branches)
+        if not self.one_pass or not all(norm.trainable for _, norm in self._branches()):
+            return False
+        _, height, width, channels = input_shape
+        branches = self.conv_branches
+        if self.depthwise:
+            positions = None if None in (height, width) else height * width
+            return onepass.depthwise_pays(positions, self.kernel_size, self.strides, branches)
+        return onepass.dense_pays(channels, self.filters, self.kernel_size, branches)
 
     def _one_pass(self, inputs):
-        inputs = inputs[:, :: self.strides, :: self.strides, :]
-        centred, kernel, bias = onepass.fold_branches(
-            inputs, self.conv_layers, self.conv_norms, self.skip_norm, self.synchronized
-        )
-        x = ops.conv(centred, ops.cast(kernel, centred.dtype), padding="valid")
-        return x + ops.cast(bias, x.dtype)
+        if self.depthwise:
+            window = onepass.DepthwiseWindow(inputs, self.synchronized)
+        else:
+            window = onepass.DenseWindow(inputs, self.kernel_size, self.strides, self.synchronized)
+        identity = reparam.identity_kernel(self.filters, self.depthwise)
+        branches = []
+        for conv, norm in self._branches():
+            kernel = ops.convert_to_tensor(identity, window.dtype) if conv is None else conv.kernel
+            margin = (self.kernel_size - kernel.shape[0]) // 2
+            pads = [(margin, margin)] * 2 + [(0, 0)] * (len(kernel.shape) - 2)
+            branches.append((ops.pad(kernel, pads), norm))
+        return onepass.fold_branches(window, branches)
+
+    def _branches(self):
+        """Pairs of a convolution, None for the skip, and its norm."""
+        pairs = list(zip(self.conv_layers, self.conv_norms, strict=True))
+        pairs += [(self.scale_layer, self.scale_norm), (None, self.skip_norm)]
+        return [(conv, norm) for conv, norm in pairs if norm is not None]
 
     def _branch_by_branch(self, inputs, training):
         m = self._margin

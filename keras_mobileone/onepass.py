@@ -1,82 +1,172 @@
-"""Training all branches of a pointwise block through one convolution, exactly.
+"""Training all branches of a block through one convolution, exactly.
 
-A branch b of a 1×1 block is γ_b · (W_bᵀx − mean_b) / √(var_b + ε) + β_b. Over a batch, with m the
-mean of x over images and positions and Σ its covariance,
+A branch b is γ_b · (W_bᵀq − mean_b) / √(var_b + ε) + β_b, where q is the window of the input that a
+kernel sees at a position. Over a batch, with m the mean of q over images and positions and Σ its
+covariance,
 
     mean_b = W_bᵀ m        var_b = diag(W_bᵀ Σ W_b)
 
-and for the skip branch, where W is the identity, m and diag Σ. So the statistics of every branch
-follow from two moments of the input, none needs its own output, and all of them sum up to one
-convolution of the centred input:
+and so for the 1×1 and the skip branch, whose kernels are zero beside their centre. The statistics
+of every branch follow from two moments of the input, none needs its own output, and all of them sum
+up to one convolution:
 
-    Σ_b branch_b = (Σ_b W_b · γ_b / √(var_b + ε))ᵀ (x − m) + Σ_b β_b
+    Σ_b branch_b = Kᵀ (q − m) + Σ_b β_b        K = Σ_b W_b · γ_b / √(var_b + ε)
 
-Gradients come from automatic differentiation of the same expressions. For n positions, c channels
-and f filters, forward and backward cost about n(2c² + 3cf) multiplications instead of 3kncf, and
-neither the outputs of the k branches nor their gradients are ever stored.
+Gradients come from automatic differentiation of the same expressions. Neither the outputs of the
+branches nor their gradients are ever stored. `DenseWindow` and `DepthwiseWindow` are the two kinds
+of moments; benchmarks/one_pass.md derives them.
 """
 
+from collections.abc import Iterable
+
 import keras
+import numpy as np
 from keras import ops
 
+TAPS = 3  # side of the kernel of a depthwise window
+LAGS = 2 * TAPS - 1  # distances of two taps along one axis, -2 to 2
 
-def fold_branches(inputs, convs, norms, skip_norm=None, synchronized: bool = False):
-    """One convolution that does what the branches of a pointwise block do in training mode.
+# Measured with TensorFlow on CPUs: what the batch normalization of a value costs, in
+# multiplications of a convolution, and from how many positions of all branches on the depthwise
+# moments, most of whose cost is the same for any size, are repaid.
+NORM_COST = 32
+DEPTHWISE_WORK = 512
+
+
+def fold_branches(window, branches: Iterable[tuple]):
+    """What the branches of a block give in training mode, as one convolution.
 
     The moving statistics of the norms are updated as by a training step.
 
     Args:
-        inputs: (batch, height, width, channels), any floating point.
-        convs: Branches' `Conv2D` layers, 1×1 without bias.
-        norms: Their `BatchNormalization` layers.
-        skip_norm: That of the skip branch, or None.
-        synchronized: Statistics over all replicas of a `tf.distribute` strategy.
+        window: `DenseWindow` or `DepthwiseWindow` of the block's input.
+        branches: Pairs of a kernel, of the block's full size in the layout of Keras, and its
+            `BatchNormalization`.
 
     Returns:
-        (centred, kernel, bias): inputs less their mean, in the same shape and dtype;
-        (1, 1, channels, filters) and (filters,) float32.
+        The sum of the branches' outputs.
     """
-    # Statistics in float32 at least, also in mixed precision.
-    dtype = keras.backend.result_type(inputs.dtype, "float32")
-    centred, mean, covariance = moments(ops.cast(inputs, dtype), synchronized)
-    kernel = bias = 0.0
-    for conv, norm in zip(convs, norms, strict=True):
-        weights = ops.cast(conv.kernel, dtype)[0, 0]
-        # E[(Wᵀx)²] without a matrix of filters by filters.
-        variance = ops.sum(weights * ops.matmul(covariance, weights), axis=0)
-        kernel = kernel + weights * _scale(norm, variance)
-        bias = bias + ops.cast(norm.beta, dtype)
-        track(norm, ops.matmul(mean, weights), variance)
-    if skip_norm is not None:
-        variance = ops.diagonal(covariance)
-        kernel = kernel + ops.diag(_scale(skip_norm, variance))
-        bias = bias + ops.cast(skip_norm.beta, dtype)
-        track(skip_norm, mean, variance)
-    return ops.cast(centred, inputs.dtype), kernel[None, None], bias
+    kernels, norms = zip(*branches, strict=True)
+    filters = norms[0].gamma.shape[0]
+    # (branches, taps · channels, filters), or (branches, taps, channels) when depthwise.
+    weights = _stack([ops.reshape(kernel, (-1, filters)) for kernel in kernels], window.dtype)
+    gamma = _stack([norm.gamma for norm in norms], window.dtype)
+    beta = _stack([norm.beta for norm in norms], window.dtype)
+    mean, variance = window.statistics(weights)
+    scale = gamma / ops.sqrt(variance + norms[0].epsilon)
+    for i, norm in enumerate(norms):
+        track(norm, mean[i], variance[i])
+    return window.convolve(ops.sum(weights * scale[:, None], axis=0), ops.sum(beta, axis=0))
 
 
-def pays(channels: int, filters: int, branches: int) -> bool:
-    """Whether one convolution and the moments cost fewer multiplications than the branches."""
-    return 2 * channels + 3 * filters < 3 * branches * filters
+def dense_pays(channels: int, filters: int, kernel_size: int, branches: int) -> bool:
+    """Whether a dense block trains faster in one pass: by multiplications at each position."""
+    window = kernel_size**2 * channels
+    one_pass = 2 * window**2 + 3 * window * filters
+    kernels = branches * window + (channels if kernel_size > 1 else 0)
+    return one_pass < 3 * kernels * filters + NORM_COST * branches * filters
 
 
-def moments(inputs, synchronized: bool):
-    """Centred inputs, their mean (channels,) and covariance (channels, channels).
+def depthwise_pays(positions: int | None, kernel_size: int, strides: int, branches: int) -> bool:
+    """Whether a depthwise block of `positions` (height · width, None if unknown) does."""
+    if kernel_size != TAPS or strides != 1:
+        return False
+    return positions is None or positions * branches >= DEPTHWISE_WORK
 
-    Of the centred input, not of squares less the squared mean, which would lose a small variance
-    beside a large mean.
+
+class DenseWindow:
+    """Moments of the windows of a dense convolution: all channels of all taps together.
+
+    Args:
+        inputs: (batch, height, width, channels), any floating point.
+        kernel_size: Side of the kernel, odd.
+        strides: Of the convolution.
+        synchronized: Moments over all replicas of a `tf.distribute` strategy.
     """
-    channels = inputs.shape[-1]
-    flat = ops.reshape(inputs, (-1, channels))
-    total, count = ops.sum(flat, axis=0), ops.cast(ops.shape(flat)[0], inputs.dtype)
-    if synchronized:
-        total, count = _over_replicas(total), _over_replicas(count)
-    mean = total / count
-    centred = flat - mean
-    products = ops.matmul(ops.transpose(centred), centred)
-    if synchronized:
-        products = _over_replicas(products)
-    return ops.reshape(centred, ops.shape(inputs)), mean, products / count
+
+    def __init__(self, inputs, kernel_size: int, strides: int, synchronized: bool):
+        self.compute_dtype = inputs.dtype
+        # Statistics in float32 at least, also in mixed precision.
+        self.dtype = keras.backend.result_type(inputs.dtype, "float32")
+        windows = ops.cast(_windows(inputs, kernel_size, strides), self.dtype)
+        flat = ops.reshape(windows, (-1, windows.shape[-1]))
+        total, count = _over_replicas((ops.sum(flat, axis=0), ops.shape(flat)[0]), synchronized)
+        self._mean = total / ops.cast(count, self.dtype)
+        # Of the centred input, not of squares less the squared mean, which would lose a small
+        # variance beside a large mean.
+        centred = flat - self._mean
+        (products,) = _over_replicas((ops.matmul(ops.transpose(centred), centred),), synchronized)
+        self._covariance = products / ops.cast(count, self.dtype)
+        self._centred = ops.cast(ops.reshape(centred, ops.shape(windows)), self.compute_dtype)
+
+    def statistics(self, weights):
+        """Mean and variance of the outputs of `weights` (branches, taps · channels, filters)."""
+        branches, _, filters = weights.shape
+        flat = ops.reshape(ops.transpose(weights, (1, 0, 2)), (-1, branches * filters))
+        mean = ops.matmul(self._mean, flat)
+        # Without a matrix of filters by filters.
+        variance = ops.sum(flat * ops.matmul(self._covariance, flat), axis=0)
+        return [ops.reshape(value, (branches, filters)) for value in (mean, variance)]
+
+    def convolve(self, weights, bias):
+        """The convolution of the centred windows, plus `bias`."""
+        kernel = ops.cast(weights, self.compute_dtype)[None, None]
+        outputs = ops.conv(self._centred, kernel, padding="valid")
+        return outputs + ops.cast(bias, self.compute_dtype)
+
+
+class DepthwiseWindow:
+    """Moments of the 3×3 windows of each channel, at stride 1.
+
+    A window is that of z = x - c, plus c times that of an image of ones, both padded with zeros. c
+    is the mean of the channel: products of x itself would lose a small variance beside it.
+
+    Args:
+        inputs: x (batch, height, width, channels), any floating point.
+        synchronized: Moments over all replicas of a `tf.distribute` strategy.
+    """
+
+    def __init__(self, inputs, synchronized: bool):
+        self.inputs = inputs
+        self.dtype = keras.backend.result_type(inputs.dtype, "float32")
+        x = ops.cast(inputs, self.dtype)
+        images, height, width, _ = ops.shape(x)
+        # The sum over images is all that the means need.
+        image, images = _over_replicas((ops.sum(x, axis=0), images), synchronized)
+        image = image / ops.cast(images, self.dtype)
+        # The moments do not depend on c, so neither does the gradient.
+        c = ops.stop_gradient(ops.mean(image, axis=(0, 1)))
+        (products,) = _over_replicas((_tap_products(x - c),), synchronized)
+        # Products of two taps averaged over all windows, (taps, taps, channels): of z and z, of
+        # ones and z, of ones and ones.
+        positions = ops.cast(height * width, self.dtype)
+        rows, columns = (ops.cast(_both_inside(n), self.dtype) for n in (height, width))
+        zz = products / (positions * ops.cast(images, self.dtype))
+        oz = ops.matmul(rows, ops.reshape((image - c) / positions, (height, -1)))
+        oz = _by_taps(ops.matmul(columns, ops.reshape(oz, (TAPS**2, width, -1))))
+        oo = ops.sum(rows, axis=1)[:, None] * ops.sum(columns, axis=1) / positions
+        oo = _by_taps(oo[..., None])
+        # A tap of ones times the same tap: the means.
+        o, z = (ops.reshape(x, (TAPS**4, -1))[:: TAPS**2 + 1] for x in (oo, oz))
+        oz = oz - o[:, None] * z
+        self._covariance = (
+            (zz - z[:, None] * z)
+            + c * (oz + ops.transpose(oz, (1, 0, 2)))
+            + c**2 * (oo - o[:, None] * o)
+        )
+        self._mean = z + c * o
+
+    def statistics(self, weights):
+        """Mean and variance of the outputs of `weights` (branches, taps, channels)."""
+        squares = weights[:, :, None] * weights[:, None]
+        variance = ops.sum(squares * self._covariance, axis=(1, 2))
+        return ops.sum(self._mean * weights, axis=1), variance
+
+    def convolve(self, weights, bias):
+        """The convolution of the input less the mean of its outputs, plus `bias`."""
+        bias = ops.cast(bias - ops.sum(self._mean * weights, axis=0), self.inputs.dtype)
+        kernel = ops.reshape(ops.cast(weights, self.inputs.dtype), (TAPS, TAPS, -1, 1))
+        return ops.depthwise_conv(self.inputs, kernel, padding="same") + bias
 
 
 def track(norm, mean, variance) -> None:
@@ -86,13 +176,153 @@ def track(norm, mean, variance) -> None:
         moving.assign(moving * norm.momentum + value * (1 - norm.momentum))
 
 
-def _scale(norm, variance):
-    return ops.cast(norm.gamma, variance.dtype) / ops.sqrt(variance + norm.epsilon)
+def _stack(tensors, dtype):
+    return ops.stack([ops.cast(tensor, dtype) for tensor in tensors])
 
 
-def _over_replicas(tensor):
-    """The sum over the replicas; what Keras' own synchronized BatchNormalization does."""
+def _windows(inputs, kernel_size: int, strides: int):
+    """(batch, ceil(height / strides), ceil(width / strides), taps · channels), zero-padded."""
+    if kernel_size == strides == 1:
+        return inputs
+    margin = (kernel_size - 1) // 2
+    if margin:
+        inputs = ops.pad(inputs, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
+    height, width = (size - 2 * margin for size in ops.shape(inputs)[1:3])
+    taps = [
+        inputs[:, i : i + height : strides, j : j + width : strides]
+        for i in range(kernel_size)
+        for j in range(kernel_size)
+    ]
+    return ops.concatenate(taps, axis=-1) if margin else taps[0]
+
+
+def _tap_products(z):
+    """Products of two taps of a zero-padded 3×3 window, summed over windows and images.
+
+    It is the autocorrelation of the image at the distance of the taps, less what the border cuts
+    off: the last row takes no part where both taps are of the upper row of the window, the first
+    row where both are of the lower one, and so the columns.
+
+    Args:
+        z: (batch, height, width, channels).
+
+    Returns:
+        (9, 9, channels).
+    """
+    rows = _ends(z, axis=1)
+    columns = _ends(z, axis=2)
+    corners = _ends(rows, axis=2)
+    sums = [
+        _autocorrelation(z, LAGS, LAGS),
+        _autocorrelation(rows, 1, LAGS),
+        _autocorrelation(columns, LAGS, 1),
+        ops.sum(corners * corners, axis=(0, 1, 2)),
+    ]
+    channels = z.shape[-1]
+    sums = ops.concatenate([ops.reshape(s, (-1, channels)) for s in sums], axis=0)
+    products = ops.matmul(ops.cast(_TAP_PRODUCTS, z.dtype), sums)
+    return ops.reshape(products, (TAPS**2, TAPS**2, channels))
+
+
+def _ends(x, axis: int):
+    """First and last row or column of an image, one after the other on the axis of channels."""
+    size, before = x.shape[axis], (slice(None),) * axis
+    if size is None or size == 1:
+        ends = x[*before, :1], x[*before, -1:]
+    else:
+        # One slice for two ends: the gradient of each slice is as large as the image.
+        ends = ops.split(x[*before, :: size - 1], 2, axis=axis)
+    return ops.concatenate(ends, axis=-1)
+
+
+def _tap_products_matrix():
+    """(81, 49): what each of the sums of `_tap_products` adds to each product of two taps."""
+    matrix = np.zeros((LAGS**2 + 4 * LAGS + 4, TAPS**2, TAPS**2))
+    whole, of_rows, of_columns, corners = np.split(matrix, np.cumsum([LAGS**2, 2 * LAGS, 2 * LAGS]))
+    # Which border row or column (0 the first, 1 the last) two taps leave out.
+    left_out = {(0, 0): 1, (2, 2): 0}
+    for i, j, k, m in np.ndindex((TAPS,) * 4):
+        products = np.s_[TAPS * i + j, TAPS * k + m]
+        row_lag, column_lag = k - i + TAPS - 1, m - j + TAPS - 1
+        whole[LAGS * row_lag + column_lag][products] = 1
+        row, column = left_out.get((i, k)), left_out.get((j, m))
+        if row is not None:
+            of_rows[2 * column_lag + row][products] = -1
+        if column is not None:
+            of_columns[2 * row_lag + column][products] = -1
+        if row is not None and column is not None:
+            corners[2 * column + row][products] = 1
+    return matrix.reshape(len(matrix), -1).T
+
+
+_TAP_PRODUCTS = _tap_products_matrix()
+
+
+def _autocorrelation(z, rows: int, columns: int):
+    """Sums over images and positions p of z(p) z(p + d), zero where p + d is outside.
+
+    Args:
+        z: (batch, height, width, channels).
+        rows, columns: Odd numbers of distances d along each axis, symmetrical to zero.
+
+    Returns:
+        (rows, columns, channels).
+    """
+    down, right = rows // 2, columns // 2
+    padded = ops.pad(z, [(0, 0), (0, down), (right, right), (0, 0)])
+    if keras.backend.backend() == "tensorflow":
+        half = _weight_gradient(padded, z, down + 1, columns)
+    else:
+        height, width = ops.shape(z)[1:3]
+        half = ops.stack(
+            [
+                ops.sum(z * padded[:, i : i + height, j : j + width], axis=(0, 1, 2))
+                for i in range(down + 1)
+                for j in range(columns)
+            ]
+        )
+        half = ops.reshape(half, (down + 1, columns, -1))
+    # The other half mirrors it.
+    return ops.concatenate([ops.flip(half[1:], axis=(0, 1)), half], axis=0)
+
+
+def _weight_gradient(inputs, outputs, rows, columns):
+    """Gradient of a depthwise kernel, (rows, columns, channels): one pass over the image."""
+    import tensorflow as tf
+
+    gradient = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+        input=inputs,
+        filter_sizes=[rows, columns, inputs.shape[-1], 1],
+        out_backprop=outputs,
+        strides=[1, 1, 1, 1],
+        padding="VALID",
+    )
+    return gradient[..., 0]
+
+
+def _both_inside(length):
+    """Whether row r is the tap j of a window, whose tap i is inside too: (i · j, length)."""
+    r = ops.arange(length)
+    i, j = ops.arange(TAPS)[:, None, None], ops.arange(TAPS)[:, None]
+    position, other = r - j + 1, r - j + i
+    inside = [ops.logical_and(x >= 0, x < length) for x in (position, other)]
+    return ops.reshape(ops.logical_and(*inside), (TAPS**2, -1))
+
+
+def _by_taps(products):
+    """From (two taps of a row, two of a column, channels) to (tap, tap, channels)."""
+    products = ops.reshape(products, (TAPS,) * 4 + (-1,))
+    return ops.reshape(ops.transpose(products, (0, 2, 1, 3, 4)), (TAPS**2, TAPS**2, -1))
+
+
+def _over_replicas(tensors, synchronized: bool):
+    """Sums over the replicas; what Keras' own synchronized BatchNormalization does."""
+    if not synchronized:
+        return tensors
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    return tensor if context is None else context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+    if context is None:
+        return tensors
+    dtype = tensors[0].dtype
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, [tf.cast(t, dtype) for t in tensors])

@@ -284,6 +284,23 @@ _FINETUNE = Recipe(
     expected_accuracy="96.3 % on Imagenette (benchmarks/results/finetune.json)",
 )
 
+# From scratch on ten classes and few images; sizes grow since small images train several times
+# faster.
+_IMAGENETTE = Recipe(
+    "imagenette",
+    S0,
+    epochs=50,
+    phases=(Phase(0, 64), Phase(20, 96), Phase(40, 128)),
+    batch_size=64,
+    learning_rate=0.4,
+    warmup_epochs=3,
+    weight_decay=2e-4,
+    final_weight_decay=2e-5,
+    ema_decay=0.998,
+    crop_area=(0.25, 1.0),
+    command="keras-mobileone train --data imagenette/ --recipe imagenette --output run/",
+)
+
 # For CI: a network of 90,000 parameters that learns in minutes on two cores.
 CI_VARIANT = Variant(
     "mobileone_ci", (1.0, 1.0, 1.0, 1.0), 2, depths=(1, 2, 2, 1), base_filters=(24, 48, 96, 192)
@@ -314,6 +331,7 @@ RECIPES = {
         _distilled(_S3, "80.0 % (paper); not measured here"),
         _distilled(_S4, "81.4 % (paper); not measured here"),
         _FINETUNE,
+        _IMAGENETTE,
         _CI,
     )
 }
