@@ -19,6 +19,7 @@ QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
 QAT = ROOT / "benchmarks" / "results" / "qat.json"
 FINETUNE = ROOT / "benchmarks" / "results" / "finetune.json"
 PIPELINE = ROOT / "benchmarks" / "results" / "input_pipeline.json"
+TRAIN_STEP = ROOT / "benchmarks" / "results" / "train_step.json"
 DEMO = ROOT / "benchmarks" / "results" / "demo" / "report.json"
 
 
@@ -142,12 +143,40 @@ def pipeline() -> str:
     return "\n\n".join([markdown_table(("", "images/s", "ratio"), rows), conditions])
 
 
+def train_step() -> str:
+    """Branch by branch, one pass and plain network."""
+    results = json.loads(TRAIN_STEP.read_text())["rows"]
+    rows = [
+        (
+            row["variant"].upper(),
+            row["method"],
+            str(row["conditions"]["batch"]),
+            f"{row['images_per_second']:.1f}",
+            f"{row['ratio']:.2f}",
+            f"{row['gigabytes']:.1f}",
+        )
+        for row in results
+    ]
+    c = results[0]["conditions"]
+    conditions = (
+        f"{c['size']} pixels, {c['dtype']}; processes take turns, {c['rounds']} rounds of "
+        f"{c['steps']} steps; ratio to branch by branch of the same round. The plain network is "
+        "the deploy topology with one batch normalization for each convolution, the floor. GB: of "
+        f"the whole process, {results[0]['gigabytes_before']:.1f} before the first step. "
+        f"{c['processor']}, {c['cores']} cores, oneDNN {'on' if c['onednn'] == '1' else 'off'}; "
+        f"TensorFlow {c['tensorflow']}, Keras {c['keras']}."
+    )
+    header = ("", "", "batch", "images/s", "ratio", "GB")
+    return "\n\n".join([markdown_table(header, rows), conditions])
+
+
 SECTIONS = {
     "demo": demo,
     "quantization": quantization,
     "qat": qat,
     "finetune": finetune,
     "pipeline": pipeline,
+    "train_step": train_step,
     "family": family,
 }
 

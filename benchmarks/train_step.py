@@ -26,6 +26,7 @@ from keras_mobileone.benchmarking import processor_name
 from keras_mobileone.files import atomic_write
 from keras_mobileone.layers import MobileOneBlock
 from keras_mobileone.network import build
+from keras_mobileone.norms import BatchNorm
 from keras_mobileone.training.optimizer import make_optimizer
 from keras_mobileone.training.recipe import Phase, Recipe
 from keras_mobileone.training.trainer import Trainer
@@ -148,9 +149,11 @@ def make_network(recipe, method) -> keras.Model:
     if method == "plain network":
         return plain_network(recipe)
     network = build(recipe.variant, image, **options)
-    for layer in network.layers:
-        if isinstance(layer, MobileOneBlock):
-            layer.one_pass = method == "one pass"
+    if method == "branch by branch":  # with Keras' own layers
+        BatchNorm.call = keras.layers.BatchNormalization.call
+        for layer in network.layers:
+            if isinstance(layer, MobileOneBlock):
+                layer.one_pass = False
     return network
 
 

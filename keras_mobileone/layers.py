@@ -1,9 +1,12 @@
 """`MobileOneBlock`, the trainable multi-branch layer, and the stock layers it folds into."""
 
+import math
+
 import keras
 from keras import layers, ops
 
 from keras_mobileone import onepass, reparam
+from keras_mobileone.norms import BatchNorm
 
 # The authors leave both at PyTorch's defaults: eps 1e-5 and momentum 0.1, which Keras counts from
 # the other end. Keras' own epsilon of 1e-3 gives wrong outputs with their weights.
@@ -143,8 +146,8 @@ class MobileOneBlock(layers.Layer):
         se_ratio: Channels of the squeeze-and-excitation's bottleneck over `filters`; 0 for none.
         activation: Keras activation identifier, or None.
         synchronized: Batch statistics over all replicas of a `tf.distribute` strategy.
-        one_pass: Train the branches of a pointwise block through one convolution where that costs
-            less (see `onepass`): the same outputs, gradients and moving statistics, up to rounding.
+        one_pass: Train all branches through one convolution where that costs less (see
+            `onepass`): the same outputs, gradients and moving statistics, up to rounding.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -253,7 +256,7 @@ class MobileOneBlock(layers.Layer):
         return conv
 
     def _norm(self, name, shape):
-        norm = layers.BatchNormalization(
+        norm = BatchNorm(
             momentum=BATCH_NORM_MOMENTUM,
             epsilon=BATCH_NORM_EPSILON,
             synchronized=self.synchronized,
@@ -277,11 +280,11 @@ class MobileOneBlock(layers.Layer):
         # A frozen norm computes with its moving statistics, which needs no moments.
         if not self.one_pass or not all(norm.trainable for _, norm in self._branches()):
             return False
-        _, height, width, channels = input_shape
+        *image, channels = input_shape
         branches = self.conv_branches
         if self.depthwise:
-            positions = None if None in (height, width) else height * width
-            return onepass.depthwise_pays(positions, self.kernel_size, self.strides, branches)
+            values = None if None in image else math.prod(image)
+            return onepass.depthwise_pays(values, self.kernel_size, self.strides, branches)
         return onepass.dense_pays(channels, self.filters, self.kernel_size, branches)
 
     def _one_pass(self, inputs):

@@ -23,14 +23,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mobileone.norms import track
+
 TAPS = 3  # side of the kernel of a depthwise window
 LAGS = 2 * TAPS - 1  # distances of two taps along one axis, -2 to 2
 
 # Measured with TensorFlow on CPUs: what the batch normalization of a value costs, in
-# multiplications of a convolution, and from how many positions of all branches on the depthwise
-# moments, most of whose cost is the same for any size, are repaid.
+# multiplications of a convolution; and the values of a channel, times branches, from which on the
+# depthwise moments pay, whose cost is in part the same for any number of values.
 NORM_COST = 32
-DEPTHWISE_WORK = 512
+DEPTHWISE_WORK = 2**14
 
 
 def fold_branches(window, branches: Iterable[tuple]):
@@ -67,11 +69,11 @@ def dense_pays(channels: int, filters: int, kernel_size: int, branches: int) -> 
     return one_pass < 3 * kernels * filters + NORM_COST * branches * filters
 
 
-def depthwise_pays(positions: int | None, kernel_size: int, strides: int, branches: int) -> bool:
-    """Whether a depthwise block of `positions` (height · width, None if unknown) does."""
+def depthwise_pays(values: int | None, kernel_size: int, strides: int, branches: int) -> bool:
+    """Whether a depthwise block of `values` in each channel (None if unknown) does."""
     if kernel_size != TAPS or strides != 1:
         return False
-    return positions is None or positions * branches >= DEPTHWISE_WORK
+    return values is None or values * branches >= DEPTHWISE_WORK
 
 
 class DenseWindow:
@@ -85,19 +87,18 @@ class DenseWindow:
     """
 
     def __init__(self, inputs, kernel_size: int, strides: int, synchronized: bool):
-        self.compute_dtype = inputs.dtype
+        self._windows = _windows(inputs, kernel_size, strides)
         # Statistics in float32 at least, also in mixed precision.
         self.dtype = keras.backend.result_type(inputs.dtype, "float32")
-        windows = ops.cast(_windows(inputs, kernel_size, strides), self.dtype)
-        flat = ops.reshape(windows, (-1, windows.shape[-1]))
-        total, count = _over_replicas((ops.sum(flat, axis=0), ops.shape(flat)[0]), synchronized)
-        self._mean = total / ops.cast(count, self.dtype)
+        flat = ops.reshape(self._windows, (-1, self._windows.shape[-1]))
+        total = ops.sum(ops.cast(flat, self.dtype), axis=0)
+        total, count = _over_replicas((total, ops.shape(flat)[0]), synchronized)
+        count = ops.cast(count, self.dtype)
+        self._mean = total / count
         # Of the centred input, not of squares less the squared mean, which would lose a small
         # variance beside a large mean.
-        centred = flat - self._mean
-        (products,) = _over_replicas((ops.matmul(ops.transpose(centred), centred),), synchronized)
-        self._covariance = products / ops.cast(count, self.dtype)
-        self._centred = ops.cast(ops.reshape(centred, ops.shape(windows)), self.compute_dtype)
+        (products,) = _over_replicas((_scatter(flat, self._mean),), synchronized)
+        self._covariance = products / count
 
     def statistics(self, weights):
         """Mean and variance of the outputs of `weights` (branches, taps · channels, filters)."""
@@ -109,10 +110,11 @@ class DenseWindow:
         return [ops.reshape(value, (branches, filters)) for value in (mean, variance)]
 
     def convolve(self, weights, bias):
-        """The convolution of the centred windows, plus `bias`."""
-        kernel = ops.cast(weights, self.compute_dtype)[None, None]
-        outputs = ops.conv(self._centred, kernel, padding="valid")
-        return outputs + ops.cast(bias, self.compute_dtype)
+        """The convolution of the windows less the mean of its outputs, plus `bias`."""
+        bias = bias - ops.matmul(self._mean, weights)
+        kernel = ops.cast(weights, self._windows.dtype)[None, None]
+        outputs = ops.conv(self._windows, kernel, padding="valid")
+        return outputs + ops.cast(bias, outputs.dtype)
 
 
 class DepthwiseWindow:
@@ -129,14 +131,14 @@ class DepthwiseWindow:
     def __init__(self, inputs, synchronized: bool):
         self.inputs = inputs
         self.dtype = keras.backend.result_type(inputs.dtype, "float32")
-        x = ops.cast(inputs, self.dtype)
-        images, height, width, _ = ops.shape(x)
+        images, height, width, _ = ops.shape(inputs)
         # The sum over images is all that the means need.
-        image, images = _over_replicas((ops.sum(x, axis=0), images), synchronized)
+        image = ops.sum(ops.cast(inputs, self.dtype), axis=0)
+        image, images = _over_replicas((image, images), synchronized)
         image = image / ops.cast(images, self.dtype)
         # The moments do not depend on c, so neither does the gradient.
         c = ops.stop_gradient(ops.mean(image, axis=(0, 1)))
-        (products,) = _over_replicas((_tap_products(x - c),), synchronized)
+        (products,) = _over_replicas((_tap_products(inputs, c),), synchronized)
         # Products of two taps averaged over all windows, (taps, taps, channels): of z and z, of
         # ones and z, of ones and ones.
         positions = ops.cast(height * width, self.dtype)
@@ -169,13 +171,6 @@ class DepthwiseWindow:
         return ops.depthwise_conv(self.inputs, kernel, padding="same") + bias
 
 
-def track(norm, mean, variance) -> None:
-    """Moves the moving statistics of a norm towards those of a batch."""
-    for moving, value in ((norm.moving_mean, mean), (norm.moving_variance, variance)):
-        value = ops.cast(value, moving.dtype)
-        moving.assign(moving * norm.momentum + value * (1 - norm.momentum))
-
-
 def _stack(tensors, dtype):
     return ops.stack([ops.cast(tensor, dtype) for tensor in tensors])
 
@@ -196,31 +191,51 @@ def _windows(inputs, kernel_size: int, strides: int):
     return ops.concatenate(taps, axis=-1) if margin else taps[0]
 
 
-def _tap_products(z):
-    """Products of two taps of a zero-padded 3×3 window, summed over windows and images.
+def _scatter(x, c):
+    """(x - c)ᵀ (x - c) of x (rows, columns) and a constant c (columns,), in the dtype of c.
+
+    Nothing but x is kept for its gradient.
+    """
+
+    @ops.custom_gradient
+    def scatter(x, c):
+        centred = ops.cast(x, c.dtype) - c
+
+        def gradient(*upstream):
+            both = upstream[0] + ops.transpose(upstream[0])
+            slope = ops.matmul(ops.cast(x, c.dtype), both) - ops.matmul(c, both)
+            return ops.cast(slope, x.dtype), ops.zeros_like(c)
+
+        return ops.matmul(ops.transpose(centred), centred), gradient
+
+    return scatter(x, ops.stop_gradient(c))
+
+
+def _tap_products(x, c):
+    """Products of two taps of a 3×3 window of x - c, summed over windows and images.
 
     It is the autocorrelation of the image at the distance of the taps, less what the border cuts
     off: the last row takes no part where both taps are of the upper row of the window, the first
     row where both are of the lower one, and so the columns.
 
     Args:
-        z: (batch, height, width, channels).
+        x: (batch, height, width, channels). Outside of it x - c is zero.
+        c: Constant (channels,), in the dtype of the result.
 
     Returns:
         (9, 9, channels).
     """
-    rows = _ends(z, axis=1)
-    columns = _ends(z, axis=2)
-    corners = _ends(rows, axis=2)
+    rows, columns, twice = _ends(x, axis=1), _ends(x, axis=2), ops.tile(c, 2)
+    corners = ops.cast(_ends(rows, axis=2), c.dtype) - ops.tile(c, 4)
     sums = [
-        _autocorrelation(z, LAGS, LAGS),
-        _autocorrelation(rows, 1, LAGS),
-        _autocorrelation(columns, LAGS, 1),
+        _autocorrelation(x, c, LAGS, LAGS),
+        _autocorrelation(rows, twice, 1, LAGS),
+        _autocorrelation(columns, twice, LAGS, 1),
         ops.sum(corners * corners, axis=(0, 1, 2)),
     ]
-    channels = z.shape[-1]
+    channels = x.shape[-1]
     sums = ops.concatenate([ops.reshape(s, (-1, channels)) for s in sums], axis=0)
-    products = ops.matmul(ops.cast(_TAP_PRODUCTS, z.dtype), sums)
+    products = ops.matmul(ops.cast(_TAP_PRODUCTS, c.dtype), sums)
     return ops.reshape(products, (TAPS**2, TAPS**2, channels))
 
 
@@ -258,32 +273,50 @@ def _tap_products_matrix():
 _TAP_PRODUCTS = _tap_products_matrix()
 
 
-def _autocorrelation(z, rows: int, columns: int):
-    """Sums over images and positions p of z(p) z(p + d), zero where p + d is outside.
+def _autocorrelation(x, c, rows: int, columns: int):
+    """Sums over images and positions p of z(p) z(p + d), where z is x - c, and zero outside.
+
+    Nothing but x is kept for its gradient.
 
     Args:
-        z: (batch, height, width, channels).
+        x: (batch, height, width, channels).
+        c: Constant (channels,), in the dtype of the result.
         rows, columns: Odd numbers of distances d along each axis, symmetrical to zero.
 
     Returns:
         (rows, columns, channels).
     """
-    down, right = rows // 2, columns // 2
+
+    @ops.custom_gradient
+    def autocorrelation(x, c):
+        def gradient(*upstream):
+            # z(p + d) and z(p - d) for each d.
+            kernel = (upstream[0] + ops.flip(upstream[0], axis=(0, 1)))[..., None]
+            # Tied to the gradient: else it would be computed in the forward pass, and kept.
+            z = ops.cast(x, c.dtype) - (c + 0 * upstream[0][0, 0])
+            slope = ops.depthwise_conv(z, kernel, padding="same")
+            return ops.cast(slope, x.dtype), ops.zeros_like(c)
+
+        half = _half_autocorrelation(ops.cast(x, c.dtype) - c, rows // 2, columns // 2)
+        # The other half mirrors it.
+        return ops.concatenate([ops.flip(half[1:], axis=(0, 1)), half], axis=0), gradient
+
+    return autocorrelation(x, ops.stop_gradient(c))
+
+
+def _half_autocorrelation(z, down: int, right: int):
+    """For d from (0, -right) to (down, right): (down + 1, 2 right + 1, channels)."""
+    rows, columns = down + 1, 2 * right + 1
     padded = ops.pad(z, [(0, 0), (0, down), (right, right), (0, 0)])
     if keras.backend.backend() == "tensorflow":
-        half = _weight_gradient(padded, z, down + 1, columns)
-    else:
-        height, width = ops.shape(z)[1:3]
-        half = ops.stack(
-            [
-                ops.sum(z * padded[:, i : i + height, j : j + width], axis=(0, 1, 2))
-                for i in range(down + 1)
-                for j in range(columns)
-            ]
-        )
-        half = ops.reshape(half, (down + 1, columns, -1))
-    # The other half mirrors it.
-    return ops.concatenate([ops.flip(half[1:], axis=(0, 1)), half], axis=0)
+        return _weight_gradient(padded, z, rows, columns)
+    height, width = ops.shape(z)[1:3]
+    sums = [
+        ops.sum(z * padded[:, i : i + height, j : j + width], axis=(0, 1, 2))
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    return ops.reshape(ops.stack(sums), (rows, columns, -1))
 
 
 def _weight_gradient(inputs, outputs, rows, columns):

@@ -11,6 +11,7 @@ ORDER = [
     "files",
     "variants",
     "reparam",
+    "norms",
     "onepass",
     "layers",
     "graph",

@@ -32,6 +32,12 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def small_images_too(monkeypatch):
+    """Depthwise blocks in one pass also where it does not pay."""
+    monkeypatch.setattr(onepass, "DEPTHWISE_WORK", 0)
+
+
 def pair(randomize, shape=SHAPE, kernel_size=1, **arguments):
     """The same block twice, in one pass and branch by branch, and the shape of its input."""
     blocks = [
@@ -77,27 +83,28 @@ def test_the_formulas_are_exact(case, mean, noise, randomize, relative_error):
         assert relative_error(found, expected) < 1e-12
 
 
-# A column has three taps and one branch: nearly all of its gradient is rounding.
-@pytest.mark.parametrize("case", [case for case in CASES if case != "depthwise column"])
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("mean", [0.0, 5.0])
 def test_rounding_in_float32(case, mean, noise, randomize, relative_error):
-    """To 1e-5 relative, also where the mean of the input is large beside its deviation.
+    """To 1e-5 of the exact values, or twice as near as branch by branch.
 
     Gradients of kernels are compared as one vector: that of a 1×1 depthwise kernel is zero but for
     epsilon, since its norm takes any factor back, so all its digits are rounding.
     """
     fast, slow, shape = pair(randomize, **CASES[case])
+    exact = pair(randomize, dtype="float64", **CASES[case])[1]
     inputs = noise(*shape) + np.float32(mean)
-    fast, slow = step(fast, inputs), step(slow, inputs)
-    assert relative_error(fast[0], slow[0]) < 1e-5
-    for kind in ("inputs", "kernel", "gamma", "beta"):
-        found, expected = (
-            np.concatenate([np.ravel(g) for name, g in side[1].items() if name.endswith(kind)])
-            for side in (fast, slow)
-        )
-        assert relative_error(found, expected) < 1e-5, kind
-    for found, expected in zip(fast[2], slow[2], strict=True):
+    fast, slow, exact = (step(block, inputs) for block in (fast, slow, exact))
+    assert relative_error(fast[0], exact[0]) < 1e-5
+    for found, expected in zip(fast[2], exact[2], strict=True):
         assert relative_error(found, expected) < 1e-5
+    for kind in ("inputs", "kernel", "gamma", "beta"):
+        found, reference, expected = (
+            np.concatenate([np.ravel(g) for name, g in side[1].items() if name.endswith(kind)])
+            for side in (fast, slow, exact)
+        )
+        limit = max(1e-5, relative_error(reference, expected) / 2)
+        assert relative_error(found, expected) < limit, kind
 
 
 BUGS = ("epsilon", "mean", "variance", "skip", "border")
@@ -138,12 +145,12 @@ def test_a_wrong_formula_is_seen(bug, case, noise, randomize, relative_error, mo
 
 
 def test_constant_input(randomize, relative_error):
-    """Zero variance: every branch gives its beta, exactly; branch by branch only nearly."""
+    """Zero variance: every branch gives its beta, up to rounding over the root of epsilon."""
     fast, slow, shape = pair(randomize, **CASES["no activation"])
     inputs = np.full(shape, 3, np.float32)
     outputs, gradients, _ = step(fast, inputs)
     betas = sum(norm.beta.numpy() for norm in (*fast.conv_norms, fast.skip_norm))
-    np.testing.assert_allclose(outputs, np.broadcast_to(betas, outputs.shape), rtol=1e-6)
+    assert relative_error(outputs, np.broadcast_to(betas, outputs.shape)) < 1e-2
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
     assert relative_error(outputs, step(slow, inputs)[0]) < 1e-2
 
@@ -158,8 +165,7 @@ def test_constant_depthwise_input(randomize, relative_error):
 
 
 @pytest.mark.parametrize("case", ["skip", "depthwise", "stem"])
-def test_batch_of_one(case, noise, randomize, relative_error, monkeypatch):
-    monkeypatch.setattr(onepass, "DEPTHWISE_WORK", 0)
+def test_batch_of_one(case, noise, randomize, relative_error):
     arguments = dict(CASES[case])
     channels = arguments.pop("shape", SHAPE)[-1]
     for size in (3, 1):
@@ -217,22 +223,26 @@ def test_images_of_unknown_size(noise, randomize, relative_error):
 def test_the_same_sums_without_tensorflow(noise, relative_error, monkeypatch):
     """What other backends compute, as shifted products."""
     image = keras.ops.convert_to_tensor(noise(2, 5, 6, 3))
-    found = onepass._autocorrelation(image, 5, 3)
+    found = onepass._half_autocorrelation(image, 2, 1)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    assert relative_error(onepass._autocorrelation(image, 5, 3), found) < 1e-6
+    assert relative_error(onepass._half_autocorrelation(image, 2, 1), found) < 1e-6
 
 
-def test_where_it_pays():
+def test_where_it_pays(monkeypatch):
     """By what was measured: benchmarks/one_pass.md."""
+    monkeypatch.undo()  # the threshold as it is
     assert all(onepass.dense_pays(c, f, 1, 4) for c, f in ((48, 48), (48, 128), (256, 1024)))
     assert not any(onepass.dense_pays(c, c, 1, 1) for c in (48, 64, 512))
     assert not onepass.dense_pays(512, 128, 1, 2)
     assert all(onepass.dense_pays(3, f, 3, 1) for f in (48, 96, 192))
     assert not onepass.dense_pays(64, 64, 3, 1)
-    assert onepass.depthwise_pays(28 * 28, 3, 1, 1) and onepass.depthwise_pays(14 * 14, 3, 1, 4)
-    assert not onepass.depthwise_pays(14 * 14, 3, 1, 1)
-    assert onepass.depthwise_pays(None, 3, 1, 1)
-    assert not onepass.depthwise_pays(None, 3, 2, 4) and not onepass.depthwise_pays(None, 5, 1, 4)
+    batch = 32
+    assert onepass.depthwise_pays(batch * 28 * 28, 3, 1, branches=1)
+    assert onepass.depthwise_pays(batch * 14 * 14, 3, 1, branches=4)
+    assert not onepass.depthwise_pays(batch * 14 * 14, 3, 1, branches=1)
+    assert onepass.depthwise_pays(None, 3, 1, branches=1)
+    assert not onepass.depthwise_pays(None, 3, 2, branches=4)
+    assert not onepass.depthwise_pays(None, 5, 1, branches=4)
 
 
 def models(variant, classes=5):
