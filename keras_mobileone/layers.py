@@ -298,7 +298,7 @@ class MobileOneBlock(layers.Layer):
             kernel = ops.convert_to_tensor(identity, window.dtype) if conv is None else conv.kernel
             margin = (self.kernel_size - kernel.shape[0]) // 2
             pads = [(margin, margin)] * 2 + [(0, 0)] * (len(kernel.shape) - 2)
-            branches.append((ops.pad(kernel, pads), norm))
+            branches.append((ops.pad(kernel, pads) if margin else kernel, norm))
         return onepass.fold_branches(window, branches)
 
     def _branches(self):
@@ -352,19 +352,14 @@ class MobileOneBlock(layers.Layer):
             bias: (filters,).
         """
         branches = [
-            reparam.Branch(self._kernel(conv), _batch_norm(norm))
-            for conv, norm in zip(self.conv_layers, self.conv_norms, strict=True)
+            reparam.Branch(self._kernel(conv), _batch_norm(norm)) for conv, norm in self._branches()
         ]
-        if self.scale_layer is not None:
-            kernel = self._kernel(self.scale_layer)
-            branches.append(reparam.Branch(kernel, _batch_norm(self.scale_norm)))
-        if self.skip_norm is not None:
-            kernel = reparam.identity_kernel(self.filters, self.depthwise)
-            branches.append(reparam.Branch(kernel, _batch_norm(self.skip_norm)))
         kernel, bias = reparam.fold(branches, self.kernel_size)
         return (kernel[..., None] if self.depthwise else kernel), bias
 
     def _kernel(self, conv):
+        if conv is None:
+            return reparam.identity_kernel(self.filters, self.depthwise)
         kernel = ops.convert_to_numpy(conv.kernel)
         return kernel[..., 0] if self.depthwise else kernel
 

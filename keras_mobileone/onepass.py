@@ -12,8 +12,8 @@ up to one convolution:
 
     Σ_b branch_b = Kᵀ (q − m) + Σ_b β_b        K = Σ_b W_b · γ_b / √(var_b + ε)
 
-Gradients come from automatic differentiation of the same expressions. Neither the outputs of the
-branches nor their gradients are ever stored. `DenseWindow` and `DepthwiseWindow` are the two kinds
+Gradients come from the same expressions. Neither the outputs of the branches nor their gradients
+are ever stored. `DenseWindow` and `DepthwiseWindow` are the two kinds
 of moments; benchmarks/one_pass.md derives them.
 """
 
