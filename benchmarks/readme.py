@@ -153,7 +153,7 @@ def train_step() -> str:
             str(row["conditions"]["batch"]),
             f"{row['images_per_second']:.1f}",
             f"{row['ratio']:.2f}",
-            f"{row['gigabytes']:.1f}",
+            f"{row['gibibytes']:.1f}",
         )
         for row in results
     ]
@@ -161,12 +161,12 @@ def train_step() -> str:
     conditions = (
         f"{c['size']} pixels, {c['dtype']}; processes take turns, {c['rounds']} rounds of "
         f"{c['steps']} steps; ratio to branch by branch of the same round. The plain network is "
-        "the deploy topology with one batch normalization for each convolution, the floor. GB: of "
-        f"the whole process, {results[0]['gigabytes_before']:.1f} before the first step. "
+        "the deploy topology with one batch normalization for each convolution, the floor. GiB: of "
+        f"the whole process, {results[0]['gibibytes_before']:.1f} before the first step. "
         f"{c['processor']}, {c['cores']} cores, oneDNN {'on' if c['onednn'] == '1' else 'off'}; "
         f"TensorFlow {c['tensorflow']}, Keras {c['keras']}."
     )
-    header = ("", "", "batch", "images/s", "ratio", "GB")
+    header = ("", "", "batch", "images/s", "ratio", "GiB")
     return "\n\n".join([markdown_table(header, rows), conditions])
 
 

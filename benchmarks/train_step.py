@@ -34,7 +34,7 @@ from keras_mobileone.variants import get_variant
 
 METHODS = ("branch by branch", "one pass", "plain network")
 WARM_UP = 2  # steps, the first of which traces
-GIGABYTE = 2**20  # in the unit of ru_maxrss, kilobytes
+GIBIBYTE = 2**20  # in the unit of ru_maxrss
 
 
 def main():
@@ -57,7 +57,7 @@ def main():
         for row in rows:
             print(
                 f"{variant} {row['method']:17} {row['images_per_second']:6.1f} images/s "
-                f"({row['ratio']:.2f})  {row['gigabytes']:.2f} GB",
+                f"({row['ratio']:.2f})  {row['gibibytes']:.2f} GiB",
                 flush=True,
             )
         if arguments.output:
@@ -86,8 +86,8 @@ def measure(variant, arguments) -> list[dict]:
                 "images_per_second": arguments.batch_size
                 / statistics.median(seconds[method] for seconds in rounds),
                 "ratio": statistics.median(s[METHODS[0]] / s[method] for s in rounds),
-                "gigabytes": answer(worker)["gigabytes"],
-                "gigabytes_before": before[method]["gigabytes"],
+                "gibibytes": answer(worker)["gibibytes"],
+                "gibibytes_before": before[method]["gibibytes"],
                 "seconds_per_step": [seconds[method] for seconds in rounds],
                 "conditions": conditions(arguments),
             }
@@ -124,22 +124,22 @@ def serve(variant, method, arguments) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     labels = rng.integers(0, 1000, batch)
-    before = peak_gigabytes()
+    before = peak_gibibytes()
     for _ in range(WARM_UP):
         trainer.train_on_batch(images, labels)
-    print(json.dumps({"gigabytes": before}), flush=True)
+    print(json.dumps({"gibibytes": before}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         for _ in range(arguments.steps):
             trainer.train_on_batch(images, labels)
         seconds = (time.perf_counter() - start) / arguments.steps
         print(json.dumps({"seconds": seconds}), flush=True)
-    print(json.dumps({"gigabytes": peak_gigabytes()}), flush=True)
+    print(json.dumps({"gibibytes": peak_gibibytes()}), flush=True)
 
 
-def peak_gigabytes() -> float:
+def peak_gibibytes() -> float:
     """Peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIGABYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIBIBYTE
 
 
 def make_network(recipe, method) -> keras.Model:
