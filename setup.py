@@ -17,13 +17,15 @@ EXTRAS = {
     "jax": ["jax>=0.4.35"],
     "qat": ["tensorflow-model-optimization>=0.8.1", "tf-keras>=2.21"],
     "tensorboard": ["tensorboard>=2.20"],
+    # Palettization needs scikit-learn, of which coremltools 9.0 refuses later versions.
+    "coreml": ["coremltools>=9.0", "scikit-learn>=1.1,<=1.5.1"],
     # tensorflow-datasets 4.9 imports importlib-resources, but requires it for Python 3.8 alone.
     "tfds": ["tensorflow-datasets>=4.9", "importlib-resources"],
 }
 # All but torch, which is large: its tests skip.
 EXTRAS["test"] = ["pytest>=8", "ruff>=0.8"] + [
     requirement
-    for extra in ("plot", "photos", "jax", "qat", "tfds", "tensorboard")
+    for extra in ("plot", "photos", "jax", "qat", "tfds", "tensorboard", "coreml")
     for requirement in EXTRAS[extra]
 ]
 

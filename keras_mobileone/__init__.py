@@ -2,6 +2,7 @@
 
 from keras_mobileone.comparison import Comparison, compare
 from keras_mobileone.complexity import Complexity, complexity
+from keras_mobileone.coreml import CoreMLReport, export_coreml
 from keras_mobileone.data.preparing import prepare
 from keras_mobileone.evaluation import Evaluation, evaluate
 from keras_mobileone.exporting import ExportReport, export_tflite
@@ -36,6 +37,7 @@ __all__ = [
     "VARIANTS",
     "Comparison",
     "Complexity",
+    "CoreMLReport",
     "Devices",
     "Equalization",
     "Evaluation",
@@ -60,6 +62,7 @@ __all__ = [
     "equalize",
     "evaluate",
     "evaluation_crop",
+    "export_coreml",
     "export_qat",
     "export_tflite",
     "feature_extractor",

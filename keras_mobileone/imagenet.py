@@ -89,3 +89,9 @@ def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]
         [(*classes()[index], float(scores[index])) for index in row]
         for scores, row in zip(preds, best, strict=True)
     ]
+
+
+def unique_labels(table: tuple[tuple[str, str], ...]) -> list[str]:
+    """The names of classes, with the WordNet id behind those that two classes share."""
+    names = [name for _, name in table]
+    return [name if names.count(name) == 1 else f"{name} ({wnid})" for wnid, name in table]

@@ -7,9 +7,17 @@ import numpy as np
 
 import keras_mobileone
 from keras_mobileone.benchmarking import benchmark
+from keras_mobileone.cli.apple import export_coreml_command
 from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
 from keras_mobileone.cli.data import prepare_command
 from keras_mobileone.cli.qat import qat_command
+from keras_mobileone.cli.sources import (
+    CLASSES_HELP,
+    VARIANT_CHOICE,
+    load_source,
+    read_classes,
+    source_options,
+)
 from keras_mobileone.cli.training import finetune_command, recipes_command, train_command
 from keras_mobileone.complexity import complexity
 from keras_mobileone.conversion import PRECISIONS
@@ -21,64 +29,17 @@ from keras_mobileone.fusing import fuse
 from keras_mobileone.imagenet import NUM_CLASSES, classes
 from keras_mobileone.images import evaluation_crop, load_image
 from keras_mobileone.models import MobileOne
-from keras_mobileone.prediction import load_predictor
 from keras_mobileone.published import PUBLISHED
 from keras_mobileone.reporting import HEADER, summary, table_rows
 from keras_mobileone.variants import VARIANTS, get_variant
 from keras_mobileone.weights.loading import load_keras, read_weights
 from keras_mobileone.weights.naming import is_fused
 
-VARIANT_CHOICE = click.Choice(list(VARIANTS), case_sensitive=False)
-CLASSES_HELP = "Class names in the order of the outputs, such as classes.txt of a run."
-
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(keras_mobileone.__version__, package_name="keras-mobileone")
 def main():
     """MobileOne for Keras 3: weights, fusing, TFLite, evaluation and timing."""
-
-
-def source_options(command):
-    """Adds --variant, --weights and --model, the ways to say which model is meant."""
-    for option in (
-        click.option(
-            "--model", "model_file", type=click.Path(path_type=Path), help="A model file instead."
-        ),
-        click.option(
-            "--weights", help="'imagenet' (the default) or a weight file.", metavar="imagenet|PATH"
-        ),
-        click.option("--variant", type=VARIANT_CHOICE, help="s0 (the default) … s4."),
-    ):
-        command = option(command)
-    return command
-
-
-def load_source(variant, weights, model_file, classifier_activation="softmax"):
-    """The predictor and the crop fraction that `source_options` ask for."""
-    if model_file is not None:
-        if variant or weights:
-            raise ValueError(
-                "--model already tells variant and weights. "
-                f"Received: --model {model_file} with --variant or --weights. Give one of them."
-            )
-        return load_predictor(model_file), 0.875
-    variant = get_variant(variant or "s0")
-    model = MobileOne(
-        variant,
-        weights=weights or "imagenet",
-        classifier_activation=classifier_activation,
-        deploy=True,
-    )
-    return load_predictor(model), variant.crop_fraction
-
-
-def read_classes(path):
-    """The names in a file with one on each line, as `train` writes classes.txt; None for None."""
-    if path is None:
-        return None
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a file of class names. Received: {path}, which is none.")
-    return path.read_text(encoding="utf-8").splitlines()
 
 
 @main.command()
@@ -253,6 +214,9 @@ def save_keras(model, target):
 @main.group(cls=OneLineErrors)
 def export():
     """Export to a phone's format."""
+
+
+export.add_command(export_coreml_command)
 
 
 @export.command("tflite")

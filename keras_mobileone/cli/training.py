@@ -5,16 +5,14 @@ from pathlib import Path
 import click
 
 from keras_mobileone.cli.console import console, print_table
+from keras_mobileone.cli.sources import VARIANT_CHOICE
 from keras_mobileone.conversion import PRECISIONS
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.finetuning import finetune
 from keras_mobileone.training.finishing import TrainingReport
 from keras_mobileone.training.recipe import RECIPES, get_recipe
 from keras_mobileone.training.running import SAVE_EVERY, train
-from keras_mobileone.variants import VARIANTS
 from keras_mobileone.weights.loading import load_keras
-
-VARIANT_CHOICE = click.Choice(list(VARIANTS), case_sensitive=False)
 
 
 def run_options(command):

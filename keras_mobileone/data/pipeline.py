@@ -192,7 +192,9 @@ def _transformed(transform, element, size, bad):
 
 
 def _note_broken(names, whole, bad):
-    """`whole`, after the names of broken files have been added to `bad`."""
+    """`whole`, after the names of broken files have been added to `bad`, if they are skipped."""
+    if not bad.skip:
+        return whole
     import tensorflow as tf
 
     def note(names, whole):

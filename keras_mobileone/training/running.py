@@ -116,12 +116,14 @@ def train(
     logs = [tensorboard_callback(directory / "tensorboard")] if tensorboard else []
     steps_per_epoch = source.images // recipe.batch_size
     progress, bad = Progress(), BadImages(skip_bad)
+    if devices.chief:
+        check_run(directory, recipe, source.classes, resume)
     # Before anything is written: the weights may not fit.
     fresh = devices.chief and not (resume and (directory / CHECKPOINT).is_file())
     start = initial(source) if fresh and initial is not None else None
     with explained_errors(devices):
         if devices.chief:
-            open_run(directory, recipe, source.classes, resume)
+            open_run(directory, recipe, source.classes)
         devices.require_same(work_of(recipe, source, validation), "recipe and data")
         trainer = make_trainer(recipe, len(source.classes), steps_per_epoch, devices, teacher)
         if devices.chief and not fresh:
@@ -262,8 +264,8 @@ class Run:
         return batches, -(-self.val_source.images // recipe.batch_size)
 
 
-def open_run(directory: Path, recipe: Recipe, classes: Sequence[str], resume: bool) -> None:
-    """Makes the directory of a new run, or checks that an old one is of this recipe and data."""
+def check_run(directory: Path, recipe: Recipe, classes: Sequence[str], resume: bool) -> None:
+    """Raises unless `directory` is free, or a run of this recipe and data to resume."""
     if resume:
         check_same(directory, recipe, classes)
     elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -271,6 +273,10 @@ def open_run(directory: Path, recipe: Recipe, classes: Sequence[str], resume: bo
             f"Expected a new or empty directory for the run. Received: {directory}. Add --resume "
             "to go on with the run in it, or name another one."
         )
+
+
+def open_run(directory: Path, recipe: Recipe, classes: Sequence[str]) -> None:
+    """Makes the directory of a run, with its recipe and its classes."""
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_write(directory / RECIPE) as temporary:
         recipe.save(temporary)

@@ -1,0 +1,55 @@
+"""The options that say which model is meant, and its classes."""
+
+from pathlib import Path
+
+import click
+
+from keras_mobileone.models import MobileOne
+from keras_mobileone.prediction import load_predictor
+from keras_mobileone.variants import VARIANTS, get_variant
+
+VARIANT_CHOICE = click.Choice(list(VARIANTS), case_sensitive=False)
+CLASSES_HELP = "Class names in the order of the outputs, such as classes.txt of a run."
+
+
+def source_options(command):
+    """Adds --variant, --weights and --model, the ways to say which model is meant."""
+    for option in (
+        click.option(
+            "--model", "model_file", type=click.Path(path_type=Path), help="A model file instead."
+        ),
+        click.option(
+            "--weights", help="'imagenet' (the default) or a weight file.", metavar="imagenet|PATH"
+        ),
+        click.option("--variant", type=VARIANT_CHOICE, help="s0 (the default) … s4."),
+    ):
+        command = option(command)
+    return command
+
+
+def load_source(variant, weights, model_file, classifier_activation="softmax"):
+    """The predictor and the crop fraction that `source_options` ask for."""
+    if model_file is not None:
+        if variant or weights:
+            raise ValueError(
+                "--model already tells variant and weights. "
+                f"Received: --model {model_file} with --variant or --weights. Give one of them."
+            )
+        return load_predictor(model_file), 0.875
+    variant = get_variant(variant or "s0")
+    model = MobileOne(
+        variant,
+        weights=weights or "imagenet",
+        classifier_activation=classifier_activation,
+        deploy=True,
+    )
+    return load_predictor(model), variant.crop_fraction
+
+
+def read_classes(path):
+    """The names in a file with one on each line, as `train` writes classes.txt; None for None."""
+    if path is None:
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a file of class names. Received: {path}, which is none.")
+    return path.read_text(encoding="utf-8").splitlines()
