@@ -73,11 +73,7 @@ def calibration_images(source, model: keras.Model, normalize: bool) -> np.ndarra
             f"Calibration images must have {channels} channels, like the model's input. "
             f"Received: shape {images.shape}."
         )
-    own_scaling = any(
-        isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization))
-        for layer in model._flatten_layers()
-    )
-    if images.shape[-1] == 3 and not own_scaling:
+    if images.shape[-1] == 3 and not scales_itself(model):
         (_check_pixels if normalize else _check_normalized)(images)
     if len(images) == 1:
         warnings.warn(
@@ -85,6 +81,14 @@ def calibration_images(source, model: keras.Model, normalize: bool) -> np.ndarra
             stacklevel=3,
         )
     return images
+
+
+def scales_itself(model: keras.Model) -> bool:
+    """Whether the model takes pixels, since it has a layer that scales them."""
+    return any(
+        isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization))
+        for layer in model._flatten_layers()
+    )
 
 
 def _check_normalized(images):

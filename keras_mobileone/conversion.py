@@ -28,13 +28,10 @@ def convert(
     """
     import tensorflow as tf
 
-    scale, offset = 1 / (255 * np.array(STD)), -np.array(MEAN) / STD
     input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
 
     def serve(**inputs):
-        image = inputs[input_name]
-        if normalize:
-            image = image * scale.astype(np.float32) + offset.astype(np.float32)
+        image = normalized(inputs[input_name]) if normalize else inputs[input_name]
         outputs = keras.tree.flatten(model(image, training=False))
         return dict(zip(output_names or model.output_names, outputs, strict=True))
 
@@ -61,3 +58,16 @@ def convert(
         converter.inference_input_type = tf.dtypes.as_dtype(input_dtype)
         converter.inference_output_type = tf.dtypes.as_dtype(output_dtype)
     return converter.convert()
+
+
+def normalized(pixels):
+    """`preprocess_input` of a TensorFlow tensor, as a 1×1 convolution.
+
+    It costs a file one operator, which no measurement tells from none, and int8 one rounding;
+    multiplying and adding would be two of each.
+    """
+    import tensorflow as tf
+
+    kernel = np.diag(1 / (255 * np.array(STD)))[None, None].astype(np.float32)
+    offset = (-np.array(MEAN) / STD).astype(np.float32)
+    return tf.nn.bias_add(tf.nn.conv2d(pixels, kernel, 1, "VALID"), offset)

@@ -16,7 +16,9 @@ import numpy as np
 from keras_mobileone.complexity import Complexity, complexity
 from keras_mobileone.fusing import fuse, has_blocks, in_float32
 from keras_mobileone.graph import ends_in_softmax, require_graph
-from keras_mobileone.imagenet import MEAN, STD
+from keras_mobileone.imagenet import MEAN, STD, best_classes, preprocess_input
+from keras_mobileone.images import example_image
+from keras_mobileone.metadata import About, check_labels
 
 COMPUTE = ("float16", "float32")
 # The oldest system that reads a package, by the name that Core ML gives it.
@@ -25,7 +27,6 @@ MINIMUM = ("iOS15", "iOS16", "iOS17", "iOS18")
 COMPRESSIONS = {"linear8": 8, "palette8": 8, "palette6": 6, "palette4": 4}
 INPUT = "image"
 LABEL, SCORES = "classLabel", "scores"
-REFERENCE = "MobileOne: An Improved One millisecond Mobile Backbone, arXiv 2206.04040"
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,13 @@ class CoreMLReport:
         compute: Precision of weights and arithmetic.
         minimum: Oldest system that reads it.
         compression: Of the weights, or None.
+        shape: (height, width, channels) of its input.
+        image: Whether it takes a picture; else normalized float32.
+        labels: Names of the classes, for a classifier; else None.
         input: Its input in one line.
         output: Its output in one line.
+        expected: (label, score) of the five best classes of `images.example_image`, as Keras
+            runs the model; None for what is no classifier of RGB images.
         operators: How often each operator of the ML Program occurs.
         deploy: Parameters and multiply-accumulates.
     """
@@ -49,8 +55,12 @@ class CoreMLReport:
     compute: str
     minimum: str
     compression: str | None
+    shape: tuple[int, int, int]
+    image: bool
+    labels: tuple[str, ...] | None
     input: str
     output: str
+    expected: tuple[tuple[str, float], ...] | None
     operators: dict[str, int]
     deploy: Complexity
 
@@ -64,10 +74,7 @@ def export_coreml(
     image: bool = True,
     minimum: str = "iOS15",
     compression: str | None = None,
-    description: str | None = None,
-    author: str = "",
-    licence: str = "",
-    version: str = "",
+    about: About | None = None,
 ) -> CoreMLReport:
     """Writes `model` as a Core ML package (an ML Program) with a fixed batch of 1.
 
@@ -85,7 +92,7 @@ def export_coreml(
         compression: None; `"linear8"`, 8-bit weights with a scale for each channel; `"palette8"`,
             `"palette6"`, `"palette4"`, so many bits pointing into a table for each layer. Needs
             iOS16.
-        description, author, licence, version: What Xcode shows of the model.
+        about: What Xcode shows of the model.
 
     Returns:
         A `CoreMLReport`.
@@ -108,7 +115,7 @@ def export_coreml(
     path = Path(path)
     _check_arguments(path, compute, minimum, compression)
     _check_model(model, image, labels)
-    ct = _coremltools()
+    ct = require_coremltools()
     deploy = in_float32(fuse(model) if has_blocks(model) else model)
     network = _with_ends(deploy, image, softmax=labels is not None)
     shape = (1, *network.input_shape[1:])
@@ -131,7 +138,7 @@ def export_coreml(
         if compression:
             converted = _compressed(converted, compression)
         converted = _renamed(ct, converted, labels is not None)
-    _describe(converted, model, labels, image, (description, author, licence, version))
+    _describe(converted, model, labels, image, about or About())
     operators = _operators(converted)
     with _staged(path) as temporary, quiet():
         converted.save(str(temporary))
@@ -141,10 +148,14 @@ def export_coreml(
         compute=compute,
         minimum=minimum,
         compression=compression,
+        shape=tuple(network.input_shape[1:]),
+        image=image,
+        labels=labels and tuple(labels),
         input=converted.input_description[INPUT],
         output=", ".join(
             converted.output_description[name] for name in converted.output_description
         ),
+        expected=_expected(network, image, labels),
         operators=operators,
         deploy=complexity(deploy),
     )
@@ -163,7 +174,12 @@ def quiet():
         logger.setLevel(level)
 
 
-def _coremltools():
+def require_coremltools():
+    """The package coremltools, imported without its noise.
+
+    Raises:
+        ImportError: Where it is missing; names the extra to install.
+    """
     with quiet():
         try:
             import coremltools
@@ -229,11 +245,7 @@ def _check_model(model, image, labels):
             "Expected a model with one output, of shape (batch, classes) for a classifier. "
             f"Received: {model.name!r} with output shape {outputs}."
         )
-    if labels is not None and len(labels) != outputs[1]:
-        raise ValueError(
-            f"Expected {outputs[1]} labels, one for each output of {model.name!r}. "
-            f"Received: {len(labels)}."
-        )
+    check_labels(labels, outputs[1], model.name)
     if labels is not None and len(set(labels)) != len(labels):
         twice = next(label for label in labels if list(labels).count(label) > 1)
         raise ValueError(
@@ -260,6 +272,16 @@ def _with_ends(model, image, softmax) -> keras.Model:
     return keras.Model(inputs, x)
 
 
+def _expected(network, image, labels) -> tuple[tuple[str, float], ...] | None:
+    """The best classes of the example image by the Keras model that was converted."""
+    _, *size, channels = network.input_shape
+    if channels != 3 or len(network.output_shape) != 2:
+        return None
+    pixels = example_image(tuple(size))
+    batch = (pixels.astype(np.float32) if image else preprocess_input(pixels))[None]
+    return best_classes(network.predict_on_batch(batch)[0], labels)
+
+
 def _renamed(ct, package, classifier):
     """The package with an output that is called what it is."""
     spec = package.get_spec()
@@ -281,10 +303,10 @@ def _compressed(package, compression):
     return optimize.palettize_weights(package, optimize.OptimizationConfig(global_config=settings))
 
 
-def _describe(package, model, labels, image, texts):
-    description, package.author, package.license, package.version = texts
+def _describe(package, model, labels, image, about):
+    package.author, package.license, package.version = about.author, about.licence, about.version
     height, width, channels = model.input_shape[1:]
-    package.short_description = description or f"{model.name}. {REFERENCE}."
+    package.short_description = about.text(model.name)
     package.input_description[INPUT] = (
         f"RGB image, {width}×{height} pixels; the package normalizes it"
         if image

@@ -11,17 +11,34 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from PIL import Image
 
 from keras_mobileone.benchmarking import Latency, benchmark
 from keras_mobileone.comparison import Comparison, compare_outputs
 from keras_mobileone.complexity import complexity
+from keras_mobileone.coreml import export_coreml, require_coremltools
 from keras_mobileone.evaluation import predict_images
 from keras_mobileone.exporting import ExportReport, export_tflite
-from keras_mobileone.imagenet import classes, preprocess_input
-from keras_mobileone.images import image_labels, list_images, load_crops, spread
+from keras_mobileone.imagenet import classes
+from keras_mobileone.images import (
+    EXAMPLE_IMAGE,
+    example_image,
+    image_labels,
+    list_images,
+    load_crops,
+    spread,
+)
+from keras_mobileone.metadata import About, default_labels
 from keras_mobileone.models import MobileOne
 from keras_mobileone.prediction import load_predictor
-from keras_mobileone.reporting import DeployedFile, DeployReport, require_plot, write_reports
+from keras_mobileone.reporting import (
+    DeployedFile,
+    DeployedPackage,
+    DeployReport,
+    require_plot,
+    write_reports,
+)
+from keras_mobileone.usage import coreml_usage, tflite_usage
 from keras_mobileone.variants import Variant
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -46,14 +63,17 @@ def deploy(
     output: str | os.PathLike,
     calibration: str | os.PathLike | None = None,
     *,
+    coreml: bool = False,
+    labels: Sequence[str] | None = None,
+    about: About | None = None,
     threads: int = 1,
     step: Callable[[str], Callable[[int, int], None]] | None = None,
 ) -> DeployReport:
     """Loads, fuses, exports, verifies and times a MobileOne.
 
     Writes `{variant}_{precision}.tflite` for float32, float16 and int8, the fused model as
-    `{variant}.keras`, and `report.json`, `report.md`, `report.png` into `output`: all of them at
-    the end, or none if anything fails.
+    `{variant}.keras`, the photograph of the usage pages, and `report.json`, `report.md`,
+    `report.png` into `output`: all of them at the end, or none if anything fails.
 
     Args:
         variant: What to deploy.
@@ -62,6 +82,8 @@ def deploy(
         calibration: Directory of photographs. A third of them calibrates int8, the files are
             compared with Keras on the others; with labels if the folders are named by WordNet id.
             By default the photographs that scikit-image ships.
+        coreml: Write `{variant}.mlpackage` too, a float16 classifier of pictures.
+        labels, about: Of the files, see `export_tflite`.
         threads: CPU threads of the benchmark.
         step: `step(title)` announces a step and returns a progress callback (done, total).
 
@@ -69,6 +91,8 @@ def deploy(
         OSError, ValueError, ImportError: For input that does not fit; see the functions it uses.
     """
     require_plot()
+    if coreml:
+        require_coremltools()
     step = step or (lambda title: lambda done, total: None)
     output = Path(output)
     _require_output(output)
@@ -79,7 +103,10 @@ def deploy(
     model = MobileOne(variant, weights=weights, classifier_activation=None, deploy=True)
     with staging(output) as directory:
         model.save(directory / f"{variant.name}.keras")
-        exports = _export(model, variant, calibration_paths, directory, step)
+        Image.fromarray(example_image(model.input_shape[1:3])).save(directory / EXAMPLE_IMAGE)
+        texts = {"labels": labels, "about": about}
+        exports = _export(model, variant, calibration_paths, directory, step, texts)
+        package = _package(model, variant, directory, step, **texts) if coreml else None
         predictors = [load_predictor(m) for m in (model, *(export.path for export in exports))]
         title = f"Comparing with Keras on {len(compared_paths)} images"
         scores = predict_images(predictors, compared_paths, variant.crop_fraction, step(title))
@@ -89,19 +116,20 @@ def deploy(
             runs=BENCHMARK_RUNS,
             progress=step("Timing"),
         )
-        labels = image_labels(compared_paths)
-        keras_result = compare_outputs(scores[0], scores[0], labels)
+        truth = image_labels(compared_paths)
+        keras_result = compare_outputs(scores[0], scores[0], truth)
         report = DeployReport(
             variant=variant.name,
             weights=Path(weights).name,
             train=complexity(MobileOne(variant, weights=None)),
             deploy=complexity(model),
             files=[
-                _deployed_file(export, latency, compare_outputs(scores[0], found, labels))
+                _deployed_file(export, latency, compare_outputs(scores[0], found, truth))
                 for export, latency, found in zip(
                     exports, timing.latencies, scores[1:], strict=True
                 )
             ],
+            package=package,
             images=len(compared_paths),
             calibration_images=len(calibration_paths),
             held_out=not set(calibration_paths) & set(compared_paths),
@@ -115,17 +143,31 @@ def deploy(
     return report
 
 
-def _export(model, variant, calibration_paths, directory, step) -> list[ExportReport]:
+def _export(model, variant, calibration_paths, directory, step, texts) -> list[ExportReport]:
     size = model.input_shape[1:3]
-    crops = load_crops(calibration_paths, size, variant.crop_fraction)
-    images = np.stack([preprocess_input(crop) for crop in crops])
+    images = np.stack(list(load_crops(calibration_paths, size, variant.crop_fraction)))
     exports = []
     for precision in PRECISIONS:
         step(f"Exporting {precision}")
         path = directory / f"{variant.name}_{precision}.tflite"
         calibration = images if precision == "int8" else None
-        exports.append(export_tflite(model, path, precision, calibration))
+        exports.append(export_tflite(model, path, precision, calibration, **texts))
     return exports
+
+
+def _package(model, variant, directory, step, labels, about) -> DeployedPackage:
+    step("Exporting Core ML")
+    path = directory / f"{variant.name}.mlpackage"
+    labels = default_labels(model, labels)
+    export = export_coreml(model, path, labels=labels, about=about)
+    return DeployedPackage(
+        file=path.name,
+        bytes=export.bytes,
+        compute=export.compute,
+        minimum=export.minimum,
+        operators=export.operators,
+        usage=coreml_usage(export),
+    )
 
 
 def _deployed_file(export: ExportReport, latency: Latency, comparison: Comparison) -> DeployedFile:
@@ -140,6 +182,7 @@ def _deployed_file(export: ExportReport, latency: Latency, comparison: Compariso
         agreement=comparison.agreement,
         top1=comparison.candidate_top1,
         top5=comparison.candidate_top5,
+        usage=tflite_usage(export),
     )
 
 
@@ -151,7 +194,10 @@ def staging(output: Path) -> Iterator[Path]:
         yield directory
         output.mkdir(exist_ok=True)
         for path in directory.iterdir():
-            os.replace(path, output / path.name)
+            target = output / path.name
+            if target.is_dir():  # a Core ML package of an earlier time
+                shutil.rmtree(target)
+            os.replace(path, target)
     finally:
         shutil.rmtree(directory)
 

@@ -1,6 +1,12 @@
-"""`export_tflite`: from a Keras model to a TFLite file that has been compared with it."""
+"""`export_tflite`: from a Keras model to a TFLite file that has been compared with it.
+
+The file normalizes pixels itself by default, since MediaPipe refuses files whose metadata ask for
+another mean and standard deviation in each channel ("Per-channel image normalization is not
+available", mediapipe 1.2.2).
+"""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +14,19 @@ import keras
 import numpy as np
 
 from keras_mobileone import flatbuffer
-from keras_mobileone.calibration import calibration_images
+from keras_mobileone.calibration import calibration_images, scales_itself
 from keras_mobileone.complexity import Complexity, complexity
 from keras_mobileone.conversion import INTEGER, PRECISIONS, convert
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse, has_blocks, in_float32
 from keras_mobileone.graph import require_graph
-from keras_mobileone.imagenet import preprocess_input
+from keras_mobileone.imagenet import (
+    best_classes,
+    preprocess_input,
+)
+from keras_mobileone.images import example_image
 from keras_mobileone.litert import LiteRTRunner
+from keras_mobileone.metadata import About, default_labels, with_metadata
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.quantizing import QuantizationReport, quantize
 
@@ -33,6 +44,10 @@ class ExportReport:
         bytes: Its size.
         inputs, outputs: Shape, type and quantization of each.
         operators: How often each TFLite operator occurs.
+        takes_pixels: Whether an RGB input takes 0 … 255; else normalized values.
+        labels: Names of the classes that the file brings, or None.
+        expected: (label, score) of the five best classes of `images.example_image`, as LiteRT
+            runs the file; None for what is no classifier of RGB images.
         error: Largest difference from Keras' output over the largest magnitude of that output, on
             `compared` images; the worst of all outputs.
         compared: "calibration images" or "random input": what `error` was measured on.
@@ -47,6 +62,9 @@ class ExportReport:
     inputs: list[flatbuffer.TensorInfo]
     outputs: list[flatbuffer.TensorInfo]
     operators: dict[str, int]
+    takes_pixels: bool
+    labels: tuple[str, ...] | None
+    expected: tuple[tuple[str, float], ...] | None
     error: float
     compared: str
     train: Complexity | None
@@ -60,12 +78,14 @@ def export_tflite(
     precision: str = "float32",
     calibration=None,
     *,
-    normalize: bool = False,
+    normalize: bool | None = None,
     input_dtype: str = "float32",
     output_dtype: str = "float32",
     plain: bool = False,
+    labels: Sequence[str] | None = None,
+    about: About | None = None,
 ) -> ExportReport:
-    """Writes `model` as a TFLite file with a fixed batch of 1.
+    """Writes `model` as a TFLite file with a fixed batch of 1, metadata and labels.
 
     Args:
         model: Functional or Sequential model with one image input of fixed size. MobileOne blocks
@@ -76,20 +96,25 @@ def export_tflite(
             activations: more accurate, slow, since LiteRT has no fast kernels for it.
         calibration: For `"int8"` and `"int16x8"`, images that set the ranges of the activations:
             a directory, an array (count, height, width, 3), or an iterable of such batches. Arrays
-            are in the units that the file will take: normalized, or 0 … 255 with `normalize`.
-        normalize: Put ImageNet's normalization into the graph: the file takes RGB pixels 0 … 255,
-            under the input name `"pixels"` instead of `"image"`.
+            are in the units that the file will take: 0 … 255 with `normalize`, else normalized.
+        normalize: True: the file takes RGB pixels 0 … 255 under the input name `"pixels"`, and
+            normalizes them. False: it takes what the model takes, under the name `"image"`. None:
+            True for a model of RGB images, unless a Rescaling or Normalization layer shows that
+            it takes pixels already.
         input_dtype: For `"int8"`: `"float32"`, `"int8"` or `"uint8"` at the file's input.
         output_dtype: The same at its output.
         plain: For `"int8"` and `"int16x8"` the converter's own result, without equalization and
             correction: for comparison.
+        labels: Names of the classes in the order of the outputs, for the metadata. None:
+            ImageNet's for a model of 1,000 classes, none for another.
+        about: What the metadata say of the model.
 
     Returns:
         An `ExportReport`.
 
     Raises:
         ValueError: For arguments out of range or contradicting each other, a missing calibration,
-            an image size left open.
+            an image size left open, labels that are not as many as the outputs.
         TypeError: If `model` is not Functional or Sequential.
         OSError: If `path` can't be written.
 
@@ -102,6 +127,10 @@ def export_tflite(
     path = Path(path)
     _check_arguments(path, precision, calibration, input_dtype, output_dtype)
     _check_input(model, normalize)
+    scaled = scales_itself(model)
+    if normalize is None:
+        normalize = model.input_shape[3] == 3 and not scaled
+    labels = default_labels(model, labels)
     unfused = has_blocks(model)
     deploy = in_float32(fuse(model) if unfused else model)
     quantization = None
@@ -120,6 +149,8 @@ def export_tflite(
             names = deploy.output_names
             content = convert(source, precision, images, output_names=names, **types)
         images = images[:COMPARED_IMAGES]
+    about, takes_pixels = about or About(), normalize or scaled
+    content = with_metadata(content, model.name, about, labels, takes_pixels=takes_pixels)
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     report = ExportReport(
         path=path,
@@ -128,6 +159,9 @@ def export_tflite(
         inputs=inputs,
         outputs=outputs,
         operators=flatbuffer.operator_counts(content),
+        takes_pixels=takes_pixels,
+        labels=labels and tuple(labels),
+        expected=_expected(content, takes_pixels, labels),
         error=_error(deploy, content, images, normalize),
         compared=compared,
         train=complexity(model) if unfused else None,
@@ -186,8 +220,19 @@ def _check_input(model, normalize):
     if normalize and shape[3] != 3:
         raise ValueError(
             f"`normalize` needs a model of RGB images. Received: {shape[3]} channels. "
-            "Leave it out, and normalize where the file is used."
+            "Pass normalize=False, and normalize where the file is used."
         )
+
+
+def _expected(content, takes_pixels, labels) -> tuple[tuple[str, float], ...] | None:
+    """The best classes of the example image by the file itself."""
+    run = LiteRTRunner(content)
+    shape = run.inputs[0].shape
+    if shape[3] != 3 or len(run.outputs) != 1 or len(run.outputs[0].shape) != 2:
+        return None
+    image = example_image(shape[1:3])
+    batch = (image.astype(np.float32) if takes_pixels else preprocess_input(image))[None]
+    return best_classes(run(batch)[run.outputs[0].name][0], labels)
 
 
 def _random_images(model, normalize) -> np.ndarray:

@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 IDENTIFIER = b"TFL3"
 
 
@@ -68,6 +70,63 @@ def serialize(model) -> bytes:
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return bytes(builder.Output())
+
+
+def with_buffer(content: bytes, name: str, buffer: bytes) -> bytes:
+    """The TFLite file with one more entry in its table of metadata."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = parse(content)
+    entry, data = schema.MetadataT(), schema.BufferT()
+    entry.name, entry.buffer, data.data = name, len(model.buffers), np.frombuffer(buffer, np.uint8)
+    model.buffers.append(data)
+    model.metadata = [*(model.metadata or []), entry]
+    return serialize(model)
+
+
+class Byte(int):
+    """A number that a schema keeps in one byte: an enumeration, the type of a union."""
+
+
+def encode(table: dict, identifier: bytes) -> bytes:
+    """A flatbuffer of a table, given as a dict from field number to value.
+
+    Values are tables, lists of tables, arrays of float32, texts, `Byte`, and unsigned integers of
+    32 bits. Empty ones are left out.
+    """
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 10)
+    builder.Finish(_write(builder, table), file_identifier=identifier)
+    return bytes(builder.Output())
+
+
+def _write(builder, value) -> int:
+    """Writes what a field only points at, and gives its place."""
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, np.ndarray):
+        return builder.CreateNumpyVector(value.astype(np.float32))
+    if isinstance(value, list):
+        places = [_write(builder, item) for item in value]
+        builder.StartVector(4, len(places), 4)
+        for place in reversed(places):
+            builder.PrependUOffsetTRelative(place)
+        return builder.EndVector()
+    fields = {
+        number: item if isinstance(item, int) else _write(builder, item)
+        for number, item in value.items()
+        if not isinstance(item, str) or item
+    }
+    builder.StartObject(max(fields, default=-1) + 1)
+    for number, item in fields.items():
+        if isinstance(value[number], Byte):
+            builder.PrependUint8Slot(number, item, 0)
+        elif isinstance(value[number], int):
+            builder.PrependUint32Slot(number, item, 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(number, item, 0)
+    return builder.EndObject()
 
 
 def operator_names(model) -> list[str]:

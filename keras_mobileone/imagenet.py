@@ -1,6 +1,7 @@
 """ImageNet's conventions: normalization of the input, names of the 1,000 classes."""
 
 import csv
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
@@ -13,6 +14,7 @@ from keras_mobileone.layers import require_channels_last
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 NUM_CLASSES = 1000
+PIXEL_RANGE = (0.0, 255.0)
 
 
 def preprocess_input(x, data_format: str | None = None):
@@ -91,7 +93,21 @@ def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]
     ]
 
 
-def unique_labels(table: tuple[tuple[str, str], ...]) -> list[str]:
+def best_classes(
+    scores: np.ndarray, labels: Sequence[str] | None, top: int = 5
+) -> tuple[tuple[str, float], ...]:
+    """(label, or index where there are none, score) of the highest of one image's `scores`."""
+    best = np.argsort(-scores, kind="stable")[:top]
+    return tuple((labels[i] if labels else str(i), float(scores[i])) for i in best)
+
+
+def labels_of(folders: Sequence[str]) -> list[str]:
+    """Names of classes by their folders: ImageNet's for WordNet ids, every other as it stands."""
+    known = dict(classes())
+    return unique_labels([(folder, known.get(folder, folder)) for folder in folders])
+
+
+def unique_labels(table: Sequence[tuple[str, str]]) -> list[str]:
     """The names of classes, with the WordNet id behind those that two classes share."""
     names = [name for _, name in table]
     return [name if names.count(name) == 1 else f"{name} ({wnid})" for wnid, name in table]

@@ -4,12 +4,14 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from keras_mobileone.imagenet import class_index
 
+EXAMPLE_IMAGE = "cat.png"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 DECODE_THREADS = 2
 LOOKAHEAD = 64  # images decoded before they are asked for
@@ -34,6 +36,21 @@ def load_image(path: str | os.PathLike):
             f"Expected a whole image file. Received: {path}, which can't be decoded "
             f"({str(error).split(' /')[0]}). Remove or replace it."
         ) from error
+
+
+def example_image(size: tuple[int, int]) -> np.ndarray:
+    """The photograph that comes with this package, as a model of (height, width) `size` takes it.
+
+    A cat, 224×224 pixels, cut from `chelsea.png` of scikit-image (Stéfan van der Walt, CC0).
+
+    Returns:
+        uint8 (height, width, 3), resized by Pillow, bilinear, if that is another size.
+    """
+    from PIL import Image
+
+    with resources.as_file(resources.files("keras_mobileone") / "assets" / EXAMPLE_IMAGE) as path:
+        image = load_image(path)
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def evaluation_crop(image, size: int = 224, crop_fraction: float = 0.875) -> np.ndarray:

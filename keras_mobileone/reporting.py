@@ -1,11 +1,13 @@
 """What `deploy` found out: a `DeployReport`, as JSON, Markdown and a picture."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from keras_mobileone.benchmarking import Latency
 from keras_mobileone.complexity import Complexity
+from keras_mobileone.images import EXAMPLE_IMAGE
+from keras_mobileone.usage import Usage
 
 HEADER = ("", "MB", "ms", "p95", "ratio", "error", "SQNR", "agree", "top-1", "top-5")
 
@@ -24,6 +26,7 @@ class DeployedFile:
         agreement: On how many images it gives Keras' answer.
         top1, top5: How many images it classifies rightly; None when they have no labels.
         operators: How often each TFLite operator occurs.
+        usage: How an app uses it.
     """
 
     file: str
@@ -36,6 +39,28 @@ class DeployedFile:
     top1: int | None
     top5: int | None
     operators: dict[str, int]
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class DeployedPackage:
+    """The Core ML package; its numbers can't be checked but on Apple's systems.
+
+    Attributes:
+        file: Its name inside the output directory.
+        bytes: Its size.
+        compute: Precision of weights and arithmetic.
+        minimum: Oldest system that reads it.
+        operators: How often each operator of the ML Program occurs.
+        usage: How an app uses it.
+    """
+
+    file: str
+    bytes: int
+    compute: str
+    minimum: str
+    operators: dict[str, int]
+    usage: Usage
 
 
 @dataclass(frozen=True)
@@ -45,7 +70,8 @@ class DeployReport:
     Attributes:
         variant, weights: What was deployed.
         train, deploy: Parameters and multiply-accumulates, multi-branch and fused.
-        files: The exported files.
+        files: The exported TFLite files.
+        package: The Core ML package, or None.
         images: How many photographs they were compared on.
         calibration_images: How many set the ranges for int8.
         held_out: Whether these are other images than those compared on.
@@ -59,6 +85,7 @@ class DeployReport:
     train: Complexity
     deploy: Complexity
     files: list[DeployedFile]
+    package: DeployedPackage | None
     images: int
     calibration_images: int
     held_out: bool
@@ -100,9 +127,14 @@ def _percent(count: int | None, total: int) -> str:
 
 def report_from_dict(data: dict) -> DeployReport:
     """The report that `DeployReport.to_dict` made plain data of."""
-    files = [DeployedFile(**f | {"latency": Latency(**f["latency"])}) for f in data["files"]]
+
+    def with_usage(kind, plain, **fields):
+        return kind(**plain | {"usage": Usage(**plain["usage"])} | fields)
+
+    files = [with_usage(DeployedFile, f, latency=Latency(**f["latency"])) for f in data["files"]]
+    package = data["package"] and with_usage(DeployedPackage, data["package"])
     counts = {form: Complexity(**data[form]) for form in ("train", "deploy")}
-    return DeployReport(**data | counts | {"files": files})
+    return DeployReport(**data | counts | {"files": files, "package": package})
 
 
 def summary(report: DeployReport) -> list[str]:
@@ -123,6 +155,25 @@ def summary(report: DeployReport) -> list[str]:
         f"ai-edge-litert {c['ai-edge-litert']}, TensorFlow {c['tensorflow']}, Keras {c['keras']}, "
         f"Python {c['python']}, {c['system']}.",
     ]
+
+
+def package_summary(package: DeployedPackage) -> str:
+    """The sentence about the Core ML package."""
+    return (
+        f"{package.file}: {package.bytes / 1e6:.2f} MB, Core ML {package.compute}, "
+        f"{package.minimum} and newer. Neither run nor timed here: Core ML predicts on Apple's "
+        "systems only."
+    )
+
+
+def usages(report: DeployReport) -> list[str]:
+    """How an app uses each file, as Markdown, with the code for the first TFLite file."""
+    first, *others = report.files
+    parts = [first.usage.markdown("###").rstrip()]
+    parts += [replace(file.usage, snippets={}).markdown("###").rstrip() for file in others]
+    if report.package:
+        parts += [report.package.usage.markdown("###").rstrip(), package_summary(report.package)]
+    return parts
 
 
 def _counts(counts: Complexity) -> str:
@@ -156,9 +207,13 @@ def markdown(report: DeployReport) -> str:
             ["File", "Operators"],
             [
                 [f.file, ", ".join(f"{count} {name}" for name, count in f.operators.items())]
-                for f in report.files
+                for f in (*report.files, *filter(None, [report.package]))
             ],
         ),
+        "## Using the files",
+        "The TFLite files carry metadata for MediaPipe and Android Studio: texts, normalization, "
+        f"labels. {EXAMPLE_IMAGE} lies beside them. The code for one serves for all.",
+        *usages(report),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -7,30 +7,31 @@ import numpy as np
 
 import keras_mobileone
 from keras_mobileone.benchmarking import benchmark
-from keras_mobileone.cli.apple import export_coreml_command
 from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
 from keras_mobileone.cli.data import prepare_command
+from keras_mobileone.cli.exports import export_group
 from keras_mobileone.cli.qat import qat_command
 from keras_mobileone.cli.sources import (
     CLASSES_HELP,
     VARIANT_CHOICE,
+    about_options,
     load_source,
     read_classes,
+    read_labels,
     source_options,
 )
 from keras_mobileone.cli.training import finetune_command, recipes_command, train_command
 from keras_mobileone.complexity import complexity
-from keras_mobileone.conversion import PRECISIONS
 from keras_mobileone.deploying import deploy
 from keras_mobileone.evaluation import evaluate
-from keras_mobileone.exporting import INTEGER_TYPES, export_tflite
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse
 from keras_mobileone.imagenet import NUM_CLASSES, classes
 from keras_mobileone.images import evaluation_crop, load_image
+from keras_mobileone.metadata import About
 from keras_mobileone.models import MobileOne
 from keras_mobileone.published import PUBLISHED
-from keras_mobileone.reporting import HEADER, summary, table_rows
+from keras_mobileone.reporting import HEADER, package_summary, summary, table_rows
 from keras_mobileone.variants import VARIANTS, get_variant
 from keras_mobileone.weights.loading import load_keras, read_weights
 from keras_mobileone.weights.naming import is_fused
@@ -211,71 +212,6 @@ def save_keras(model, target):
         model.save(temporary)
 
 
-@main.group(cls=OneLineErrors)
-def export():
-    """Export to a phone's format."""
-
-
-export.add_command(export_coreml_command)
-
-
-@export.command("tflite")
-@source_options
-@click.option("--precision", default="float32", show_default=True, type=click.Choice(PRECISIONS))
-@click.option("--calibration", type=click.Path(path_type=Path), help="Photographs, for int8.")
-@click.option("--output", required=True, type=click.Path(path_type=Path))
-@click.option("--softmax", is_flag=True, help="Probabilities instead of logits.")
-@click.option("--plain", is_flag=True, help="The converter's own int8, for comparison.")
-@click.option("--normalize", is_flag=True, help="The file takes RGB 0 … 255 and normalizes.")
-@click.option("--input-type", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8.")
-@click.option(
-    "--output-type", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8."
-)
-def export_tflite_command(
-    variant, weights, model_file, precision, calibration, output, softmax, normalize, plain, **types
-):
-    """Write a TFLite file, compared with Keras.
-
-    \b
-    Example: keras-mobileone export tflite --variant s0 --precision int8 \\
-                 --calibration photos/ --output mobileone_s0.tflite
-    """
-    require_writable(output)
-    activation = "softmax" if softmax else None
-    predictor, _ = load_source(variant, weights, model_file, activation)
-    if not hasattr(predictor, "model"):
-        raise ValueError(f"Expected a .keras file to export. Received: --model {model_file}.")
-    with console.status("Exporting"):
-        report = export_tflite(
-            predictor.model,
-            output,
-            precision,
-            calibration,
-            normalize=normalize,
-            input_dtype=types["input_type"],
-            output_dtype=types["output_type"],
-            plain=plain,
-        )
-    rows = [("Size", f"{report.bytes / 1e6:.2f} MB")]
-    rows += [("Input", describe(tensor)) for tensor in report.inputs]
-    rows += [("Output", describe(tensor)) for tensor in report.outputs]
-    rows += [
-        ("Operators", ", ".join(f"{count} {name}" for name, count in report.operators.items())),
-        ("Parameters", f"{report.deploy.trainable:,}"),
-        ("MACs", f"{report.deploy.macs:,}"),
-        ("Difference from Keras", f"{report.error:.1e} of the output, on {report.compared}"),
-    ]
-    print_table(("", precision), rows, title=str(report.path))
-
-
-def describe(tensor) -> str:
-    """One line on an input or output of a TFLite file."""
-    text = f"{tensor.name} {tensor.shape} {tensor.dtype}"
-    if tensor.scale is not None:
-        text += f", real = {tensor.scale:.6g} · (stored − {tensor.zero_point})"
-    return text
-
-
 @main.command("benchmark")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
@@ -316,9 +252,11 @@ def benchmark_command(files, threads, runs, json_file):
 @click.option("--variant", default="s0", show_default=True, type=VARIANT_CHOICE)
 @click.option("--weights", default="imagenet", show_default=True, metavar="imagenet|PATH")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
+@click.option("--coreml", is_flag=True, help="A Core ML package too.")
+@about_options
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--output", required=True, type=click.Path(path_type=Path))
-def deploy_command(variant, weights, calibration, threads, output):
+def deploy_command(variant, weights, calibration, coreml, labels_file, threads, output, **about):
     """The whole way: load, fuse, export three precisions, verify, time, report.
 
     \b
@@ -326,7 +264,15 @@ def deploy_command(variant, weights, calibration, threads, output):
     """
     with progress_steps() as step:
         report = deploy(
-            get_variant(variant), weights, output, calibration, threads=threads, step=step
+            get_variant(variant),
+            weights,
+            output,
+            calibration,
+            coreml=coreml,
+            labels=read_labels(labels_file),
+            about=About(**about),
+            threads=threads,
+            step=step,
         )
     first, *conditions = summary(report)
     console.print(first)
@@ -336,8 +282,17 @@ def deploy_command(variant, weights, calibration, threads, output):
     print_table(("Photograph", "Keras", *names), rows)
     for line in conditions:
         console.print(line)
+    if report.package:
+        console.print(package_summary(report.package))
     console.print(f"Files, report.json, report.md and report.png: {output}")
 
 
-for command in (prepare_command, train_command, finetune_command, recipes_command, qat_command):
+for command in (
+    export_group,
+    prepare_command,
+    train_command,
+    finetune_command,
+    recipes_command,
+    qat_command,
+):
     main.add_command(command)

@@ -13,7 +13,7 @@ from keras_mobileone.cli.console import console
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse, has_blocks
 from keras_mobileone.graph import ends_in_softmax
-from keras_mobileone.imagenet import NUM_CLASSES, class_index, preprocess_input
+from keras_mobileone.imagenet import NUM_CLASSES, class_index, labels_of, preprocess_input
 from keras_mobileone.images import list_images, load_crops, spread
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.qat import export_qat, quantize_aware
@@ -61,7 +61,8 @@ def qat_command(model_file, data, epochs, output, run_directory, resume, **setti
                 f"The checkpoint has {first} epochs done. Received: --epochs {epochs}."
             )
     history = train_student(student, train, val, first, epochs, run_directory, settings)
-    export_qat(student, output)
+    complete = len(train.folders) == student.output_shape[-1]
+    export_qat(student, output, labels=labels_of(train.folders) if complete else None)
     results = ", ".join(f"{name} {values[-1]:.4f}" for name, values in history.items())
     console.print(
         f"{output}: {output.stat().st_size / 1e6:.2f} MB, int8 throughout, after {epochs} "
@@ -99,11 +100,13 @@ class LabelledImages:
     Attributes:
         paths, labels: One of each for every image.
         size: (height, width) that the model takes.
+        folders: Of the classes, in the order of their indices.
     """
 
     paths: Sequence[Path]
     labels: np.ndarray
     size: tuple[int, int]
+    folders: Sequence[str]
 
     def batches(self, order, flips, batch_size) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Normalized images and labels; those in `flips` are mirrored."""
@@ -164,7 +167,8 @@ def read_folders(root: Path, indices: dict[str, int], size) -> LabelledImages:
                 f"Expected images in class folders ({', '.join(list(indices)[:3])} …). "
                 f"Received: {path}."
             )
-    return LabelledImages(paths, np.array([indices[folder] for folder in folders]), size)
+    labels = np.array([indices[folder] for folder in folders])
+    return LabelledImages(paths, labels, size, sorted(indices, key=indices.get))
 
 
 def make_student(model, train: LabelledImages, calibrate: bool):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from keras_mobileone.imagenet import labels_of
 from keras_mobileone.models import MobileOne
 from keras_mobileone.prediction import load_predictor
 from keras_mobileone.variants import VARIANTS, get_variant
@@ -22,6 +23,19 @@ def source_options(command):
             "--weights", help="'imagenet' (the default) or a weight file.", metavar="imagenet|PATH"
         ),
         click.option("--variant", type=VARIANT_CHOICE, help="s0 (the default) … s4."),
+    ):
+        command = option(command)
+    return command
+
+
+def about_options(command):
+    """Adds what a model's file says of itself, and its labels."""
+    for option in (
+        click.option("--version", default=""),
+        click.option("--licence", default=""),
+        click.option("--author", default=""),
+        click.option("--description", help="Of the model, in the file, like the next three."),
+        click.option("--labels", "labels_file", type=click.Path(path_type=Path), help=CLASSES_HELP),
     ):
         command = option(command)
     return command
@@ -53,3 +67,9 @@ def read_classes(path):
     if not path.is_file():
         raise FileNotFoundError(f"Expected a file of class names. Received: {path}, which is none.")
     return path.read_text(encoding="utf-8").splitlines()
+
+
+def read_labels(path):
+    """`read_classes` as labels: ImageNet's names for WordNet ids, every other as it stands."""
+    folders = read_classes(path)
+    return folders and labels_of(folders)

@@ -66,7 +66,11 @@ class TensorReport:
 
 
 def calibrate(
-    content: bytes, float_content: bytes, images: np.ndarray, steps: Steps
+    content: bytes,
+    float_content: bytes,
+    images: np.ndarray,
+    steps: Steps,
+    input_range: tuple[float, float] | None = None,
 ) -> tuple[bytes, list[TensorReport]]:
     """Rewrites an int8 file so that it follows the float model.
 
@@ -75,6 +79,7 @@ def calibrate(
         float_content: Of the float32 file that it made of the same model.
         images: Calibration images (count, height, width, channels), as the file takes them.
         steps: Which steps to take.
+        input_range: What the input spans, if that is known; else as far as `images` go.
 
     Returns:
         The new content, and a report on each tensor, in order.
@@ -88,7 +93,7 @@ def calibrate(
     source = graph.inputs[0]
     real = tf.convert_to_tensor(images, tf.float32)
     if graph.is_quantized(source) and steps.ranges:
-        graph.set_range(source, float(images.min()), float(images.max()))
+        graph.set_range(source, *(input_range or (float(images.min()), float(images.max()))))
     values = {source: (real, graph.on_grid(source, real))}
     weights = iter(_matching_weights(graph, Int8Graph(float_content)))
     last_uses = _last_uses(graph)

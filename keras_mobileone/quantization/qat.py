@@ -1,6 +1,7 @@
 """Quantization-aware training: a fused model in tf-keras, trained as its int8 file computes."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,10 +9,13 @@ import keras
 
 from keras_mobileone import flatbuffer
 from keras_mobileone.calibration import calibration_images
+from keras_mobileone.conversion import normalized
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import call_copy, has_blocks, in_float32
 from keras_mobileone.graph import rebuild, require_graph
-from keras_mobileone.litert import NORMALIZED_INPUT
+from keras_mobileone.imagenet import PIXEL_RANGE
+from keras_mobileone.litert import NORMALIZED_INPUT, PIXEL_INPUT
+from keras_mobileone.metadata import About, default_labels, with_metadata
 from keras_mobileone.quantization.trace import trace
 from keras_mobileone.quantization.twin import (
     KERNELS,
@@ -108,19 +112,23 @@ def export_qat(
     qat_model: "tf_keras.Model",
     path: str | os.PathLike,
     *,
+    normalize: bool | None = None,
     input_dtype: str = "float32",
     output_dtype: str = "float32",
+    labels: Sequence[str] | None = None,
+    about: About | None = None,
 ) -> Path:
     """Writes a model of `quantize_aware` as a full-integer TFLite file with the ranges it learned.
 
     The same model gives the same file, byte for byte. Batch 1, kernels int8 for each output
-    channel, input called `"image"`.
+    channel, metadata and labels.
 
     Args:
         qat_model: What `quantize_aware` returned, trained or not.
         path: File to write, ending in `.tflite`. It appears whole or not at all.
         input_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's input.
         output_dtype: The same at its output.
+        normalize, labels, about: As in `export_tflite`.
 
     Returns:
         `path`.
@@ -155,8 +163,13 @@ def export_qat(
             f"Received: {qat_model.name!r} with input shape {qat_model.input_shape}."
         )
     require_writable(path)
-    content = _convert(qat_model, set(wrapped), input_dtype, output_dtype)
+    if normalize is None:
+        normalize = qat_model.input_shape[3] == 3
+    labels = default_labels(qat_model, labels)
+    content = _convert(qat_model, set(wrapped), normalize, input_dtype, output_dtype)
     _require_integers(content)
+    name = qat_model.name
+    content = with_metadata(content, name, about or About(), labels, takes_pixels=normalize)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     return path
@@ -178,7 +191,7 @@ def _wrapped_layers(qat_model) -> dict:
     return found
 
 
-def _convert(qat_model, names, input_dtype, output_dtype) -> bytes:
+def _convert(qat_model, names, normalize, input_dtype, output_dtype) -> bytes:
     """The TFLite file's content. Where the model rounds activations, the converter takes over the
     range; kernels it quantizes itself, for each output channel, to the same integers."""
     import tensorflow as tf
@@ -188,17 +201,22 @@ def _convert(qat_model, names, input_dtype, output_dtype) -> bytes:
         source = name.removesuffix(SPLIT_SUFFIX)
         return source if source in names else name
 
+    input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
+
     def serve(**inputs):
-        outputs = tf.nest.flatten(qat_model(inputs[NORMALIZED_INPUT], training=False))
+        image = inputs[input_name]
+        if normalize:
+            image = normalized(tf.quantization.fake_quant_with_min_max_args(image, *PIXEL_RANGE))
+        outputs = tf.nest.flatten(qat_model(image, training=False))
         return dict(zip(map(original, qat_model.output_names), outputs, strict=True))
 
     module = tf.Module()
     module.variables_of_model = qat_model.variables
     module.serve = tf.function(serve)
     shape = (1, *qat_model.input_shape[1:])
-    spec = tf.TensorSpec(shape, tf.float32, name=NORMALIZED_INPUT)
+    spec = tf.TensorSpec(shape, tf.float32, name=input_name)
     with kernels_unrounded():
-        function = module.serve.get_concrete_function(**{NORMALIZED_INPUT: spec})
+        function = module.serve.get_concrete_function(**{input_name: spec})
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = tf.dtypes.as_dtype(input_dtype)

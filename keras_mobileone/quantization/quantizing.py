@@ -13,7 +13,7 @@ from keras_mobileone.calibration import calibration_images
 from keras_mobileone.conversion import convert
 from keras_mobileone.files import atomic_write
 from keras_mobileone.fusing import has_blocks, in_float32
-from keras_mobileone.imagenet import preprocess_input
+from keras_mobileone.imagenet import PIXEL_RANGE, preprocess_input
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.integer import Steps, TensorReport, calibrate
 from keras_mobileone.quantization.regions import Blocked
@@ -128,7 +128,8 @@ def quantize(
 
     def corrected(source, steps, converter_images):
         plain = convert(source, "int8", converter_images, **types, **ends)
-        return calibrate(plain, convert(source, "float32", **ends), images, steps)
+        floats = convert(source, "float32", **ends)
+        return calibrate(plain, floats, images, steps, PIXEL_RANGE if normalize else None)
 
     earlier = corrected(model, PLAIN, images)[1] if before else []
     lap("reporting on the plain int8")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.data.sources import Source
+from keras_mobileone.imagenet import preprocess_input
 from keras_mobileone.models import MobileOne
 from keras_mobileone.network import CLASSIFIER_NAME, build
 from keras_mobileone.training.finishing import TrainingReport, sample
@@ -89,7 +90,8 @@ def pretrained_network(recipe: Recipe, path: Path, source: Source) -> keras.Mode
     fused = is_fused(read_weights(variant, path))
     features = MobileOne(variant, include_top=False, weights=path, deploy=fused)
     if fused:
-        features = unfuse(features, variant, sample(source, recipe, STATISTICS_IMAGES))
+        images = preprocess_input(sample(source, recipe, STATISTICS_IMAGES))
+        features = unfuse(features, variant, images)
     model = build(
         variant,
         keras.Input((None, None, 3)),

@@ -18,7 +18,7 @@ from keras_mobileone.data.sources import Source
 from keras_mobileone.exporting import export_tflite
 from keras_mobileone.files import atomic_write
 from keras_mobileone.fusing import fuse
-from keras_mobileone.imagenet import preprocess_input
+from keras_mobileone.imagenet import labels_of, preprocess_input
 from keras_mobileone.network import build
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.recipe import Recipe
@@ -125,18 +125,18 @@ def export_files(
     for precision in precisions:
         path = directory / f"model_{precision}.tflite"
         calibration = sample(source, recipe, CALIBRATION_IMAGES) if precision in INTEGER else None
-        export_tflite(model, path, precision, calibration)
+        export_tflite(model, path, precision, calibration, labels=labels_of(source.classes))
         files[precision] = path.name
     return files
 
 
 def sample(source: Source, recipe: Recipe, count: int) -> np.ndarray:
-    """`count` training images drawn by the recipe's seed, at most all: centre crops, normalized."""
+    """uint8 centre crops of `count` training images drawn by the recipe's seed, at most all."""
     crops = [
         evaluation_crop(element["encoded"], recipe.image_size, recipe.variant.crop_fraction)
         for element in source.stream(seed=recipe.seed).take(min(count, source.images))
     ]
-    return preprocess_input(np.stack(crops))
+    return np.stack(crops)
 
 
 def conditions(recipe: Recipe, devices: Devices) -> dict[str, str]:
