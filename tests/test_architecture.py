@@ -60,6 +60,7 @@ ORDER = [
     "quantization.qat",
     "benchmarking",
     "published",
+    "peers",
     "training",
     "training.recipe",
     "training.optimizer",
