@@ -119,6 +119,12 @@ def export_peer(name: str, directory: str | os.PathLike, precision: str = "float
     return path
 
 
+def cache_directory() -> Path:
+    """Where the command line keeps the files: in Keras' directory, `~/.keras` by default."""
+    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
+    return Path(home) / "keras_mobileone" / "peers"
+
+
 def settle(model: keras.Model, seed: int = 0) -> None:
     """Fills `model` with random weights that keep the activations near 1, whatever its depth.
 
