@@ -380,17 +380,19 @@ def test_a_tool_of_the_second_abi_will_do(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--tool", "x"), ["--tool", "--android"]),
-        (("--cool-down", "0"), ["--cool-down", "--android"]),
-        (("--android", "b.tflite"), ["b.tflite", "files first"]),
-        (("--android", "--affinity", "four"), ["hexadecimal", "'four'"]),
-        (("--android", "--affinity", "0"), ["hexadecimal", "'0'"]),
-        (("--android", "--profile", "/none/such"), ["/none/such", "Create it first"]),
-        (("--android", "--delegate", "nnapi"), ["nnapi", "gpu"]),
+        (("{file}", "--tool", "x"), ["--tool", "--android"]),
+        (("{file}", "--cool-down", "0"), ["--cool-down", "--android"]),
+        (("{file}", "--android", "b.tflite"), ["b.tflite", "files first"]),
+        (("--android", "{file}"), ["1.tflite", "files first"]),
+        (("--android", "R5CT1"), ["FILES", "--help"]),
+        (("{file}", "--android", "--affinity", "four"), ["hexadecimal", "'four'"]),
+        (("{file}", "--android", "--affinity", "0"), ["hexadecimal", "'0'"]),
+        (("{file}", "--android", "--profile", "/none/such"), ["/none/such", "Create it first"]),
+        (("{file}", "--android", "--delegate", "nnapi"), ["nnapi", "gpu"]),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(files, arguments, words):
-    result = run(files[0], *arguments)
+    result = run(*(argument.format(file=files[0]) for argument in arguments))
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     for word in words:

@@ -24,7 +24,7 @@ ANY_DEVICE = "the only one"  # what --android alone stands for
 
 
 @click.command("benchmark")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="In a round.")
 @click.option(
@@ -64,6 +64,8 @@ def benchmark_command(
     if json_file:
         require_writable(json_file)
     target = make_target(android, device)
+    if not files:
+        raise click.UsageError("Missing argument 'FILES...'.", click.get_current_context())
     stored = [path for path in files if path.suffix == ".json"]
     measured = [path for path in files if path.suffix != ".json"]
     failures = show_stored(stored)
