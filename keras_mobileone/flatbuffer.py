@@ -44,9 +44,13 @@ def read_tflite(path: str | os.PathLike) -> bytes:
     content = path.read_bytes()
     if content[4:8] != IDENTIFIER:
         raise ValueError(
-            f"Expected a TFLite file. Received: {path}, which lacks the mark TFL3 of one."
+            f"Expected a TFLite file. Received: {path}, which lacks the mark TFL3 of one. "
+            "Export the model to TFLite first."
         )
-    damaged = f"Expected a whole TFLite file. Received: {path}, which is damaged or cut short."
+    damaged = (
+        f"Expected a whole TFLite file. Received: {path}, which is damaged or cut short. "
+        "Copy or export it again."
+    )
     try:
         model = parse(content)
     except Exception as error:  # any error of the flatbuffer reader means a damaged file
@@ -166,6 +170,18 @@ def inputs_and_outputs(content: bytes) -> tuple[list[TensorInfo], list[TensorInf
         )
 
     return [info(i) for i in graph.inputs], [info(i) for i in graph.outputs]
+
+
+def open_inputs(content: bytes) -> list[tuple[str, tuple[int, ...]]]:
+    """Name and shape of each input that leaves dimensions open, which are -1 in it."""
+    graph = parse(content).subgraphs[0]
+    tensors = [graph.tensors[index] for index in graph.inputs]
+    shapes = [
+        (t.name.decode(), tuple(int(n) for n in t.shapeSignature))
+        for t in tensors
+        if t.shapeSignature is not None
+    ]
+    return [(name, shape) for name, shape in shapes if min(shape, default=0) < 0]
 
 
 def _builtin_names() -> dict[int, str]:

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from keras_mobileone.benchmarking import Latency
+from keras_mobileone.benchmarking import Latency, ratio
 from keras_mobileone.complexity import Complexity
 from keras_mobileone.images import EXAMPLE_IMAGE
 from keras_mobileone.usage import Usage
@@ -112,7 +112,7 @@ def _row(file: DeployedFile, report: DeployReport) -> tuple[str, ...]:
         f"{file.bytes / 1e6:.2f}",
         f"{file.latency.median:.2f}",
         f"{file.latency.p95:.2f}",
-        f"{file.latency.median / report.files[0].latency.median:.2f}",
+        f"{ratio(file.latency, report.files[0].latency):.2f}",
         f"{file.error:.0e}",
         f"{file.sqnr:.1f}",
         _percent(file.agreement, report.images),

@@ -6,7 +6,7 @@ import click
 import numpy as np
 
 import keras_mobileone
-from keras_mobileone.benchmarking import benchmark
+from keras_mobileone.cli.benchmarking import benchmark_command
 from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
 from keras_mobileone.cli.data import prepare_command
 from keras_mobileone.cli.exports import export_group
@@ -212,42 +212,6 @@ def save_keras(model, target):
         model.save(temporary)
 
 
-@main.command("benchmark")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--runs", default=50, show_default=True, type=click.IntRange(1))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
-def benchmark_command(files, threads, runs, json_file):
-    """Time TFLite files side by side with ai-edge-litert's benchmark tool.
-
-    \b
-    Example: keras-mobileone benchmark a.tflite b.tflite --threads 2
-    """
-    if json_file:
-        require_writable(json_file)
-    with progress_steps() as step:
-        result = benchmark(files, threads=threads, runs=runs, progress=step("Timing"))
-    reference = result.latencies[0].median
-    rows = [
-        (
-            latency.path,
-            f"{latency.bytes / 1e6:.2f}",
-            f"{latency.median:.2f}",
-            f"{latency.median / reference:.2f}",
-            f"{latency.p95:.2f}",
-            f"{latency.minimum:.2f}",
-            f"{latency.initialization:.1f}",
-        )
-        for latency in result.latencies
-    ]
-    print_table(
-        ("File", "MB", "Median ms", "Ratio", "p95 ms", "Minimum ms", "Initialization ms"), rows
-    )
-    console.print(", ".join(f"{key} {value}" for key, value in result.conditions.items()))
-    if json_file:
-        result.save(json_file)
-
-
 @main.command("deploy")
 @click.option("--variant", default="s0", show_default=True, type=VARIANT_CHOICE)
 @click.option("--weights", default="imagenet", show_default=True, metavar="imagenet|PATH")
@@ -294,5 +258,6 @@ for command in (
     finetune_command,
     recipes_command,
     qat_command,
+    benchmark_command,
 ):
     main.add_command(command)

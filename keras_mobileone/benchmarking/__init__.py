@@ -1,0 +1,28 @@
+"""Latency of TFLite files: one protocol, on this machine or on an Android device."""
+
+from keras_mobileone.benchmarking.android import AndroidDevice
+from keras_mobileone.benchmarking.local import ThisMachine, processor_name
+from keras_mobileone.benchmarking.protocol import ROUNDS, WARMUP_RUNS, benchmark
+from keras_mobileone.benchmarking.results import (
+    Benchmark,
+    Failure,
+    Latency,
+    Round,
+    load_benchmark,
+    ratio,
+)
+
+__all__ = [
+    "ROUNDS",
+    "WARMUP_RUNS",
+    "AndroidDevice",
+    "Benchmark",
+    "Failure",
+    "Latency",
+    "Round",
+    "ThisMachine",
+    "benchmark",
+    "load_benchmark",
+    "processor_name",
+    "ratio",
+]

@@ -1,0 +1,177 @@
+"""adb: choosing a device, running commands on it, and what its errors mean.
+
+Formats: `adb devices` as `list_transports` and `to_string(ConnectionState)` print it (AOSP
+packages/modules/adb, transport.cpp and adb.cpp); errors as acquire_one_transport (transport.cpp)
+and file_sync_client.cpp word them.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_mobileone.benchmarking.settings import TargetError
+
+SECONDS = 60  # for a command that only asks
+PUSH_SECONDS = 600
+# adb itself is speaking, not a program on the device.
+LOST = re.compile(
+    r"^(?:adb|error): (?:error: )?"
+    r"(no devices|device .*not found|device offline|device unauthorized|device still|closed"
+    r"|protocol fault|failed to get feature set|connect failed)",
+    re.MULTILINE,
+)
+STATES = {
+    "unauthorized": "Unlock it and confirm the dialog that asks whether to trust this computer.",
+    "authorizing": "Wait a moment and try again.",
+    "connecting": "Wait a moment and try again.",
+    "offline": "Reconnect it, or run `adb kill-server`.",
+    "no permissions": "Add a udev rule for it, or run `adb kill-server` and start adb as its user.",
+}
+
+
+class Adb:
+    """A connected device.
+
+    Args:
+        serial: Which one, as `adb devices` names it; the only one by default.
+
+    Attributes:
+        serial: The device's.
+
+    Raises:
+        TargetError: If adb is missing, there is no such device, or it is not ready.
+    """
+
+    def __init__(self, serial: str | None = None):
+        self._executable = shutil.which("adb")
+        if self._executable is None:
+            raise TargetError(
+                "Expected the command adb. Received: none on PATH. Install Android's "
+                "platform-tools."
+            )
+        self.serial = None  # for the first command, which asks for all devices
+        listing = self._run(["devices"], SECONDS)
+        if listing.returncode:
+            raise TargetError(f"adb can't list the devices: {_last_line(listing)}.")
+        self.serial = choose(parse_devices(listing.stdout), serial)
+
+    def shell(
+        self, command: Sequence[str], seconds: float = SECONDS
+    ) -> subprocess.CompletedProcess:
+        """Runs a program on the device; `returncode` is the program's.
+
+        Args:
+            command: Program and arguments; they are quoted for the device's shell.
+            seconds: After so many it is given up.
+
+        Raises:
+            TargetError: If the device is gone or does not answer.
+        """
+        process = self._run(["shell", shlex.join(command)], seconds)
+        self._require_connection(process)
+        return process
+
+    def push(self, source: Path, target: str) -> None:
+        """Copies a file to the device.
+
+        Raises:
+            RuntimeError: If the device has no room for it, or refuses it.
+            TargetError: If the device is gone.
+        """
+        self._copy(["push", str(source), target], source)
+
+    def pull(self, source: str, target: Path) -> None:
+        """Copies a file from the device.
+
+        Raises:
+            RuntimeError: If it can't.
+            TargetError: If the device is gone.
+        """
+        self._copy(["pull", source, str(target)], source)
+
+    def _copy(self, command, name):
+        process = self._run(command, PUSH_SECONDS)
+        self._require_connection(process)
+        if not process.returncode:
+            return
+        message = _last_line(process)
+        if "No space left on device" in message:
+            raise RuntimeError(
+                f"Expected room on device {self.serial} for {name}. Received: no space left. "
+                "Free some under /data."
+            )
+        raise RuntimeError(
+            f"Expected `adb {command[0]}` to copy {name}. Received: {message}, from device "
+            f"{self.serial}. Check its storage and cable."
+        )
+
+    def _require_connection(self, process):
+        if process.returncode and (lost := LOST.search(process.stderr)):
+            raise TargetError(
+                f"Expected device {self.serial} to stay connected. Received: {lost[0]}. "
+                "Reconnect it and measure again."
+            )
+
+    def _run(self, command, seconds):
+        chosen = ["-s", self.serial] if self.serial else []
+        try:
+            return subprocess.run(
+                [self._executable, *chosen, *command],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=seconds,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TargetError(
+                f"Expected an answer to `adb {command[0]}` from device {self.serial or ''} within "
+                f"{seconds:g} s. Received: none. Reconnect it and measure again."
+            ) from error
+
+
+def parse_devices(listing: str) -> dict[str, str]:
+    """State of each device, under its serial, from the output of `adb devices`."""
+    _, _, lines = listing.partition("List of devices attached")
+    pairs = (line.split(maxsplit=1) for line in lines.splitlines() if line.strip())
+    return {serial: state.strip() for serial, state in pairs}
+
+
+def choose(devices: dict[str, str], serial: str | None) -> str:
+    """The serial of the device that is meant.
+
+    Raises:
+        TargetError: If there is none, several without `serial`, or it is not ready.
+    """
+    if not devices:
+        raise TargetError(
+            "Expected a connected Android device. Received: none in `adb devices`. Connect one "
+            "and switch on USB debugging in its developer options."
+        )
+    names = ", ".join(devices)
+    if serial is None and len(devices) > 1:
+        raise TargetError(
+            f"Expected the serial of one device, since several are connected. Received: none. "
+            f"Give --android one of {names}."
+        )
+    serial = serial or names
+    if serial not in devices:
+        raise TargetError(
+            f"Expected the serial of a connected device: {names}. Received: {serial!r}."
+        )
+    state = devices[serial]
+    if state != "device":
+        remedies = (remedy for start, remedy in STATES.items() if state.startswith(start))
+        raise TargetError(
+            f"Expected device {serial} to be ready. Received: state {state!r}. "
+            f"{next(remedies, 'Start Android on it.')}"
+        )
+    return serial
+
+
+def _last_line(process) -> str:
+    lines = (process.stderr.strip() or process.stdout.strip()).splitlines()
+    return lines[-1].rstrip(".") if lines else f"exit code {process.returncode}"

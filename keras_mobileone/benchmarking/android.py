@@ -1,0 +1,241 @@
+"""An Android device as a target: LiteRT's native tool, run over adb."""
+
+import contextlib
+import secrets
+from pathlib import Path
+from time import sleep
+
+from keras_mobileone.benchmarking import device
+from keras_mobileone.benchmarking.adb import Adb
+from keras_mobileone.benchmarking.local import refusal
+from keras_mobileone.benchmarking.native import (
+    NativeTool,
+    find_tool,
+    parse_output,
+    reason,
+    whole_on_gpu,
+)
+from keras_mobileone.benchmarking.results import Round
+from keras_mobileone.benchmarking.settings import Settings, TargetError
+
+ROOT = "/data/local/tmp"  # the one place where adb's user may run programs
+DELEGATES = ("cpu", "gpu")
+RUN_SECONDS = 1800
+COOL_DOWN = 5.0
+PATIENCE = 600.0  # seconds that a hot device gets to cool down
+POLL = 10.0  # seconds between two looks at its thermal status
+KILLED = 128 + 9  # exit code of a shell command that SIGKILL ended
+
+
+class AndroidDevice:
+    """A connected Android device, for `benchmark`.
+
+    Entering it pushes the tool into a new directory under /data/local/tmp, leaving it removes that
+    directory, also after an error. Before each process the device rests for `cool_down` seconds,
+    and longer while it reports a thermal status of severe or worse.
+
+    Args:
+        serial: As `adb devices` names it; the only device by default.
+        tool: Path of `benchmark_model` for it; by default the one that litert-cli has downloaded.
+        delegate: `"cpu"` (XNNPACK), or `"gpu"`, which must take the whole file: a file of which
+            anything falls back to the CPU is an error.
+        affinity: Hexadecimal mask of the cores to run on, such as `"f0"` for cores 4 … 7.
+        cool_down: Seconds of rest before each process.
+        profile: Existing directory for the times of each file's operators, measured apart.
+
+    Raises:
+        ValueError: For an argument out of range.
+        TargetError: On entering, if there is no such device or no tool for it.
+    """
+
+    def __init__(
+        self,
+        serial: str | None = None,
+        *,
+        tool: Path | None = None,
+        delegate: str = "cpu",
+        affinity: str | None = None,
+        cool_down: float = COOL_DOWN,
+        profile: Path | None = None,
+    ):
+        if delegate not in DELEGATES:
+            raise ValueError(
+                f"`delegate` must be one of {', '.join(DELEGATES)}. Received: {delegate!r}."
+            )
+        if cool_down < 0:
+            raise ValueError(f"`cool_down` must be 0 seconds or more. Received: {cool_down}.")
+        self._serial, self._tool_path, self._delegate = serial, tool, delegate
+        self._affinity = None if affinity is None else parse_mask(affinity)
+        self._cool_down = cool_down
+        self._profile = None if profile is None else require_directory(profile)
+        self._files: dict[Path, str] = {}
+        self._thermal: dict[str, list[int | None]] = {}
+
+    def __enter__(self):
+        self._adb = Adb(self._serial)
+        self._description = device.describe(self._adb)
+        # The ABIs whose programs it runs, the preferred one first.
+        self._tool = find_tool(self._tool_path, self._description.get("abis", "unknown").split(","))
+        self._before = device.state(self._adb)
+        self._directory = f"{ROOT}/keras_mobileone-{secrets.token_hex(4)}"
+        try:
+            self._install(self._tool)
+        except BaseException:
+            self._clean_up()
+            raise
+        return self
+
+    def __exit__(self, *exception):
+        self._clean_up()
+
+    def _install(self, tool: NativeTool):
+        made = self._adb.shell(["mkdir", self._directory])
+        if made.returncode:
+            raise TargetError(
+                f"Expected to make a directory in {ROOT} of device {self._adb.serial}. "
+                f"Received: {reason(made.stdout + made.stderr)}."
+            )
+        self._program = f"{self._directory}/{tool.path.name}"
+        try:
+            for path in (tool.path, *tool.libraries):
+                self._adb.push(path, f"{self._directory}/{path.name}")
+        except RuntimeError as error:
+            raise TargetError(str(error)) from error  # no file can be measured without it
+        # adb push may lose the executable bit, as from Windows.
+        self._adb.shell(["chmod", "755", self._program])
+
+    def _clean_up(self):
+        # A device that is gone keeps the directory; the error that says so is already on its way.
+        with contextlib.suppress(TargetError):
+            self._adb.shell(["rm", "-rf", self._directory])
+
+    def add(self, path: Path) -> None:
+        """Pushes a file.
+
+        Raises:
+            RuntimeError: If there is no room for it.
+        """
+        # Numbered, so that names that are equal or strange do no harm.
+        target = f"{self._directory}/{len(self._files)}.tflite"
+        try:
+            self._adb.push(path, target)
+        except RuntimeError:
+            with contextlib.suppress(TargetError):
+                self._adb.shell(["rm", "-f", target])
+            raise
+        self._files[path] = target
+
+    def measure(self, path: Path, settings: Settings) -> Round:
+        """One round in a new process on the device.
+
+        Raises:
+            RuntimeError: If the tool fails, is killed, or the GPU does not take the whole file, or
+                the device stays too hot.
+            TargetError: If the device is gone.
+        """
+        self._cool(path)
+        output = self._run(path, settings)
+        self._thermal.setdefault(str(path), []).append(device.thermal_status(self._adb))
+        return parse_output(output)
+
+    def finish(self, path: Path, settings: Settings) -> None:
+        """Writes N-FILE.csv (TensorFlow Lite's tool) or N-FILE.txt (LiteRT's) into `profile`."""
+        if self._profile is None:
+            return
+        name = f"{Path(self._files[path]).stem}-{path.stem}"
+        self._cool(path)
+        remote = f"{self._directory}/profile.csv"
+        output = self._run(path, settings, self._tool.profiling(remote))
+        if self._tool.litert:
+            (self._profile / f"{name}.txt").write_text(output, encoding="utf-8")
+        else:
+            self._adb.pull(remote, self._profile / f"{name}.csv")
+
+    def _run(self, path, settings, further=()) -> str:
+        command = [self._program]
+        command += self._tool.arguments(self._files[path], settings, self._delegate)
+        command += further
+        if self._tool.libraries:
+            command = ["env", f"LD_LIBRARY_PATH={self._directory}", *command]
+        if self._affinity:
+            command = ["taskset", self._affinity, *command]
+        process = self._adb.shell(command, RUN_SECONDS)
+        output = process.stdout + process.stderr
+        if process.returncode == KILLED:
+            status = device.thermal_status(self._adb)
+            raise RuntimeError(
+                f"Expected the tool to finish on {path}. Received: the device killed it (SIGKILL), "
+                f"thermal status {_thermal_name(status)}. Let the device cool down, free memory, "
+                "and measure again."
+            )
+        if process.returncode in (126, 127):
+            raise TargetError(
+                f"Expected device {self._adb.serial} to run {self._tool.path.name}. "
+                f"Received: {reason(output)}. Give --tool one for {self._tool.abi} of Android."
+            )
+        if self._delegate == "gpu" and not whole_on_gpu(output):
+            raise RuntimeError(
+                f"Expected the GPU to run all of {path}. Received: {reason(output)}. "
+                "Measure it with --delegate cpu."
+            )
+        if process.returncode:
+            raise RuntimeError(refusal(path, reason(output)))
+        return output
+
+    def _cool(self, path):
+        """Rests, and waits while the device throttles itself."""
+        sleep(self._cool_down)
+        waited = 0.0
+        while (status := device.thermal_status(self._adb) or 0) >= device.SEVERE:
+            if waited >= PATIENCE:
+                raise RuntimeError(
+                    f"Expected a thermal status below severe to measure {path}. Received: "
+                    f"{_thermal_name(status)}, after {waited:g} s of waiting. Let the device cool "
+                    "down, out of the sun and off the charger."
+                )
+            sleep(POLL)
+            waited += POLL
+
+    def conditions(self) -> dict:
+        """The device, the tool, and its state before the first and after the last file."""
+        return {
+            "target": "Android",
+            "serial": self._adb.serial,
+            **self._description,
+            "tool": "LiteRT" if self._tool.litert else "TensorFlow Lite",
+            "abi": self._tool.abi,
+            "delegate": self._delegate,
+            "affinity": self._affinity,
+            "cool_down_seconds": self._cool_down,
+            "before": self._before,
+            "after": device.state(self._adb),
+            "thermal_status_after_rounds": self._thermal,
+        }
+
+
+def _thermal_name(status: int | None) -> str:
+    return "unknown" if status is None else device.THERMAL[min(status, len(device.THERMAL) - 1)]
+
+
+def parse_mask(text: str) -> str:
+    """A mask of cores as `taskset` takes it: hexadecimal digits alone."""
+    try:
+        mask = int(text, 16)
+    except ValueError:
+        mask = 0
+    if mask <= 0:
+        raise ValueError(
+            "`affinity` must be a hexadecimal mask of cores, such as f0 for cores 4 … 7. "
+            f"Received: {text!r}."
+        )
+    return f"{mask:x}"
+
+
+def require_directory(path: Path) -> Path:
+    """`path`, if it is a directory."""
+    if not Path(path).is_dir():
+        raise FileNotFoundError(
+            f"Expected an existing directory for profiles. Received: {path}, which is none. "
+            "Create it first."
+        )
+    return Path(path)

@@ -1,0 +1,178 @@
+"""LiteRT's native `benchmark_model`: where it is, how it is called, what it prints.
+
+There are two of that name, with one core (`tflite/tools/benchmark/benchmark_model.cc` of
+github.com/google-ai-edge/LiteRT): TensorFlow Lite's (`benchmark_tflite_model.cc` beside it) and
+LiteRT's (`litert/tools/benchmark_litert_model.h`), which litert-cli downloads. Either will do.
+The line of figures is `StatWithPercentiles::OutputToStream` (`tsl/util/stats_calculator.h`).
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from keras_mobileone.benchmarking.results import Round
+from keras_mobileone.benchmarking.settings import Settings, TargetError
+from keras_mobileone.files import first_line
+
+NAME = "benchmark_model"
+# ELF's e_machine of each ABI of Android.
+MACHINES = {183: "arm64-v8a", 40: "armeabi-v7a", 62: "x86_64", 3: "x86"}
+FIGURE = re.compile(r"(\w+)=([\d.eE+-]+)")
+INITIALIZED = re.compile(r"Initialized session in ([\d.eE+-]+)ms")
+DELEGATED = re.compile(r"Replacing (\d+) out of (\d+) node\(s\) with delegate \(([^)]*)\)")
+WHOLE = "Explicitly applied GPU delegate, and the model graph will be completely executed"
+REASONS = ("GPU accelerator could not", "Failed to apply", "Disallowed CPU fallback", "ERROR")
+
+
+@dataclass(frozen=True)
+class NativeTool:
+    """A `benchmark_model` for Android.
+
+    Attributes:
+        path: The program here.
+        abi: What it runs on.
+        litert: Whether it is LiteRT's; else TensorFlow Lite's.
+        libraries: LiteRT's accelerators beside it, which go to the device as well.
+    """
+
+    path: Path
+    abi: str
+    litert: bool
+    libraries: tuple[Path, ...] = ()
+
+    def arguments(self, graph: str, settings: Settings, delegate: str) -> list[str]:
+        """Command line after the program for a round of the file `graph`, a path there."""
+        arguments = [
+            f"--graph={graph}",
+            f"--num_threads={settings.threads}",
+            f"--num_runs={settings.runs}",
+            f"--warmup_runs={settings.warmup_runs}",
+            # Counts alone decide how long it runs, or fast files would run more often.
+            "--min_secs=0",
+            "--warmup_min_secs=0",
+        ]
+        if delegate == "gpu":
+            arguments += ["--use_gpu=true", "--require_full_delegation=true"]
+            arguments += ["--use_cpu=false"] if self.litert else []
+        return arguments
+
+    def profiling(self, output: str) -> list[str]:
+        """Further arguments for the times of the operators, which TensorFlow Lite's writes as CSV
+        to `output`, a path there; LiteRT's prints a table."""
+        if self.litert:
+            return ["--use_profiler=true"]
+        return [
+            "--enable_op_profiling=true",
+            "--op_profiling_output_mode=csv",
+            f"--op_profiling_output_file={output}",
+        ]
+
+
+def find_tool(path: Path | None, abis: list[str]) -> NativeTool:
+    """The tool at `path`, or the one that litert-cli downloaded, checked against the device's ABIs.
+
+    litert-cli 0.2.1 keeps it in ~/.cache/litert-cli/binaries/ABI (its `core/constants.py` and
+    `core/android_utils.py`), for arm64-v8a alone.
+
+    Raises:
+        TargetError: If there is none, or it is none for the device.
+    """
+    path = _downloaded(abis[0]) if path is None else Path(path)
+    if not path.is_file():
+        raise TargetError(
+            f"Expected the path of LiteRT's {NAME} for {abis[0]}. Received: {path}, which does not "
+            "exist."
+        )
+    content = path.read_bytes()
+    abi = _abi(content)
+    if abi not in abis:
+        raise TargetError(
+            f"Expected a {NAME} for the device: {' or '.join(abis)}. Received: {path} for "
+            f"{abi or 'no processor of Android: it is no ELF program'}. Give --tool another one."
+        )
+    return NativeTool(
+        path=path,
+        abi=abi,
+        # Options stand in the program as text: this one is LiteRT's alone.
+        litert=b"use_profiler" in content,
+        libraries=tuple(sorted(path.parent.glob("libLiteRt*.so"))),
+    )
+
+
+def _downloaded(abi: str) -> Path:
+    path = Path.home() / ".cache" / "litert-cli" / "binaries" / abi / NAME
+    if path.is_file():
+        return path
+    reason = f"no --tool, and no {path}"
+    if find_spec("litert_cli") is not None:
+        try:
+            from litert_cli.core.android_utils import find_android_binary
+
+            return Path(find_android_binary(NAME, abi))
+        except Exception as error:  # click's exceptions, or another layout of litert-cli
+            reason += f"; litert-cli could not fetch it ({first_line(error)})"
+    raise TargetError(
+        f"Expected LiteRT's {NAME} for {abi}. Received: {reason}. Give --tool PATH, or install "
+        "litert-cli in an environment of its own and run `litert benchmark FILE --android` once, "
+        "which puts it there."
+    )
+
+
+def _abi(content: bytes) -> str | None:
+    """ABI of an ELF file by its header; None for another file."""
+    if content[:4] != b"\x7fELF" or len(content) < 20:
+        return None
+    (machine,) = struct.unpack_from("<H", content, 18)
+    return MACHINES.get(machine, f"ELF machine {machine}")
+
+
+def parse_output(output: str) -> Round:
+    """The round that the tool printed.
+
+    Its statistics are whole microseconds of all runs: median and 95th percentile, no 90th.
+
+    Raises:
+        ValueError: If there is no such line.
+    """
+    lines = [line for line in output.splitlines() if re.search(r"\bcount=[1-9]", line)]
+    initialized = INITIALIZED.search(output)
+    # The first such line is of the warm-up.
+    if len(lines) < 2 or not initialized:
+        raise ValueError(
+            f"Expected the figures of {NAME}. Received: output without its lines "
+            "`Initialized session …` and `count=…`."
+        )
+    figures = {name: float(value) for name, value in FIGURE.findall(lines[-1])}
+    if "median" not in figures or "p95" not in figures:
+        raise ValueError(
+            f"Expected a {NAME} that prints median and p95. Received: {lines[-1].strip()!r}. "
+            "Use a newer one."
+        )
+    return Round(
+        median=figures["median"] / 1e3,
+        p95=figures["p95"] / 1e3,
+        # When all runs took equally long it prints none but the last.
+        minimum=figures.get("min", figures["curr"]) / 1e3,
+        initialization=float(initialized[1]),
+    )
+
+
+def whole_on_gpu(output: str) -> bool:
+    """Whether the output shows that the GPU ran every operator of the file."""
+    if WHOLE in output:
+        return True
+    found = DELEGATED.findall(output)
+    gpu = [pair for *pair, name in found if re.search(r"gpu|litert_(cl|gl|webgpu)", name, re.I)]
+    return bool(gpu) and all(replaced == total for replaced, total in gpu)
+
+
+def reason(output: str) -> str:
+    """The line of the output that says best what went wrong."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for words in REASONS:
+        for line in lines:
+            if words in line and "Benchmarking failed" not in line:
+                return line.rstrip(".")
+    return lines[-1].rstrip(".") if lines else "no output"
