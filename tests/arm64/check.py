@@ -66,7 +66,9 @@ def compare(precision: str, x86: np.ndarray, arm64: np.ndarray) -> dict:
     }
 
 
-def run_litert(python: list[str], model: Path, inputs: Path, machine: str):
+def run_litert(
+    python: list[str], model: Path, inputs: Path, machine: str
+) -> tuple[np.ndarray, dict]:
     """Logits of `run_litert.py`, and what it says it ran on.
 
     Args:
@@ -142,7 +144,7 @@ def table(files: list[dict]) -> str:
         (
             file["precision"],
             str(file["images"]),
-            f"{file['error']:.0e}",
+            f"{file['error']:.0e}" if file["error"] else "0",
             str(file["equal_answers"]),
             f"{file['equal_logits']:,} of {file['logits']:,}",
             "passed" if file["passed"] else "FAILED",
