@@ -10,15 +10,23 @@ export KERAS_MOBILEONE_WEIGHTS ?= $(abspath $(SHARED)/weights)
 endif
 ifneq ($(wildcard $(SHARED)/imagenet-sample/images),)
 CALIBRATION := --calibration $(SHARED)/imagenet-sample/images
+PHOTOGRAPHS := --images $(SHARED)/imagenet-sample/images
 endif
 
-.PHONY: demo test lint readme clean
+.PHONY: demo test test-arm64 arm64-machine lint readme clean
 
 demo: $(VENV)/installed  ## MobileOne-S0 from ImageNet weights to verified TFLite files in demo/
 	$(BIN)/keras-mobileone deploy --variant s0 --weights imagenet $(CALIBRATION) --output demo
 
 test: lint  ## every test, the slow ones too
 	$(BIN)/python -m pytest tests
+
+test-arm64: arm64-machine $(VENV)/installed  ## the files on emulated arm64; Debian on x86-64, root
+	PYTHONPATH=tests $(BIN)/python -m arm64.check $(PHOTOGRAPHS) \
+		--output benchmarks/results/arm64.json
+
+arm64-machine:  # before anything is installed
+	@$(PYTHON) tests/arm64/emulator.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -34,4 +42,4 @@ $(VENV)/installed: setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info
+	rm -rf $(VENV) .arm64 build demo *.egg-info

@@ -19,6 +19,7 @@ QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
 QAT = ROOT / "benchmarks" / "results" / "qat.json"
 FINETUNE = ROOT / "benchmarks" / "results" / "finetune.json"
 PIPELINE = ROOT / "benchmarks" / "results" / "input_pipeline.json"
+ARM64 = ROOT / "benchmarks" / "results" / "arm64.json"
 TRAIN_STEP = ROOT / "benchmarks" / "results" / "train_step.json"
 DEMO = ROOT / "benchmarks" / "results" / "demo" / "report.json"
 
@@ -110,6 +111,33 @@ def qat() -> str:
     return "\n\n".join([markdown_table(("", "top-1, %"), rows), conditions])
 
 
+def arm64() -> str:
+    """S0's files on an emulated Arm core beside x86."""
+    result = json.loads(ARM64.read_text())
+    rows = [
+        (
+            file["precision"],
+            str(file["images"]),
+            f"{file['error']:.0e}" if file["error"] else "0",
+            str(file["equal_answers"]),
+            f"{file['equal_logits']:,} of {file['logits']:,}",
+        )
+        for file in result["files"]
+    ]
+    c = result["conditions"]
+    on_x86, on_arm64 = c["x86"]["ai-edge-litert"], c["arm64"]["ai-edge-litert"]
+    conditions = (
+        f"Weights {result['weights']}, photographs of {result['photographs']}, int8 calibrated on "
+        f"{result['calibration_images']}. Error: largest difference of the logits over their "
+        f"largest magnitude; floating point may reach {result['tolerance']:g}, int8 must give "
+        f"equal answers. {c['processor']}, ai-edge-litert {on_x86}, beside qemu "
+        f"{c['qemu'].split()[0]} as {c['emulated_core']}, ai-edge-litert {on_arm64}, Debian "
+        f"{c['debian']}. Timings under qemu mean nothing, so none are given."
+    )
+    header = ("S0 on Arm", "images", "error", "equal answers", "equal logits")
+    return "\n\n".join([markdown_table(header, rows), conditions])
+
+
 def finetune() -> str:
     """What a fine-tuning run on Imagenette reached."""
     result = json.loads(FINETUNE.read_text())
@@ -174,6 +202,7 @@ SECTIONS = {
     "demo": demo,
     "quantization": quantization,
     "qat": qat,
+    "arm64": arm64,
     "finetune": finetune,
     "pipeline": pipeline,
     "train_step": train_step,
