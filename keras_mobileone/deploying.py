@@ -11,7 +11,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from PIL import Image
 
 from keras_mobileone.benchmarking import Latency, benchmark
 from keras_mobileone.comparison import Comparison, compare_outputs
@@ -21,8 +20,7 @@ from keras_mobileone.evaluation import predict_images
 from keras_mobileone.exporting import ExportReport, export_tflite
 from keras_mobileone.imagenet import classes
 from keras_mobileone.images import (
-    EXAMPLE_IMAGE,
-    example_image,
+    example_path,
     image_labels,
     list_images,
     load_crops,
@@ -103,7 +101,7 @@ def deploy(
     model = MobileOne(variant, weights=weights, classifier_activation=None, deploy=True)
     with staging(output) as directory:
         model.save(directory / f"{variant.name}.keras")
-        Image.fromarray(example_image(model.input_shape[1:3])).save(directory / EXAMPLE_IMAGE)
+        shutil.copy(example_path(), directory)
         texts = {"labels": labels, "about": about}
         exports = _export(model, variant, calibration_paths, directory, step, texts)
         package = _package(model, variant, directory, step, **texts) if coreml else None

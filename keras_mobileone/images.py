@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +47,13 @@ def example_image(size: tuple[int, int]) -> np.ndarray:
     """
     from PIL import Image
 
-    with resources.as_file(resources.files("keras_mobileone") / "assets" / EXAMPLE_IMAGE) as path:
-        image = load_image(path)
+    image = load_image(example_path())
     return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def example_path() -> Path:
+    """Where the photograph of `example_image` lies."""
+    return Path(__file__).parent / "assets" / EXAMPLE_IMAGE
 
 
 def evaluation_crop(image, size: int = 224, crop_fraction: float = 0.875) -> np.ndarray:

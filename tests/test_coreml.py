@@ -94,11 +94,11 @@ def test_compressed_weights(compression, s0, crops, tmp_path):
     """Smaller packages whose numbers are those of rounded weights."""
     path = tmp_path / "s0.mlpackage"
     report = export_coreml(s0, path, minimum="iOS16", compression=compression)
-    bits = COMPRESSIONS[compression]
-    assert report.bytes < 4.28e6 * (bits + 1) / 16
+    assert report.bytes < 2.4e6
     expected = np.asarray(s0(preprocess_input(crops[0])[None]))
     found = np.float64(run_package(path, crops[0])["scores"])
-    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > (0.95 if bits > 4 else 0.3)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.95
+    assert found.argmax() == expected.argmax()
 
 
 def test_blocks_are_fused_and_the_tensor_input(ten, noise, tmp_path, relative_error):
@@ -141,7 +141,7 @@ def test_a_wrong_evaluator_is_seen(ten, noise, tmp_path, relative_error, monkeyp
     [
         ({"compute": "int8"}, "float16, float32"),
         ({"minimum": "iOS14"}, "iOS15"),
-        ({"compression": "zip", "minimum": "iOS16"}, "palette4"),
+        ({"compression": "zip", "minimum": "iOS16"}, "palette8"),
         ({"compression": "linear8"}, "iOS16 or newer"),
         ({"labels": ["one", "two"]}, "Expected 10 labels.*Received: 2"),
         ({"labels": ["one"] * 10}, "more than once"),

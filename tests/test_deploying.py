@@ -1,5 +1,6 @@
 """`deploy`, the whole way, and its reports."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from PIL import Image
 
 import keras_mobileone
 from keras_mobileone import deploying, reporting
+from keras_mobileone.metadata import About, read_labels
 from keras_mobileone.weights.checkpoint import write_safetensors
 from keras_mobileone.weights.loading import export_tensors
 
 ROOT = Path(__file__).parents[1]
+COREML = importlib.util.find_spec("coremltools") is not None
 VARIANT = keras_mobileone.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
 
 
@@ -48,7 +51,10 @@ def deployed(weights, photographs, tmp_path_factory):
         titles.append(title)
         return lambda done, total: None
 
-    return deploying.deploy(VARIANT, weights, output, photographs, step=step), output, titles
+    report = deploying.deploy(
+        VARIANT, weights, output, photographs, coreml=COREML, about=About(author="Ada"), step=step
+    )
+    return report, output, titles
 
 
 def test_deploy_writes_every_file(deployed):
@@ -61,7 +67,8 @@ def test_deploy_writes_every_file(deployed):
         "report.json",
         "report.md",
         "report.png",
-    }
+        "cat.png",
+    } | ({"tiny.mlpackage"} if COREML else set())
     assert not list(output.parent.glob(".*"))
     for file in report.files:
         assert file.bytes == (output / file.file).stat().st_size
@@ -86,6 +93,30 @@ def test_reports_tell_the_same(deployed):
     assert f"{report.files[2].latency.median:.2f}" in (output / "report.md").read_text()
     with Image.open(output / "report.png") as picture:
         assert picture.size[0] >= 1000
+
+
+def test_the_report_says_how_apps_use_the_files(deployed):
+    report, output, _ = deployed
+    text = (output / "report.md").read_text()
+    for file in report.files:
+        assert f"### {file.file}" in text
+        assert dict(file.usage.facts)["Labels"].startswith("1000, `labels.txt` inside the file")
+    assert text.count("```python") == text.count("```kotlin") == 1
+    assert read_labels(output / "tiny_int8.tflite")[0] == "tench"
+    if not COREML:
+        pytest.skip("needs coremltools")
+    assert "### tiny.mlpackage" in text and "```swift" in text
+    assert f"{report.package.bytes / 1e6:.2f} MB, Core ML float16" in text
+    assert "Neither run nor timed here" in text
+
+
+def test_deploying_again_replaces_the_package(tmp_path):
+    output = tmp_path / "out"
+    for content in ("old", "new"):
+        with deploying.staging(output) as directory:
+            (directory / "m.mlpackage").mkdir()
+            (directory / "m.mlpackage" / content).touch()
+    assert [p.name for p in (output / "m.mlpackage").iterdir()] == ["new"]
 
 
 def test_a_failure_leaves_nothing(weights, photographs, tmp_path, monkeypatch):
