@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+MEDIAPIPE := .venv-mediapipe
 SHARED := ../shared
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
@@ -16,9 +17,10 @@ endif
 .PHONY: demo test test-arm64 arm64-machine lint readme clean
 
 demo: $(VENV)/installed  ## MobileOne-S0 from ImageNet weights to verified TFLite files in demo/
-	$(BIN)/keras-mobileone deploy --variant s0 --weights imagenet $(CALIBRATION) --output demo
+	$(BIN)/keras-mobileone deploy --variant s0 --weights imagenet $(CALIBRATION) --coreml \
+		--output demo
 
-test: lint  ## every test, the slow ones too
+test: lint $(MEDIAPIPE)/installed  ## every test, the slow ones too
 	$(BIN)/python -m pytest tests
 
 test-arm64: arm64-machine $(VENV)/installed  ## the files on emulated arm64; Debian on x86-64, root
@@ -41,5 +43,12 @@ $(VENV)/installed: setup.py
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@
 
+# By itself: it wants another absl-py than tensorflow-model-optimization.
+$(MEDIAPIPE)/installed: Makefile
+	test -x $(MEDIAPIPE)/bin/python || $(PYTHON) -m venv $(MEDIAPIPE)
+	$(MEDIAPIPE)/bin/python -m pip install --quiet --upgrade pip
+	$(MEDIAPIPE)/bin/python -m pip install --quiet "mediapipe>=1.2.2,<2"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .arm64 build demo *.egg-info
+	rm -rf $(VENV) $(MEDIAPIPE) .arm64 build demo *.egg-info

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import keras_mobileone
 from keras_mobileone.published import PUBLISHED
-from keras_mobileone.reporting import HEADER, markdown_table, report_from_dict, summary, table_rows
+from keras_mobileone.reporting import (
+    HEADER,
+    markdown_table,
+    report_from_dict,
+    summary,
+    table_rows,
+    usages,
+)
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -30,6 +37,11 @@ def demo() -> str:
     lines = summary(report)
     picture = f"![Size, latency and agreement]({DEMO.parent.relative_to(ROOT)}/report.png)"
     return "\n\n".join([lines[0], markdown_table(HEADER, table_rows(report)), *lines[1:], picture])
+
+
+def usage() -> str:
+    """How apps use the files of `make demo`."""
+    return "\n\n".join(usages(report_from_dict(json.loads(DEMO.read_text()))))
 
 
 def family() -> str:
@@ -200,6 +212,7 @@ def train_step() -> str:
 
 SECTIONS = {
     "demo": demo,
+    "usage": usage,
     "quantization": quantization,
     "qat": qat,
     "arm64": arm64,

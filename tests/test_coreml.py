@@ -1,12 +1,17 @@
 """Core ML packages: their numbers by an evaluator in NumPy, their description, bad input."""
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import keras_mobileone
+from keras_mobileone.cli import main
 from keras_mobileone.coreml import COMPRESSIONS, export_coreml
 from keras_mobileone.imagenet import classes, preprocess_input
 from keras_mobileone.images import evaluation_crop, list_images, load_image, spread
@@ -183,3 +188,47 @@ def test_without_coremltools(run_python, tmp_path):
         "    print(error)"
     )
     assert "keras-mobileone[coreml]" in printed
+
+
+def test_latency_needs_a_mac(tmp_path):
+    """Elsewhere the benchmark says so, in one sentence and before anything else."""
+    if sys.platform == "darwin":
+        pytest.skip("this is a Mac")
+    script = Path(__file__).parents[1] / "benchmarks" / "coreml_latency.py"
+    process = subprocess.run(
+        [sys.executable, script, "none.mlpackage", "--json", tmp_path / "x.json"],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1] == (
+        "Error: Core ML predicts on macOS only. Received: Linux. Run this on a Mac."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_command(shared, tmp_path):
+    """`export coreml` with labels of its own, texts and a page for the app's developer."""
+    weights = shared / "weights" / "mobileone_s0_apple_fused.safetensors"
+    labels, output, usage = (tmp_path / n for n in ("labels.txt", "S0.mlpackage", "page.md"))
+    command = ["export", "coreml", "--weights", str(weights), "--output", str(output)]
+    command += ["--author", "Ada", "--labels", str(labels), "--usage", str(usage)]
+
+    def run(*more):
+        return CliRunner().invoke(main, [*command, *more])
+
+    assert "Expected a file of class names" in run().output
+    labels.write_text("one\ntwo\n")
+    result = run()
+    assert result.exit_code == 2
+    assert "Expected 1000 labels" in result.output
+    assert not output.exists() and not usage.exists()
+
+    labels.write_text("".join(f"class {i}\n" for i in range(1000)))
+    result = run()
+    assert result.exit_code == 0, result.output
+    found = description(output)
+    assert found.metadata.author == "Ada"
+    assert "S0(configuration:" in usage.read_text()
+    assert "1000, inside the package: class 0, class 1" in usage.read_text()
+    assert "exists" in run().output

@@ -156,7 +156,7 @@ def table(files: list[dict]) -> str:
 
 def _pixels(paths) -> np.ndarray:
     crops = load_crops(paths, (224, 224), VARIANT.crop_fraction)
-    return keras_mobileone.preprocess_input(np.stack(list(crops)))
+    return np.stack(list(crops)).astype(np.float32)
 
 
 def _conditions() -> dict:
