@@ -46,8 +46,9 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)
         start = time.perf_counter()
-        keras_mobileone.export_tflite(model, directory / "plain.tflite", "int8", images, plain=True)
-        keras_mobileone.export_tflite(model, directory / "post_training.tflite", "int8", images)
+        for name, plain in (("plain", True), ("post_training", False)):
+            path = directory / f"{name}.tflite"
+            keras_mobileone.export_tflite(model, path, "int8", images, normalize=False, plain=plain)
         seconds["post-training"] = round(time.perf_counter() - start)
 
         start = time.perf_counter()
@@ -60,7 +61,7 @@ def main():
         seconds["training"] = round(time.perf_counter() - start)
         files = [directory / f"{name}.tflite" for name in ("trained", "again")]
         for file in files:
-            keras_mobileone.export_qat(student, file)
+            keras_mobileone.export_qat(student, file, normalize=False)
         digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
         sources = {"float32, Keras": model, "plain int8": directory / "plain.tflite"}

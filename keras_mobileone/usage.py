@@ -92,7 +92,7 @@ def _labels(labels, place) -> str:
 
 def _expected(expected, runtime) -> tuple[str, str]:
     answers = ", ".join(f"{label} {score:.3f}" for label, score in expected)
-    return f"Expected for assets/{EXAMPLE_IMAGE} of keras_mobileone ({runtime})", answers
+    return f"{EXAMPLE_IMAGE} gives", f"{answers} ({runtime})"
 
 
 def _python(report) -> str:
