@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import keras_mobileone
+from keras_mobileone.benchmarking import load_benchmark
 from keras_mobileone.published import PUBLISHED
 from keras_mobileone.reporting import (
     HEADER,
@@ -26,6 +27,7 @@ QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
 QAT = ROOT / "benchmarks" / "results" / "qat.json"
 FINETUNE = ROOT / "benchmarks" / "results" / "finetune.json"
 PIPELINE = ROOT / "benchmarks" / "results" / "input_pipeline.json"
+NORMALIZATION = ROOT / "benchmarks" / "results" / "normalization"
 ARM64 = ROOT / "benchmarks" / "results" / "arm64.json"
 TRAIN_STEP = ROOT / "benchmarks" / "results" / "train_step.json"
 DEMO = ROOT / "benchmarks" / "results" / "demo" / "report.json"
@@ -42,6 +44,19 @@ def demo() -> str:
 def usage() -> str:
     """How apps use the files of `make demo`."""
     return "\n\n".join(usages(report_from_dict(json.loads(DEMO.read_text()))))
+
+
+def normalization() -> str:
+    """What it costs that files normalize pixels themselves."""
+    ratios = []
+    for precision in ("float32", "int8"):
+        result = load_benchmark(NORMALIZATION / f"{precision}.json")
+        ratios.append(f"{100 * (result.ratios[1] - 1):.0f} % of {precision}'s time")
+    c = result.conditions
+    return (
+        f"That costs {' and '.join(ratios)} on S0 ({c['processor']}, {c['threads']} thread, median "
+        f"of {c['rounds']} paired rounds of {c['runs']} runs)."
+    )
 
 
 def family() -> str:
@@ -213,6 +228,7 @@ def train_step() -> str:
 SECTIONS = {
     "demo": demo,
     "usage": usage,
+    "normalization": normalization,
     "quantization": quantization,
     "qat": qat,
     "arm64": arm64,

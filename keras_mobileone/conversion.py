@@ -63,8 +63,7 @@ def convert(
 def normalized(pixels):
     """`preprocess_input` of a TensorFlow tensor, as a 1×1 convolution.
 
-    It costs a file one operator, which no measurement tells from none, and int8 one rounding;
-    multiplying and adding would be two of each.
+    It costs a file one operator, and int8 one rounding; multiplying and adding would cost two.
     """
     import tensorflow as tf
 

@@ -20,7 +20,7 @@ class Usage:
 
     Attributes:
         title: Name of the file.
-        facts: (name, value) rows: tensors, preprocessing, labels, expected answer.
+        facts: (name, value) rows: size, tensors, preprocessing, labels, expected answer.
         snippets: Code by its language; empty for what is no classifier of RGB images.
     """
 
@@ -39,7 +39,8 @@ class Usage:
 
 def tflite_usage(report: ExportReport) -> Usage:
     """How an app uses a file of `export_tflite`: with LiteRT in Kotlin and Python."""
-    facts = [("Input", describe(tensor)) for tensor in report.inputs]
+    facts = [("Size", f"{report.bytes / 1e6:.2f} MB")]
+    facts += [("Input", describe(tensor)) for tensor in report.inputs]
     facts += [("Output", describe(tensor)) for tensor in report.outputs]
     if report.expected is None:
         return Usage(report.path.name, facts, {})
@@ -54,7 +55,8 @@ def tflite_usage(report: ExportReport) -> Usage:
 
 def coreml_usage(report: CoreMLReport) -> Usage:
     """How an app uses a package of `export_coreml`: in Swift."""
-    facts = [("Input", f"{COREML_INPUT}: {report.input}"), ("Output", report.output)]
+    facts = [("Size", f"{report.bytes / 1e6:.2f} MB")]
+    facts += [("Input", f"{COREML_INPUT}: {report.input}"), ("Output", report.output)]
     if report.expected is None:
         return Usage(report.path.name, facts, {})
     facts += [

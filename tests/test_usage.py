@@ -118,7 +118,7 @@ def test_what_is_no_classifier_has_facts_only(tmp_path):
     inputs = keras.Input((32, 32, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
     page = tflite_usage(export_tflite(model, tmp_path / "m.tflite"))
-    assert [name for name, _ in page.facts] == ["Input", "Output"]
+    assert [name for name, _ in page.facts] == ["Size", "Input", "Output"]
     assert page.snippets == {}
     assert "```" not in page.markdown()
 

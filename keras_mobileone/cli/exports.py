@@ -68,8 +68,8 @@ def export_tflite_command(
             about=About(**about),
         )
     page = tflite_usage(report)
-    rows = [("Size", f"{report.bytes / 1e6:.2f} MB"), *page.facts]
-    rows += [
+    rows = [
+        *page.facts,
         ("Operators", counts(report.operators)),
         ("Parameters", f"{report.deploy.trainable:,}"),
         ("MACs", f"{report.deploy.macs:,}"),
@@ -114,8 +114,8 @@ def export_coreml_command(
             about=About(**about),
         )
     page = coreml_usage(report)
-    rows = [("Size", f"{report.bytes / 1e6:.2f} MB"), *page.facts]
-    rows += [
+    rows = [
+        *page.facts,
         ("Reads it", f"{minimum} and newer"),
         ("Operators", counts(report.operators)),
         ("Parameters", f"{report.deploy.trainable:,}"),
