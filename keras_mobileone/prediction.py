@@ -10,6 +10,7 @@ import numpy as np
 from keras_mobileone.flatbuffer import read_tflite
 from keras_mobileone.imagenet import preprocess_input
 from keras_mobileone.litert import PIXEL_INPUT, LiteRTRunner
+from keras_mobileone.metadata import read_labels
 from keras_mobileone.weights.loading import load_keras
 
 
@@ -86,6 +87,9 @@ class LiteRTPredictor:
     """Runs a TFLite file with ai-edge-litert, one image at a time.
 
     An input named `"pixels"` gets values 0 … 255, every other normalized ones.
+
+    Attributes:
+        labels: Names of the classes that the file brings, or None.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1):
@@ -98,6 +102,7 @@ class LiteRTPredictor:
                 f"Received: {path} with {', '.join(str(i.shape) for i in inputs)}."
             )
         self.name = Path(path).name
+        self.labels = read_labels(path)
         self.image_size = shape[1:3]
         outputs = self._runner.outputs[0]
         self.classes = outputs.shape[1] if len(outputs.shape) == 2 else None

@@ -88,8 +88,8 @@ def _preprocessing(report) -> str:
 def _labels(labels, place) -> str:
     if labels is None:
         return "none"
-    shown = ", ".join(labels[:SHOWN_LABELS])
-    return f"{len(labels)}, {place}: {shown}, …"
+    shown = [*labels[:SHOWN_LABELS], *["…"] * (len(labels) > SHOWN_LABELS)]
+    return f"{len(labels)}, {place}: {', '.join(shown)}"
 
 
 def _expected(expected, runtime) -> tuple[str, str]:

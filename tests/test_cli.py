@@ -59,7 +59,7 @@ def test_info_prints_both_forms():
 
 def test_every_command_has_help_with_an_example():
     names = [n for n in main.commands if n != "export"]
-    for arguments in [*([name] for name in names), ["export", "tflite"]]:
+    for arguments in [*([name] for name in names), ["export", "tflite"], ["export", "coreml"]]:
         result = run(*arguments, "--help")
         assert result.exit_code == 0
         assert "Example: keras-mobileone" in result.output
@@ -85,6 +85,38 @@ def test_fuse_then_export_then_evaluate_then_predict(model_file, folder, tmp_pat
     result = run("predict", classes / "n01440764" / "0.png", "--model", exported, "--top", 2)
     assert result.exit_code == 0, result.stderr
     assert result.output.count("%") == 2
+
+
+def test_labels_go_into_the_file_and_come_out(folder, tmp_path):
+    """Classes of one's own: `export --labels`, `predict` without --classes, a page for the app."""
+    variant = keras_mobileone.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
+    model = keras_mobileone.MobileOne(variant, weights=None, input_shape=(32, 32, 3), classes=3)
+    model.save(tmp_path / "three.keras")
+    (tmp_path / "classes.txt").write_text("n01440764\nkitchen\nhall\n")
+    exported, page = tmp_path / "three.tflite", tmp_path / "page.md"
+    result = run(
+        *("export", "tflite", "--model", tmp_path / "three.keras", "--output", exported),
+        *("--labels", tmp_path / "classes.txt", "--author", "Ada", "--usage", page),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "3, `labels.txt` inside the file: tench, kitchen, hall" in page.read_text()
+    photograph = folder / "classes" / "n01440764" / "0.png"
+    result = run("predict", photograph, "--model", exported, "--top", 3)
+    assert result.exit_code == 0, result.stderr
+    assert all(name in result.output for name in ("tench", "kitchen", "hall"))
+    result = run(
+        *(
+            "export",
+            "tflite",
+            "--model",
+            tmp_path / "three.keras",
+            "--output",
+            tmp_path / "x.tflite",
+        ),
+        *("--labels", tmp_path / "none.txt"),
+    )
+    assert (result.exit_code, (tmp_path / "x.tflite").exists()) == (2, False)
+    assert "Expected a file of class names" in result.stderr
 
 
 def test_convert_weights_makes_what_the_file_holds(tmp_path):

@@ -97,6 +97,9 @@ def predict(images, variant, weights, model_file, classes_file, top):
 def class_names(predictor, folders) -> list[tuple[str, str]]:
     """(name, folder) of each output; ImageNet's names for folders named by WordNet id."""
     if folders is None:
+        labels = getattr(predictor, "labels", None)
+        if predictor.classes != NUM_CLASSES and labels:
+            return [(label, "") for label in labels]
         if predictor.classes != NUM_CLASSES:
             raise ValueError(
                 f"Expected --classes with the names of the {predictor.classes} classes (the run's "
