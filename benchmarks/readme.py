@@ -177,10 +177,10 @@ def train_step() -> str:
     return "\n\n".join([markdown_table(header, rows), conditions])
 
 
-def machines(name: str, markdown, document: Path) -> str:
+def machines(name: str, markdown, document: Path, results: Path = study.RESULTS) -> str:
     """A study's text in a document, once for each machine that has its result."""
     parts = []
-    for path, result in study.stored(name):
+    for path, result in study.stored(name, results):
         picture = path.with_suffix(".png").relative_to(document.parent)
         parts.append(markdown(result, picture.as_posix()))
     return "\n\n".join(parts) or "Not measured yet: `make benchmark` does it."
