@@ -144,6 +144,11 @@ def cache_directory() -> Path:
     return Path(home) / "keras_mobileone" / "peers"
 
 
+def peer_label(path: Path) -> str:
+    """Name and precision of a peer, from the path that `export_peer` gave."""
+    return " ".join(path.stem.split("-")[:2])
+
+
 def settle(model: keras.Model, seed: int = 0) -> None:
     """Fills `model` with random weights that keep the activations near 1, whatever its depth.
 

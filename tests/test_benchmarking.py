@@ -263,17 +263,25 @@ def test_peers_stand_beside_ones_own(files, tmp_path, monkeypatch, tiny):
         return keras_mobileone.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), deploy=True)
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(peers, "PEERS", {})
-    for name in ("One", "Two"):
-        monkeypatch.setitem(peers.PEERS, name, peers.Peer(name, build, 70.0, "nowhere"))
-    monkeypatch.setattr("keras_mobileone.cli.benchmarking.PEERS", peers.PEERS)
+    other = {"Other": peers.Peer("Other", build, 70.0, "nowhere")}
+    monkeypatch.setattr(peers, "PEERS", other)
+    monkeypatch.setattr("keras_mobileone.cli.benchmarking.PEERS", other)
     out = tmp_path / "result.json"
     result = run(files[0], "--peers", "--runs", 2, "--rounds", 1, "--json", out)
     assert result.exit_code == 0, result.stderr
     names = [latency.path.rsplit("/", 1)[-1] for latency in load_benchmark(out).latencies]
-    assert [name.split("-")[0] for name in names] == ["0.25.tflite", "One", "Two"]
-    assert "One-float32" in result.output
-    assert str(peers.cache_directory()) not in result.output
+    assert [name.split("-")[0] for name in names] == ["0.25.tflite", "Other"]
+    assert "Other float32 " in result.output
+
+
+def test_a_table_fits_into_80_columns(files, tmp_path):
+    long = [tmp_path / f"{'x' * 60}{i}.tflite" for i in range(2)]
+    for path in long:
+        path.write_bytes(files[0].read_bytes())
+    benchmark(long, rounds=1, target=Told(123.45, 234.56)).save(tmp_path / "result.json")
+    result = run(tmp_path / "result.json")
+    for figure in ("x0.tflite", "x1.tflite", "123.45", "1.90", "469.12", "2345.6"):
+        assert figure in result.output
 
 
 def test_latency_of_one_round():

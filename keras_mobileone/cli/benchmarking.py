@@ -17,14 +17,15 @@ from keras_mobileone.benchmarking.android import COOL_DOWN, DELEGATES
 from keras_mobileone.benchmarking.device import SEVERE, THERMAL
 from keras_mobileone.cli.console import console, print_table, progress_steps
 from keras_mobileone.files import require_writable
-from keras_mobileone.peers import PEERS, PRECISIONS, cache_directory, export_peer
+from keras_mobileone.peers import PEERS, PRECISIONS, cache_directory, export_peer, peer_label
 
-HEADER = ("File", "MB", "Median ms", "Ratio", "p90 ms", "p95 ms", "Minimum ms", "Loading ms")
+HEADER = ("File", "MB", "ms", "Ratio", "p90", "p95", "Minimum", "Load")
+LABEL_WIDTH = 26  # so that the figures fit beside it into 80 columns
 ANY_DEVICE = "the only one"  # what --android alone stands for
 
 
 @click.command("benchmark")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="In a round.")
 @click.option(
@@ -52,6 +53,7 @@ def benchmark_command(
 ):
     """Time TFLite files side by side, on this machine or on an Android device.
 
+    Milliseconds: median, percentiles and minimum of an inference, and the time to load the file.
     Files take turns in every round; the ratio to the first is formed within the rounds. A .json
     file that --json has saved is shown again. A file that can't be measured is named in the end,
     and the exit code is 2.
@@ -64,6 +66,8 @@ def benchmark_command(
     if json_file:
         require_writable(json_file)
     target = make_target(android, device)
+    if not files:
+        raise click.UsageError("Missing argument 'FILES...'.", click.get_current_context())
     stored = [path for path in files if path.suffix == ".json"]
     measured = [path for path in files if path.suffix != ".json"]
     failures = show_stored(stored)
@@ -147,10 +151,12 @@ def show(result: Benchmark, title: str | None = None) -> None:
 
 
 def labels(result: Benchmark) -> list[str]:
-    """The files' names, or their paths if two have the same name."""
-    paths = [latency.path for latency in result.latencies]
-    names = [Path(path).name for path in paths]
-    return names if len(set(names)) == len(set(paths)) else paths
+    """The files' names, or the ends of their paths if two have the same name."""
+    paths = [Path(latency.path) for latency in result.latencies]
+    names = [peer_label(path) if path.parent == cache_directory() else path.name for path in paths]
+    if len(set(names)) < len(set(paths)):
+        names = [str(path) for path in paths]
+    return [f"…{name[1 - LABEL_WIDTH :]}" if len(name) > LABEL_WIDTH else name for name in names]
 
 
 def row(label: str, latency: Latency, ratio: float) -> tuple[str, ...]:
