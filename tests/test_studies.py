@@ -91,8 +91,9 @@ def test_dynamic_relu_at_rest_is_relu(load, noise):
         assert last.units == 4 * channels
         last.kernel.assign(np.zeros(last.kernel.shape))
         np.testing.assert_allclose(model(images), np.maximum(images, 0), atol=1e-6)
-        last.bias.assign(np.full(last.bias.shape, 100.0))  # both lines at their largest
-        steep = np.maximum(images * 2 + 0.5, images + 0.5)
+        # Both slopes at their largest, both offsets at their least.
+        last.bias.assign(np.repeat([100.0, -100.0], 2 * channels))
+        steep = np.maximum(images * 2 - 0.5, images - 0.5)
         np.testing.assert_allclose(model(images), steep, atol=1e-5)
 
 
