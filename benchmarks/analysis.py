@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import study
-from drawing import BLUE, GREY, RED, bars, clean, figure, label_points
+from drawing import BLUE, GREY, RED, bars, clean, figure, label_points, logarithmic
 from keras import applications
 from peers import NETWORKS as PEERS
 from study import Network, Study, conditions_text, milliseconds, ratio
@@ -112,14 +112,11 @@ def draw_correlation(result: dict):
         for x, y, label in points:
             axis.plot(x, y, "o", color=RED if label.startswith("MobileOne") else GREY, ms=5)
         found = result["correlation"][metric]
-        axis.set(xscale="log", yscale="log")
+        logarithmic(axis, "xy")
         axis.margins(x=0.14, y=0.08)
         axis.set_title(f"{name}: ρ = {found['rho']:.2f}", fontsize=12, loc="left")
         axis.set_xlabel(f"{name}, millions", fontsize=11)
         axis.set_ylabel("latency, ms", fontsize=11)
-        for direction in (axis.xaxis, axis.yaxis):
-            direction.set_major_formatter("{x:g}")
-            direction.set_minor_formatter("")
         axis.grid(alpha=0.25)
         clean(axis)
     page.suptitle(f"float32, 1 thread of {result['conditions']['processor']}", fontsize=11)

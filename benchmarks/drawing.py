@@ -27,6 +27,18 @@ def clean(axis) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def logarithmic(axis, directions: str = "x") -> None:
+    """Logarithmic scale of `x`, `y` or `xy` with plain numbers at 1, 2, 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for name in directions:
+        getattr(axis, f"set_{name}scale")("log")
+        ruler = getattr(axis, f"{name}axis")
+        ruler.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ruler.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ruler.set_minor_formatter(NullFormatter())
+
+
 def label_points(axis, points: Sequence[tuple[float, float, str]], size: float = 9) -> None:
     """Writes a name beside each point, where it covers neither a point nor another name.
 

@@ -5,7 +5,7 @@ python benchmarks/peers.py              measures them, writes results/<machine>/
 """
 
 import study
-from drawing import BLUE, GREY, RED, clean, figure, label_points
+from drawing import BLUE, GREY, RED, clean, figure, label_points, logarithmic
 from mobile_former import peer as mobile_former
 from study import Study, conditions_text, milliseconds, ratio
 
@@ -27,10 +27,12 @@ def prepare(files) -> None:
 def measure(files, rounds, runs) -> dict:
     """Every network in every precision, with one thread and with two."""
     jobs = [(network, precision) for precision in PRECISIONS for network in NETWORKS.values()]
-    rows = []
+    rows, conditions = [], {}
     for threads in THREADS:
-        timed, conditions = study.time_files(jobs, files, threads=threads, rounds=rounds, runs=runs)
+        timed, found = study.time_files(jobs, files, threads=threads, rounds=rounds, runs=runs)
         rows += timed
+        # Those of the first; threads stand in the rows.
+        conditions = conditions or {k: v for k, v in found.items() if k != "threads"}
     for row in rows:
         row |= {"top1": NETWORKS[row["name"]].top1, "source": NETWORKS[row["name"]].source}
     return {"conditions": conditions, "rows": rows}
@@ -81,13 +83,18 @@ def markdown(result: dict, picture: str) -> str:
     return "\n\n".join([*parts, f"![Published top-1 against latency]({picture})"])
 
 
+def _short(name: str) -> str:
+    """A name without the family's, which the colour tells."""
+    return name.removeprefix("MobileOne").removeprefix("MobileFormer")
+
+
 def draw(result: dict):
     """Accuracy against latency with one thread, float32 and int8."""
     page, axes = figure(12, 5.2, columns=2)
     columns = by_column(result)
     for axis, precision in zip(axes, ("float32", "int8"), strict=True):
         rows = columns[precision, 1].values()
-        axis.set_xscale("log")
+        logarithmic(axis)
         kinds = {
             "MobileOne": (RED, "o-"),
             "MobileFormer": (BLUE, "s"),
@@ -99,22 +106,21 @@ def draw(result: dict):
             points[kind].append((milliseconds(row), row["top1"], row["name"]))
         for kind, (color, style) in kinds.items():
             x, y, _ = zip(*points[kind], strict=True)
-            axis.plot(x, y, style, color=color, markersize=6, zorder=3)
+            axis.plot(x, y, style, color=color, ms=6, lw=0.8, zorder=3, label=kind or "others")
         axis.margins(x=0.16, y=0.12)
+        axis.legend(frameon=False, fontsize=10, loc="lower right")
         axis.set_title(f"{precision}, 1 thread", fontsize=12, loc="left")
         axis.set_xlabel("latency, ms", fontsize=11)
         axis.set_ylabel("published top-1, %", fontsize=11)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.tick_params(axis="both", which="major", labelsize=10)
-        axis.tick_params(axis="x", which="minor", labelbottom=False)
+        axis.tick_params(labelsize=10)
         axis.grid(alpha=0.25)
         clean(axis)
     page.suptitle(result["conditions"]["processor"], fontsize=11)
     for axis, precision in zip(axes, ("float32", "int8"), strict=True):
         rows = columns[precision, 1].values()
         # The names in the order of latency: crowded places are filled from the left.
-        points = sorted((milliseconds(row), row["top1"], row["name"]) for row in rows)
-        label_points(axis, points)
+        points = sorted((milliseconds(row), row["top1"], _short(row["name"])) for row in rows)
+        label_points(axis, points, size=10)
     return page
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -25,8 +26,9 @@ from keras_mobileone.peers import export_network
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 FILES = ROOT / "build" / "peers"
-RUNS = 20
-BUSY_LOAD = 0.7  # processes running before the first one of ours, above which a result says so
+PROC_STAT = Path("/proc/stat")
+RUNS, WARMUP_RUNS = 10, 3  # fewer than `benchmark` has by default: there are many slow files
+BUSY = 0.1  # cores at work before the first run, above which a result says so
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,16 @@ def time_files(
         A row for each job, with the size of its network and its `Latency` as plain data; and the
         conditions.
     """
-    load = os.getloadavg()[0]
+    busy = busy_cores()
     paths = [export_network(n.name, n.build, files, precision) for n, precision in jobs]
-    timing = benchmark(paths, threads=threads, rounds=rounds, runs=runs, progress=_progress)
+    timing = benchmark(
+        paths,
+        threads=threads,
+        rounds=rounds,
+        runs=runs,
+        warmup_runs=WARMUP_RUNS,
+        progress=_progress,
+    )
     rows = [
         {
             "name": network.name,
@@ -172,11 +181,28 @@ def time_files(
         for (network, precision), latency in zip(jobs, timing.latencies, strict=True)
     ]
     conditions = timing.conditions | {
-        "load_before": round(load, 2),
+        "busy_cores_before": busy,
         "keras": keras.__version__,
         "tensorflow": version("tensorflow"),
     }
     return rows, conditions
+
+
+def busy_cores(seconds: float = 2.0) -> float | None:
+    """How many cores other processes keep busy, while this one waits; None where Linux is not."""
+    if not PROC_STAT.exists():
+        return None
+    # user nice system idle iowait …, in ticks since the start, summed over the cores.
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    spent = [late - early for early, late in zip(before, after, strict=True)]
+    idle = spent[3] + spent[4]
+    return round(os.cpu_count() * (1 - idle / max(1, sum(spent))), 2)
+
+
+def _ticks() -> list[int]:
+    return [int(number) for number in PROC_STAT.read_text().splitlines()[0].split()[1:9]]
 
 
 def _progress(done: int, total: int) -> None:
@@ -197,8 +223,8 @@ def ratio(row: dict, reference: dict) -> float:
 def conditions_text(conditions: dict) -> str:
     """The sentence under a table."""
     c = conditions
-    load = c["load_before"]
-    busy = f" other work running (load {load:.1f});" if load > BUSY_LOAD else ""
+    others = c["busy_cores_before"] or 0
+    busy = f" other work kept {others:.1f} cores busy;" if others > BUSY else ""
     return (
         f"{c['processor']}, {c['cores']} cores, batch 1, {c['rounds']} rounds of {c['runs']} runs "
         f"after {c['warmup_runs']} warm-up runs, files interleaved;{busy} ai-edge-litert "

@@ -163,7 +163,7 @@ CONDITIONS = {
     "ai-edge-litert": "1",
     "tensorflow": "2",
     "keras": "3",
-    "load_before": 0.1,
+    "busy_cores_before": 0.05,
 }
 
 
@@ -227,7 +227,22 @@ def test_fused_table_and_sentence(load):
 def test_a_busy_machine_is_said_so(load):
     study = load("study")
     assert "other work" not in study.conditions_text(CONDITIONS)
-    assert "load 3.0" in study.conditions_text(CONDITIONS | {"load_before": 3.0})
+    assert "other work" not in study.conditions_text(CONDITIONS | {"busy_cores_before": None})
+    busy = study.conditions_text(CONDITIONS | {"busy_cores_before": 1.5})
+    assert "other work kept 1.5 cores busy" in busy
+
+
+def test_busy_cores_are_those_not_idle(load, tmp_path, monkeypatch):
+    study = load("study")
+    stat = tmp_path / "stat"
+    stat.write_text("cpu 100 0 50 800 20 0 0 0 0 0\ncpu0 1\n")
+    monkeypatch.setattr(study, "PROC_STAT", stat)
+    monkeypatch.setattr(study.os, "cpu_count", lambda: 4)
+    later = "cpu 140 0 60 940 30 0 0 0 0 0\n"  # 50 of 200 ticks at work
+    monkeypatch.setattr(study.time, "sleep", lambda seconds: stat.write_text(later))
+    assert study.busy_cores() == 1.0
+    monkeypatch.setattr(study, "PROC_STAT", tmp_path / "none")
+    assert study.busy_cores() is None
 
 
 def test_machine_names(load):
@@ -349,6 +364,7 @@ def test_a_network_is_exported_and_timed(load, small_network, tmp_path, monkeypa
         return Benchmark(timed, {"threads": options["threads"]})
 
     monkeypatch.setattr(study, "benchmark", benchmark)
+    monkeypatch.setattr(study, "busy_cores", lambda: 0.0)
     study.export(small_network, tmp_path, ("float32", "int8"))
     jobs = [(small_network, "float32"), (small_network, "int8")]
     rows, conditions = study.time_files(jobs, tmp_path, threads=2, rounds=1, runs=1)
