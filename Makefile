@@ -14,7 +14,9 @@ CALIBRATION := --calibration $(SHARED)/imagenet-sample/images
 PHOTOGRAPHS := --images $(SHARED)/imagenet-sample/images
 endif
 
-.PHONY: demo test test-arm64 arm64-machine lint readme clean
+STUDIES := peers analysis fused
+
+.PHONY: demo test test-arm64 arm64-machine lint readme benchmark benchmark-files clean
 
 demo: $(VENV)/installed  ## MobileOne-S0 from ImageNet weights to verified TFLite files in demo/
 	$(BIN)/keras-mobileone deploy --variant s0 --weights imagenet $(CALIBRATION) --coreml \
@@ -36,6 +38,13 @@ lint: $(VENV)/installed
 
 readme: $(VENV)/installed  ## the tables of README.md from the stored results
 	$(BIN)/python benchmarks/readme.py
+
+benchmark: benchmark-files  ## every study of latency, side by side with other networks; keep quiet
+	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py $(OPTIONS) || exit; done
+	$(MAKE) readme
+
+benchmark-files: $(VENV)/installed  ## the files that `make benchmark` measures, into build/peers
+	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py --prepare || exit; done
 
 $(VENV)/installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

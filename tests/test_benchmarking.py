@@ -89,7 +89,7 @@ def test_rounds_are_interleaved_and_conditions_recorded(files, monkeypatch):
         return real(self, path, settings)
 
     monkeypatch.setattr(benchmarking.ThisMachine, "measure", recorded)
-    result = benchmark([str(path) for path in files], threads=1, runs=5, rounds=2)
+    result = benchmark([str(path) for path in files], threads=1, runs=5, rounds=2, warmup_runs=4)
     assert order == [*files, *files]
     for latency, path in zip(result.latencies, files, strict=True):
         assert latency.path == str(path)
@@ -100,7 +100,7 @@ def test_rounds_are_interleaved_and_conditions_recorded(files, monkeypatch):
         assert statistics.median(latency.medians) == latency.median
         assert len(latency.medians) == 2
     assert result.failures == []
-    conditions = {"threads": 1, "rounds": 2, "runs": 5, "warmup_runs": 10, "batch": 1}
+    conditions = {"threads": 1, "rounds": 2, "runs": 5, "warmup_runs": 4, "batch": 1}
     assert conditions.items() <= result.conditions.items()
     assert result.conditions["ai-edge-litert"]
     assert result.conditions["processor"]
@@ -167,6 +167,8 @@ def test_the_target_is_left_after_an_error(files, keep_going):
 def test_arguments_below_one_are_refused(files):
     with pytest.raises(ValueError, match="at least 1"):
         benchmark(files, runs=0)
+    with pytest.raises(ValueError, match="warmup_runs=-1"):
+        benchmark(files, warmup_runs=-1)
     with pytest.raises(ValueError, match="at least one file"):
         benchmark([])
 

@@ -5,6 +5,7 @@ import pytest
 from keras import layers
 
 from keras_mobileone import VARIANTS, MobileOne, MobileOneBlock, complexity
+from keras_mobileone.peers import PEERS
 
 # Counted from the authors' mobileone.py: at train time trainable parameters and moving statistics
 # of batch normalization; deploy parameters; deploy multiply-accumulates at 224 pixels.
@@ -120,3 +121,51 @@ def test_counting_leaves_the_model_alone(tiny_model, noise, relative_error):
     before = tiny_model(images, training=False)
     complexity(tiny_model)
     assert relative_error(tiny_model(images, training=False), before) == 0
+
+
+def test_products_of_tensors_counted_by_hand():
+    inputs = keras.Input((8, 6))
+    tokens = layers.Dense(12)(inputs)  # 8 rows
+    scores = keras.ops.matmul(tokens, keras.ops.transpose(tokens, (0, 2, 1)))  # 8 × 8, over 12
+    mixed = keras.ops.einsum("bij,bjc->bci", scores, tokens)
+    model = keras.Model(inputs, layers.PReLU()(layers.LayerNormalization()(mixed)))
+    found = complexity(model, strict=True)
+    assert found.macs == 8 * 6 * 12 + 8 * 8 * 12 + 8 * 8 * 12
+    assert found.dense_macs == 8 * 6 * 12
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda x: layers.Conv2DTranspose(4, 3)(x), "Conv2DTranspose"),
+        (lambda x: layers.Dot(axes=-1)([x, x]), "Dot"),
+        (lambda x: keras.ops.tensordot(x, x, axes=[[3], [3]]), "Tensordot"),
+        (lambda x: keras.ops.einsum("bhwc,bhwc,bhwc->bc", x, x, x), "Einsum"),
+    ],
+)
+def test_work_that_is_not_known_is_an_error_when_strict(build, name):
+    inputs = keras.Input((8, 8, 3), batch_size=1)
+    model = keras.Model(inputs, build(inputs))
+    assert complexity(model).macs == 0
+    with pytest.raises(ValueError, match=f"of type {name} in"):
+        complexity(model, strict=True)
+
+
+# Multiply-accumulates in millions from the papers (arXiv 1704.04861, 1801.04381, 1905.02244,
+# 1707.07012, 1512.03385); theirs count neither normalization nor pooling.
+PAPERS = {
+    "MobileNet": 569,
+    "MobileNetV2": 300,
+    "MobileNetV3Large": 219,
+    "NASNetMobile": 564,
+    "ResNet50": 3_860,
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_every_peer_is_counted_whole(name):
+    model = PEERS[name].build()
+    found = complexity(model, strict=True)
+    assert found.trainable + found.non_trainable == model.count_params()
+    if name in PAPERS:
+        assert found.macs == pytest.approx(PAPERS[name] * 1e6, rel=0.03)

@@ -46,6 +46,7 @@ def benchmark(
     threads: int = 1,
     runs: int = 50,
     rounds: int = ROUNDS,
+    warmup_runs: int = WARMUP_RUNS,
     progress: Callable[[int, int], None] | None = None,
     target: Target | None = None,
     keep_going: bool = False,
@@ -61,6 +62,7 @@ def benchmark(
         threads: CPU threads of the runtime.
         runs: Timed inferences of each file in each round, after a warm-up.
         rounds: Rounds over all files.
+        warmup_runs: Inferences of each file in each round before the timed ones.
         progress: Called with (done, total) after each process.
         target: Where to measure, e.g. an `AndroidDevice`; this machine by default.
         keep_going: Note a file that can't be measured in `Benchmark.failures` and measure the
@@ -72,12 +74,13 @@ def benchmark(
             below 1.
         RuntimeError: If the runtime can't run a file; `TargetError` if the target fails.
     """
-    if min(threads, runs, rounds) < 1 or not paths:
+    if min(threads, runs, rounds, warmup_runs + 1) < 1 or not paths:
         raise ValueError(
-            "Expected at least one file, and `threads`, `runs` and `rounds` of at least 1. "
-            f"Received: {len(paths)} files, threads={threads}, runs={runs}, rounds={rounds}."
+            "Expected at least one file, `threads`, `runs` and `rounds` of at least 1, and "
+            f"`warmup_runs` of at least 0. Received: {len(paths)} files, threads={threads}, "
+            f"runs={runs}, rounds={rounds}, warmup_runs={warmup_runs}."
         )
-    settings = Settings(threads=threads, runs=runs, warmup_runs=WARMUP_RUNS)
+    settings = Settings(threads=threads, runs=runs, warmup_runs=warmup_runs)
     entries = [_Entry(Path(path)) for path in paths]
     for entry in entries:
         with _noting_failure(entry, keep_going):

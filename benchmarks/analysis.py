@@ -1,0 +1,317 @@
+"""What latency depends on, after section 3.1 of the paper, on this runtime.
+
+    python benchmarks/analysis.py                       all three studies
+    python benchmarks/analysis.py --only activations    one of them
+
+correlation  latency against multiply-accumulates and against parameters, over many networks
+activations  thirty convolutions with different activations
+blocks       thirty convolutions with skips, squeeze-and-excitation, branches
+"""
+
+from functools import partial
+
+import numpy as np
+import study
+from drawing import BLUE, GREY, RED, bars, clean, figure, label_points, logarithmic
+from keras import applications
+from peers import NETWORKS as PEERS
+from study import Network, Study, conditions_text, milliseconds, ratio
+from thirty_layers import ACTIVATIONS, BLOCKS, CONVOLUTIONS, build
+
+from keras_mobileone.reporting import markdown_table
+
+PERMUTATIONS = 100_000
+CHEAP, DEAR = 1.10, 1.50  # ratios to ReLU, or to plain blocks
+
+
+def _application(name: str, label: str | None = None, **arguments) -> Network:
+    arguments |= {"weights": None, "classifier_activation": None, "input_shape": (224, 224, 3)}
+    return Network(label or name, partial(getattr(applications, name), **arguments))
+
+
+MORE = (
+    _application("MobileNet", "MobileNet0.5", alpha=0.5),
+    _application("MobileNetV2", "MobileNetV2-0.5", alpha=0.5),
+    _application("MobileNetV2", "MobileNetV2-1.4", alpha=1.4),
+    _application("EfficientNetB1"),
+    _application("EfficientNetV2B1", include_preprocessing=False),
+    _application("DenseNet121"),
+    _application("ResNet50V2"),
+    _application("InceptionV3"),
+)
+CORRELATED = (*PEERS.values(), *MORE)
+METRICS = {"macs": "multiply-accumulates", "parameters": "parameters"}
+
+
+def _file_name(label: str) -> str:
+    return "thirty-" + study.machine(label)
+
+
+ACTIVATION_NETWORKS = {
+    label: Network(_file_name(label), partial(build, label)) for label in ACTIVATIONS
+}
+BLOCK_NETWORKS = {label: Network(_file_name(label), make) for label, make in BLOCKS.items()}
+
+
+def ranks(values) -> np.ndarray:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def spearman(first, second) -> float:
+    """Spearman's rank correlation: Pearson's of the ranks."""
+    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+
+
+def p_value(first, second, permutations: int = PERMUTATIONS) -> float:
+    """How often ranks in random order correlate as strongly, one way or the other."""
+    a, b = (ranks(values) - ranks(values).mean() for values in (first, second))
+    rng = np.random.default_rng(0)
+    shuffled = rng.permuted(np.broadcast_to(b, (permutations, len(b))), axis=1)
+    # The small amount takes in equal correlations whose sums were rounded otherwise.
+    stronger = np.abs(shuffled @ a) >= abs(b @ a) * (1 - 1e-9)
+    return float((stronger.sum() + 1) / (permutations + 1))
+
+
+def prepare(networks, files) -> None:
+    """Exports networks in float32."""
+    for network in networks:
+        study.export(network, files)
+
+
+def measure_correlation(files, rounds, runs) -> dict:
+    """Latency of all networks, and its correlation with their sizes."""
+    rows, conditions = study.time_files(
+        [(network, "float32") for network in CORRELATED], files, rounds=rounds, runs=runs
+    )
+    times = [milliseconds(row) for row in rows]
+    correlation = {}
+    for metric in METRICS:
+        sizes = [row[metric] for row in rows]
+        correlation[metric] = {"rho": spearman(sizes, times), "p": p_value(sizes, times)}
+    return {"conditions": conditions, "correlation": correlation, "rows": rows}
+
+
+def measure_thirty(networks, files, rounds, runs) -> dict:
+    """Latency of the forms of one network, under their labels."""
+    rows, conditions = study.time_files(
+        [(network, "float32") for network in networks.values()], files, rounds=rounds, runs=runs
+    )
+    for label, row in zip(networks, rows, strict=True):
+        row["name"] = label
+    return {"conditions": conditions, "rows": rows}
+
+
+def draw_correlation(result: dict):
+    """Latency against each metric, both axes logarithmic."""
+    page, axes = figure(12, 5.2, columns=2)
+    for axis, (metric, name) in zip(axes, METRICS.items(), strict=True):
+        points = [(row[metric] / 1e6, milliseconds(row), row["name"]) for row in result["rows"]]
+        for x, y, label in points:
+            axis.plot(x, y, "o", color=RED if label.startswith("MobileOne") else GREY, ms=5)
+        found = result["correlation"][metric]
+        logarithmic(axis, "xy")
+        axis.margins(x=0.14, y=0.08)
+        axis.set_title(f"{name}: ρ = {found['rho']:.2f}", fontsize=12, loc="left")
+        axis.set_xlabel(f"{name}, millions", fontsize=11)
+        axis.set_ylabel("latency, ms", fontsize=11)
+        axis.grid(alpha=0.25)
+        clean(axis)
+    page.suptitle(f"float32, 1 thread of {result['conditions']['processor']}", fontsize=11)
+    for axis, metric in zip(axes, METRICS, strict=True):
+        points = sorted(
+            (row[metric] / 1e6, milliseconds(row), row["name"]) for row in result["rows"]
+        )
+        label_points(axis, points, size=8)
+    return page
+
+
+def draw_thirty(title: str, result: dict):
+    """A bar for each form."""
+    rows = result["rows"]
+    page, axis = figure(9, 0.6 + 0.4 * len(rows))
+    colors = [GREY, *[BLUE] * (len(rows) - 1)]
+    bars(axis, [r["name"] for r in rows], [milliseconds(r) for r in rows], title, colors)
+    return page
+
+
+def correlation_markdown(result: dict, picture: str) -> str:
+    """ρ, p, every network, and what it means."""
+    found = result["correlation"]
+    header = ("latency with", "Spearman's ρ", "p")
+    rows = [
+        (name, f"{found[metric]['rho']:.2f}", _p_text(found[metric]["p"]))
+        for metric, name in METRICS.items()
+    ]
+    networks = sorted(result["rows"], key=_per_gigamac)
+    sizes = markdown_table(
+        ("", "ms", "MACs", "parameters", "ms for 10⁹ MACs"),
+        [
+            (
+                row["name"],
+                f"{milliseconds(row):.1f}",
+                f"{row['macs'] / 1e6:,.0f} M",
+                f"{row['parameters'] / 1e6:.1f} M",
+                f"{_per_gigamac(row):.0f}",
+            )
+            for row in networks
+        ],
+    )
+    note = (
+        f"p: share of {PERMUTATIONS:,} random orders that correlate as strongly. float32, 1 "
+        f"thread; {conditions_text(result['conditions'])}"
+    )
+    return "\n\n".join(
+        [
+            correlation_sentences(result),
+            markdown_table(header, rows),
+            note,
+            f"![Latency against multiply-accumulates and parameters]({picture})",
+            sizes,
+        ]
+    )
+
+
+def correlation_sentences(result: dict) -> str:
+    """What the correlation says to a designer."""
+    macs, parameters = (result["correlation"][metric]["rho"] for metric in METRICS)
+    networks = sorted(result["rows"], key=_per_gigamac)
+    best, worst = networks[0], networks[-1]
+    better = "multiply-accumulates" if macs > parameters else "parameters"
+    if abs(macs - parameters) < 0.05:
+        first = "multiply-accumulates and parameters rank networks about equally well"
+    else:
+        first = f"{better} rank networks by latency better than the other count does"
+    return (
+        f"Over these {len(networks)} networks {first} (ρ = {macs:.2f} and {parameters:.2f}). "
+        f"A rank is no budget: the same work takes {_per_gigamac(worst) / _per_gigamac(best):.1f} "
+        f"times as long in {worst['name']} as in {best['name']}, so time a design before counting "
+        "on it."
+    )
+
+
+def activations_sentences(result: dict) -> str:
+    """What activations cost."""
+    cheap, middle, dear = _by_cost(result)
+    worst, factor = max(_ratios(result).items(), key=lambda item: item[1])
+    first = f"{_listed(cheap, 'No other one')} cost{'s' if len(cheap) < 2 else ''} at most "
+    first += f"{100 * (CHEAP - 1):.0f} % more than ReLU in the whole network"
+    if middle:
+        first += f", {_listed(middle)} up to {100 * (DEAR - 1):.0f} % more"
+    second = f"{worst} is the dearest, {factor:.1f} times the whole network with ReLU"
+    if dear:
+        second += (
+            f"; beyond one and a half times {'are' if len(dear) > 1 else 'is'} {_listed(dear)}"
+        )
+    return f"{first}. {second}."
+
+
+def blocks_sentences(result: dict) -> str:
+    """What blocks cost, and what fusing saves."""
+    found = _ratios(result)
+    skips, excite = found["skip connections"], found["squeeze-and-excitation"]
+    one, four, fused = (
+        found[name]
+        for name in (
+            "1 convolution branch, unfused",
+            "4 convolution branches, unfused",
+            "4 convolution branches, fused",
+        )
+    )
+    return (
+        f"With skip connections the network takes {_longer(skips)}, with squeeze-and-excitation "
+        f"{_longer(excite)}. With its branches unfused it takes {one:.1f} times as long for one "
+        f"convolution a block and {four:.1f} times for four; with the four fused, {fused:.2f} "
+        "times."
+    )
+
+
+def thirty_markdown(sentences, result: dict, picture: str) -> str:
+    """One of the two studies of a network of thirty convolutions."""
+    reference = result["rows"][0]
+    rows = [
+        (
+            row["name"],
+            f"{milliseconds(row):.1f}",
+            f"{ratio(row, reference):.2f}",
+            f"{row['macs'] / 1e6:.0f} M",
+            f"{row['latency']['bytes'] / 1e6:.2f}",
+        )
+        for row in result["rows"]
+    ]
+    return "\n\n".join(
+        [
+            sentences(result),
+            markdown_table(("", "ms", "ratio", "MACs", "MB"), rows),
+            f"{CONVOLUTIONS} convolutions at 224 pixels, float32, 1 thread; "
+            + conditions_text(result["conditions"]),
+            f"![Latency of each form]({picture})",
+        ]
+    )
+
+
+def _per_gigamac(row) -> float:
+    return milliseconds(row) / (row["macs"] / 1e9)
+
+
+def _p_text(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def _ratios(result) -> dict[str, float]:
+    """Ratio of each form but the first to the first."""
+    reference, *others = result["rows"]
+    return {row["name"]: ratio(row, reference) for row in others}
+
+
+def _by_cost(result) -> tuple[list[str], list[str], list[str]]:
+    found = _ratios(result)
+    return (
+        [name for name, value in found.items() if value <= CHEAP],
+        [name for name, value in found.items() if CHEAP < value <= DEAR],
+        [name for name, value in found.items() if value > DEAR],
+    )
+
+
+def _listed(names, none: str = "") -> str:
+    *most, last = names or [none]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _longer(value: float) -> str:
+    """A ratio in words."""
+    if abs(value - 1) < 0.02:
+        return "as long as without, within 2 %"
+    return f"{100 * abs(value - 1):.0f} % {'longer' if value > 1 else 'less'}"
+
+
+STUDIES = (
+    Study(
+        "correlation",
+        partial(prepare, CORRELATED),
+        measure_correlation,
+        draw_correlation,
+    ),
+    Study(
+        "activations",
+        partial(prepare, ACTIVATION_NETWORKS.values()),
+        partial(measure_thirty, ACTIVATION_NETWORKS),
+        partial(draw_thirty, "30 convolutions, median ms, by activation"),
+    ),
+    Study(
+        "blocks",
+        partial(prepare, BLOCK_NETWORKS.values()),
+        partial(measure_thirty, BLOCK_NETWORKS),
+        partial(draw_thirty, "30 convolutions, median ms, by block"),
+    ),
+)
+MARKDOWN = {
+    "correlation": correlation_markdown,
+    "activations": partial(thirty_markdown, activations_sentences),
+    "blocks": partial(thirty_markdown, blocks_sentences),
+}
+
+if __name__ == "__main__":
+    study.run(__doc__.splitlines()[0], STUDIES)

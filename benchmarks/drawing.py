@@ -1,0 +1,96 @@
+"""Parts of pictures: labels that don't overlap, rows of bars."""
+
+from collections.abc import Sequence
+from itertools import product
+
+BLUE, GREEN, RED, GREY = "#4c72b0", "#55a868", "#c44e52", "#8c8c8c"
+# Where a label may stand beside its point, in points of the page; the nearest come first.
+DISTANCES = (5, 10, 18, 28, 40)
+FAR = 10  # beyond it a line leads to the point
+SIDES = (
+    *((1, 0, "left", "center"), (-1, 0, "right", "center"), (0, 1, "center", "bottom")),
+    *((0, -1, "center", "top"), (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top")),
+    *((-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top")),
+)
+
+
+def figure(width: float, height: float, rows: int = 1, columns: int = 1):
+    """A Figure and its axes."""
+    from matplotlib.figure import Figure
+
+    page = Figure(figsize=(width, height), layout="constrained")
+    return page, page.subplots(rows, columns)
+
+
+def clean(axis) -> None:
+    """Takes the frame away but for the two axes."""
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def logarithmic(axis, directions: str = "x") -> None:
+    """Logarithmic scale of `x`, `y` or `xy` with plain numbers at 1, 2, 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for name in directions:
+        getattr(axis, f"set_{name}scale")("log")
+        ruler = getattr(axis, f"{name}axis")
+        ruler.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ruler.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ruler.set_minor_formatter(NullFormatter())
+
+
+def label_points(axis, points: Sequence[tuple[float, float, str]], size: float = 9) -> None:
+    """Writes a name beside each point, where it covers neither a point nor another name.
+
+    Call it last: the limits of the axes must stand.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    canvas = FigureCanvasAgg(axis.figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    axis.figure.set_layout_engine("none")  # labels must not move the axes any more
+    pixel = renderer.points_to_pixels(1)
+    at = axis.transData.transform([point[:2] for point in points])
+    taken = [Bbox.from_bounds(x - 4 * pixel, y - 4 * pixel, 8 * pixel, 8 * pixel) for x, y in at]
+    frame = axis.get_window_extent(renderer).padded(4)
+    for x, y, name in points:
+        for distance, side in product(DISTANCES, SIDES):
+            label = _label(axis, x, y, name, distance, side, size)
+            box = Bbox(label.get_window_extent(renderer))
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
+            inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            label.remove()
+
+
+def _label(axis, x, y, name, distance, side, size):
+    """A name at a distance from its point, with a line to it where that is far."""
+    right, up, horizontal, vertical = side
+    line = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
+    return axis.annotate(
+        name,
+        (x, y),
+        (right * distance, up * distance),
+        textcoords="offset points",
+        ha=horizontal,
+        va=vertical,
+        fontsize=size,
+        arrowprops=line if distance > FAR else None,
+    )
+
+
+def bars(axis, names: Sequence[str], values: Sequence[float], title: str, colors=BLUE) -> None:
+    """Horizontal bars from top to bottom with their values."""
+    drawn = axis.barh(range(len(names)), values, color=colors, height=0.65)
+    axis.bar_label(drawn, [f"{value:.1f}" for value in values], padding=3, fontsize=10)
+    axis.set_yticks(range(len(names)), names, fontsize=10)
+    axis.invert_yaxis()
+    axis.set_title(title, fontsize=11, loc="left")
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+    axis.set_xticks([])
+    axis.tick_params(left=False)
+    axis.margins(x=0.12)

@@ -1,0 +1,38 @@
+"""Peak memory of a process that runs one TFLite file, as JSON in MiB.
+
+    python -P benchmarks/peak_memory.py FILE RUNS
+
+It prints `loaded`, the peak with nothing but LiteRT in memory, and `peak`, that after the runs.
+Linux tells it in /proc; elsewhere both are null.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def peak() -> float | None:
+    """Most memory that this process has had resident so far, MiB."""
+    # Not getrusage: its maximum outlives exec, so it would be the parent's.
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(found[0]) / 1024 if found else None
+
+
+def main(path: str, runs: str) -> None:
+    """Runs the file on zeros, one thread."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    loaded = peak()
+    interpreter = Interpreter(model_path=path, num_threads=1)
+    interpreter.allocate_tensors()
+    for _ in range(int(runs)):
+        interpreter.invoke()
+    print(json.dumps({"loaded": loaded, "peak": peak()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

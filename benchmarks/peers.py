@@ -1,0 +1,130 @@
+"""MobileOne beside other networks: published accuracy against latency measured here.
+
+python benchmarks/peers.py --prepare    exports the files into build/peers/
+python benchmarks/peers.py              measures them, writes results/<machine>/peers.json, .png
+"""
+
+import study
+from drawing import BLUE, GREY, RED, clean, figure, label_points, logarithmic
+from mobile_former import peer as mobile_former
+from study import Study, conditions_text, milliseconds, ratio
+
+from keras_mobileone.peers import PEERS, PRECISIONS
+from keras_mobileone.reporting import markdown_table
+
+NETWORKS = {p.name: p for p in (*PEERS.values(), mobile_former("294M"), mobile_former("508M"))}
+REFERENCE = "MobileOneS0"
+THREADS = (1, 2)
+COLUMNS = [(precision, threads) for threads in THREADS for precision in PRECISIONS]
+
+
+def prepare(files) -> None:
+    """Exports every network in every precision."""
+    for network in NETWORKS.values():
+        study.export(network, files, PRECISIONS)
+
+
+def measure(files, rounds, runs) -> dict:
+    """Every network in every precision, with one thread and with two."""
+    jobs = [(network, precision) for precision in PRECISIONS for network in NETWORKS.values()]
+    rows, conditions = [], {}
+    for threads in THREADS:
+        timed, found = study.time_files(jobs, files, threads=threads, rounds=rounds, runs=runs)
+        rows += timed
+        # Those of the first; threads stand in the rows.
+        conditions = conditions or {k: v for k, v in found.items() if k != "threads"}
+    for row in rows:
+        row |= {"top1": NETWORKS[row["name"]].top1, "source": NETWORKS[row["name"]].source}
+    return {"conditions": conditions, "rows": rows}
+
+
+def by_column(result: dict) -> dict[tuple[str, int], dict[str, dict]]:
+    """Rows by (precision, threads), then by the name of the network."""
+    columns = {column: {} for column in COLUMNS}
+    for row in result["rows"]:
+        columns[row["precision"], row["threads"]][row["name"]] = row
+    return columns
+
+
+def table(result: dict) -> str:
+    """Accuracy, size, and latency with its ratio to S0's in the same column."""
+    columns = by_column(result)
+    header = ["", "top-1", "parameters", "MACs"]
+    header += [f"{precision}, {threads}" for precision, threads in COLUMNS]
+    rows = []
+    for name, row in columns[COLUMNS[0]].items():
+        cells = [name, f"{row['top1']:.1f}"]
+        cells += [f"{row['parameters'] / 1e6:.1f} M", f"{row['macs'] / 1e6:,.0f} M"]
+        for column in columns.values():
+            one = column[name]
+            cells.append(f"{milliseconds(one):.1f} ({ratio(one, column[REFERENCE]):.2f})")
+        rows.append(cells)
+    return markdown_table(header, rows)
+
+
+def sources(result: dict) -> str:
+    """Which figures of accuracy come from where."""
+    named = {}
+    for row in result["rows"]:
+        if row["name"] not in named.setdefault(row["source"], []):
+            named[row["source"]].append(row["name"])
+    return "; ".join(f"{', '.join(names)}: {source}" for source, names in named.items())
+
+
+def markdown(result: dict, picture: str) -> str:
+    """The study as Markdown."""
+    text = (
+        "Median milliseconds, in brackets the ratio to S0's in the same column, which names "
+        "precision and threads. Parameters without BN statistics, MACs with the classifier. int8 "
+        "is the converter's own, calibrated on noise: for latency alone. Top-1 in % is published, "
+        f"not measured here ({sources(result)}). "
+    )
+    parts = [table(result), text + conditions_text(result["conditions"])]
+    return "\n\n".join([*parts, f"![Published top-1 against latency]({picture})"])
+
+
+def _short(name: str) -> str:
+    """A name without the family's, which the colour tells."""
+    return name.removeprefix("MobileOne").removeprefix("MobileFormer")
+
+
+def draw(result: dict):
+    """Accuracy against latency with one thread, float32 and int8."""
+    page, axes = figure(12, 5.2, columns=2)
+    columns = by_column(result)
+    for axis, precision in zip(axes, ("float32", "int8"), strict=True):
+        rows = columns[precision, 1].values()
+        logarithmic(axis)
+        kinds = {
+            "MobileOne": (RED, "o-"),
+            "MobileFormer": (BLUE, "s"),
+            "": (GREY, "o"),
+        }
+        points = {kind: [] for kind in kinds}
+        for row in rows:
+            kind = next(kind for kind in kinds if row["name"].startswith(kind))
+            points[kind].append((milliseconds(row), row["top1"], row["name"]))
+        for kind, (color, style) in kinds.items():
+            x, y, _ = zip(*points[kind], strict=True)
+            axis.plot(x, y, style, color=color, ms=6, lw=0.8, zorder=3, label=kind or "others")
+        axis.margins(x=0.16, y=0.12)
+        axis.legend(frameon=False, fontsize=10, loc="lower right")
+        axis.set_title(f"{precision}, 1 thread", fontsize=12, loc="left")
+        axis.set_xlabel("latency, ms", fontsize=11)
+        axis.set_ylabel("published top-1, %", fontsize=11)
+        axis.tick_params(labelsize=10)
+        axis.grid(alpha=0.25)
+        clean(axis)
+    page.suptitle(result["conditions"]["processor"], fontsize=11)
+    for axis, precision in zip(axes, ("float32", "int8"), strict=True):
+        rows = columns[precision, 1].values()
+        # The names in the order of latency: crowded places are filled from the left.
+        points = sorted((milliseconds(row), row["top1"], _short(row["name"])) for row in rows)
+        label_points(axis, points, size=10)
+    return page
+
+
+STUDIES = (Study("peers", prepare, measure, draw),)
+
+if __name__ == "__main__":
+    study.run(__doc__.splitlines()[0], STUDIES)
