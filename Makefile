@@ -5,17 +5,20 @@ BIN := $(VENV)/bin
 SHARED := ../shared
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
+# ImageNet weights where they lie beside the project or where you say; else those of ten classes
+# that come with the package.
 ifneq ($(wildcard $(SHARED)/weights),)
 export KERAS_MOBILEONE_WEIGHTS ?= $(abspath $(SHARED)/weights)
 endif
+WEIGHTS ?= $(if $(KERAS_MOBILEONE_WEIGHTS),imagenet,imagenette)
 ifneq ($(wildcard $(SHARED)/imagenet-sample/images),)
 CALIBRATION := --calibration $(SHARED)/imagenet-sample/images
 endif
 
 .PHONY: demo test lint readme clean
 
-demo: $(VENV)/installed  ## MobileOne-S0 from ImageNet weights to verified TFLite files in demo/
-	$(BIN)/keras-mobileone deploy --variant s0 --weights imagenet $(CALIBRATION) --output demo
+demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files in demo/
+	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) --output demo
 
 test: lint  ## every test, the slow ones too
 	$(BIN)/python -m pytest tests

@@ -18,7 +18,7 @@ from keras_mobileone.evaluation import evaluate
 from keras_mobileone.exporting import INTEGER_TYPES, export_tflite
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse
-from keras_mobileone.imagenet import NUM_CLASSES, classes
+from keras_mobileone.imagenet import IMAGENETTE, NUM_CLASSES, PRETRAINED_CLASSES, classes
 from keras_mobileone.images import evaluation_crop, load_image
 from keras_mobileone.models import MobileOne
 from keras_mobileone.prediction import load_predictor
@@ -45,7 +45,9 @@ def source_options(command):
             "--model", "model_file", type=click.Path(path_type=Path), help="A model file instead."
         ),
         click.option(
-            "--weights", help="'imagenet' (the default) or a weight file.", metavar="imagenet|PATH"
+            "--weights",
+            help="'imagenet' (the default), 'imagenette' (S0, ten classes), or a weight file.",
+            metavar="NAME|PATH",
         ),
         click.option("--variant", type=VARIANT_CHOICE, help="s0 (the default) … s4."),
     ):
@@ -62,10 +64,11 @@ def load_source(variant, weights, model_file, classifier_activation="softmax"):
                 f"Received: --model {model_file} with --variant or --weights. Give one of them."
             )
         return load_predictor(model_file), 0.875
-    variant = get_variant(variant or "s0")
+    variant, weights = get_variant(variant or "s0"), weights or "imagenet"
     model = MobileOne(
         variant,
-        weights=weights or "imagenet",
+        weights=weights,
+        classes=PRETRAINED_CLASSES.get(weights, NUM_CLASSES),
         classifier_activation=classifier_activation,
         deploy=True,
     )
@@ -123,7 +126,8 @@ def predict(images, variant, weights, model_file, classes_file, top):
     """
     photographs = [load_image(path) for path in images]
     predictor, crop_fraction = load_source(variant, weights, model_file)
-    names = class_names(predictor, read_classes(classes_file))
+    folders = IMAGENETTE if weights == "imagenette" else None
+    names = class_names(predictor, read_classes(classes_file) or folders)
     for path, photograph in zip(images, photographs, strict=True):
         crop = evaluation_crop(photograph, predictor.image_size[0], crop_fraction)
         scores = probabilities(predictor(crop[None]))[0]
@@ -350,7 +354,7 @@ def benchmark_command(files, threads, runs, json_file):
 
 @main.command("deploy")
 @click.option("--variant", default="s0", show_default=True, type=VARIANT_CHOICE)
-@click.option("--weights", default="imagenet", show_default=True, metavar="imagenet|PATH")
+@click.option("--weights", default="imagenet", show_default=True, metavar="NAME|PATH")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--output", required=True, type=click.Path(path_type=Path))
