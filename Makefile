@@ -6,9 +6,12 @@ MEDIAPIPE := .venv-mediapipe
 SHARED := ../shared
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
+# ImageNet weights where they lie beside the project or where you say; else those of ten classes
+# that come with the package.
 ifneq ($(wildcard $(SHARED)/weights),)
 export KERAS_MOBILEONE_WEIGHTS ?= $(abspath $(SHARED)/weights)
 endif
+WEIGHTS ?= $(if $(KERAS_MOBILEONE_WEIGHTS),imagenet,imagenette)
 ifneq ($(wildcard $(SHARED)/imagenet-sample/images),)
 CALIBRATION := --calibration $(SHARED)/imagenet-sample/images
 PHOTOGRAPHS := --images $(SHARED)/imagenet-sample/images
@@ -18,8 +21,8 @@ STUDIES := peers analysis fused
 
 .PHONY: demo test test-arm64 arm64-machine lint readme benchmark benchmark-files clean
 
-demo: $(VENV)/installed  ## MobileOne-S0 from ImageNet weights to verified TFLite files in demo/
-	$(BIN)/keras-mobileone deploy --variant s0 --weights imagenet $(CALIBRATION) --coreml \
+demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files in demo/
+	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) --coreml \
 		--output demo
 
 test: lint $(MEDIAPIPE)/installed  ## every test, the slow ones too

@@ -18,7 +18,12 @@ from keras_mobileone.complexity import complexity
 from keras_mobileone.coreml import export_coreml, require_coremltools
 from keras_mobileone.evaluation import predict_images
 from keras_mobileone.exporting import ExportReport, export_tflite
-from keras_mobileone.imagenet import classes
+from keras_mobileone.imagenet import (
+    NUM_CLASSES,
+    PRETRAINED_CLASSES,
+    class_table,
+    unique_labels,
+)
 from keras_mobileone.images import (
     example_path,
     image_labels,
@@ -75,7 +80,7 @@ def deploy(
 
     Args:
         variant: What to deploy.
-        weights: `"imagenet"` or the path of a weight file, see `MobileOne`.
+        weights: `"imagenet"`, `"imagenette"` or the path of a weight file, see `MobileOne`.
         output: Directory for the results; made if its parent exists.
         calibration: Directory of photographs. A third of them calibrates int8, the files are
             compared with Keras on the others; with labels if the folders are named by WordNet id.
@@ -98,10 +103,16 @@ def deploy(
     calibration_paths, compared_paths = _split(paths)
 
     step(f"Loading {variant.name} with {weights} weights, fused")
-    model = MobileOne(variant, weights=weights, classifier_activation=None, deploy=True)
+    classes = PRETRAINED_CLASSES.get(weights, NUM_CLASSES)
+    names = class_table(weights)
+    model = MobileOne(
+        variant, weights=weights, classes=classes, classifier_activation=None, deploy=True
+    )
     with staging(output) as directory:
         model.save(directory / f"{variant.name}.keras")
         shutil.copy(example_path(), directory)
+        if labels is None and weights in PRETRAINED_CLASSES:
+            labels = unique_labels(names)
         texts = {"labels": labels, "about": about}
         exports = _export(model, variant, calibration_paths, directory, step, texts)
         package = _package(model, variant, directory, step, **texts) if coreml else None
@@ -114,12 +125,12 @@ def deploy(
             runs=BENCHMARK_RUNS,
             progress=step("Timing"),
         )
-        truth = image_labels(compared_paths)
+        truth = image_labels(compared_paths, {wnid: i for i, (wnid, _) in enumerate(names)})
         keras_result = compare_outputs(scores[0], scores[0], truth)
         report = DeployReport(
             variant=variant.name,
             weights=Path(weights).name,
-            train=complexity(MobileOne(variant, weights=None)),
+            train=complexity(MobileOne(variant, weights=None, classes=classes)),
             deploy=complexity(model),
             files=[
                 _deployed_file(export, latency, compare_outputs(scores[0], found, truth))
@@ -133,7 +144,7 @@ def deploy(
             held_out=not set(calibration_paths) & set(compared_paths),
             keras_top1=keras_result.reference_top1,
             keras_top5=keras_result.reference_top5,
-            predictions=_predictions(compared_paths, scores),
+            predictions=_predictions(compared_paths, scores, names),
             conditions=timing.conditions
             | {"keras": keras.__version__, "tensorflow": version("tensorflow")},
         )
@@ -231,9 +242,9 @@ def _split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return calibration, sorted(set(paths) - set(calibration))
 
 
-def _predictions(paths, scores) -> list[tuple[str, str, list[str]]]:
+def _predictions(paths, scores, names) -> list[tuple[str, str, list[str]]]:
     def name(output, index):
-        return classes()[int(output[index].argmax())][1]
+        return names[int(output[index].argmax())][1]
 
     chosen = spread(range(len(paths)), SHOWN_PHOTOGRAPHS)
     return [(paths[i].stem, name(scores[0], i), [name(s, i) for s in scores[1:]]) for i in chosen]

@@ -1,4 +1,4 @@
-"""ImageNet's conventions: normalization of the input, names of the 1,000 classes."""
+"""ImageNet's conventions: normalization of the input, names of the classes."""
 
 import csv
 from collections.abc import Sequence
@@ -15,6 +15,23 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 NUM_CLASSES = 1000
 PIXEL_RANGE = (0.0, 255.0)
+
+# The classes of Imagenette, github.com/fastai/imagenette, in the order of their WordNet ids.
+IMAGENETTE = (
+    "n01440764",
+    "n02102040",
+    "n02979186",
+    "n03000684",
+    "n03028079",
+    "n03394916",
+    "n03417042",
+    "n03425413",
+    "n03445777",
+    "n03888257",
+)
+
+# Outputs of the classifiers that there are weights for, by the name of the weights.
+PRETRAINED_CLASSES = {"imagenet": NUM_CLASSES, "imagenette": len(IMAGENETTE)}
 
 
 def preprocess_input(x, data_format: str | None = None):
@@ -91,6 +108,13 @@ def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]
         [(*classes()[index], float(scores[index])) for index in row]
         for scores, row in zip(preds, best, strict=True)
     ]
+
+
+def class_table(weights: str) -> tuple[tuple[str, str], ...]:
+    """(WordNet id, name) of the classes that weights of this name tell apart, in index order."""
+    if weights == "imagenette":
+        return tuple((wnid, name) for wnid, name in classes() if wnid in IMAGENETTE)
+    return classes()
 
 
 def best_classes(

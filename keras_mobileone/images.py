@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -123,12 +123,18 @@ def list_labelled_images(directory: str | os.PathLike) -> list[tuple[Path, int]]
     return labelled
 
 
-def image_labels(paths: Sequence[Path]) -> np.ndarray | None:
-    """ImageNet's class indices of files in folders named by WordNet id; None if any is not."""
+def image_labels(
+    paths: Sequence[Path], index: Mapping[str, int] | None = None
+) -> np.ndarray | None:
+    """Class indices of files in folders named by WordNet id; None if any is no class.
+
+    `index` gives them by id; ImageNet's by default.
+    """
+    index = class_index() if index is None else index
     wnids = [path.parent.name for path in paths]
-    if not all(wnid in class_index() for wnid in wnids):
+    if not all(wnid in index for wnid in wnids):
         return None
-    return np.array([class_index()[wnid] for wnid in wnids])
+    return np.array([index[wnid] for wnid in wnids])
 
 
 def spread(items: Sequence, count: int) -> list:

@@ -5,22 +5,24 @@ from pathlib import Path
 
 import keras
 
-from keras_mobileone.imagenet import NUM_CLASSES
+from keras_mobileone.imagenet import NUM_CLASSES, PRETRAINED_CLASSES
 from keras_mobileone.layers import require_channels_last
 from keras_mobileone.network import build
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
 from keras_mobileone.weights.loading import model_from_weights
-from keras_mobileone.weights.pretrained import find_imagenet_weights
+from keras_mobileone.weights.pretrained import find_weights
 
 DEFAULT_SIZE = 224
 MIN_SIZE = 32
+KNOWN_WEIGHTS = ", ".join(f"'{name}'" for name in PRETRAINED_CLASSES)
 
 _ARGUMENTS = """
     Args:
         include_top: Whether to add global average pooling and the classifier.
-        weights: None (random), `"imagenet"`, or the path of a weight file: safetensors in the
-            authors' or timm's naming, fused or not; a PyTorch state dict (needs torch); this
-            package's own `.keras` or `.weights.h5`.
+        weights: None (random); `"imagenet"`; `"imagenette"` (S0 with classes=10, comes with this
+            package); or the path of a weight file: safetensors in the authors' or timm's naming,
+            fused or not; a PyTorch state dict (needs torch); this package's own `.keras` or
+            `.weights.h5`.
         input_tensor: Keras tensor to use as image input.
         input_shape: (height, width, channels) of the images, at least 32 pixels each way. Without
             top, height and width may be None. (224, 224, 3) by default, (None, None, 3) without
@@ -89,31 +91,34 @@ def MobileOne(
     }
     if weights is None:
         return build(variant, deploy=deploy, **arguments)
-    path = find_imagenet_weights(variant, deploy) if weights == "imagenet" else Path(weights)
+    known = weights in PRETRAINED_CLASSES
+    path = find_weights(weights, variant, deploy) if known else Path(weights)
     return model_from_weights(variant, path, deploy=deploy, **arguments)
 
 
 def _check_arguments(include_top, weights, pooling, classes, classifier_activation):
     if not isinstance(weights, (str, os.PathLike, type(None))):
         raise TypeError(
-            "`weights` must be None, 'imagenet' or the path of a file. "
+            f"`weights` must be None, {KNOWN_WEIGHTS} or the path of a file. "
             f"Received: weights of type {type(weights).__name__}."
         )
-    if weights not in (None, "imagenet") and not Path(weights).is_file():
+    known = weights in PRETRAINED_CLASSES
+    if weights is not None and not known and not Path(weights).is_file():
         raise FileNotFoundError(
-            "`weights` must be None, 'imagenet' or the path of a file. "
+            f"`weights` must be None, {KNOWN_WEIGHTS} or the path of a file. "
             f"Received: weights={str(weights)!r}, which does not exist."
         )
-    if weights == "imagenet" and include_top and classes != NUM_CLASSES:
+    if known and include_top and classes != PRETRAINED_CLASSES[weights]:
         raise ValueError(
-            f"ImageNet's classifier has {NUM_CLASSES} classes. Received: classes={classes}. "
-            "Use include_top=False and add a classifier of your own."
+            f"The classifier of the {weights} weights has {PRETRAINED_CLASSES[weights]} classes. "
+            f"Received: classes={classes}. Use classes={PRETRAINED_CLASSES[weights]}, or "
+            "include_top=False and a classifier of your own."
         )
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}.")
     if not isinstance(classes, int) or classes < 1:
         raise ValueError(f"`classes` must be a positive integer. Received: classes={classes!r}.")
-    if weights == "imagenet" and include_top and classifier_activation not in (None, "softmax"):
+    if known and include_top and classifier_activation not in (None, "softmax"):
         raise ValueError(
             "With pretrained weights `classifier_activation` must be None or 'softmax'. "
             f"Received: classifier_activation={classifier_activation!r}."

@@ -15,6 +15,7 @@ from keras_mobileone.cli.sources import (
     CLASSES_HELP,
     VARIANT_CHOICE,
     about_options,
+    known_folders,
     load_source,
     read_classes,
     read_labels,
@@ -85,7 +86,8 @@ def predict(images, variant, weights, model_file, classes_file, top):
     """
     photographs = [load_image(path) for path in images]
     predictor, crop_fraction = load_source(variant, weights, model_file)
-    names = class_names(predictor, read_classes(classes_file))
+    folders = read_classes(classes_file) or known_folders(weights)
+    names = class_names(predictor, folders)
     for path, photograph in zip(images, photographs, strict=True):
         crop = evaluation_crop(photograph, predictor.image_size[0], crop_fraction)
         scores = probabilities(predictor(crop[None]))[0]
@@ -217,7 +219,7 @@ def save_keras(model, target):
 
 @main.command("deploy")
 @click.option("--variant", default="s0", show_default=True, type=VARIANT_CHOICE)
-@click.option("--weights", default="imagenet", show_default=True, metavar="imagenet|PATH")
+@click.option("--weights", default="imagenet", show_default=True, metavar="NAME|PATH")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
 @click.option("--coreml", is_flag=True, help="A Core ML package too.")
 @about_options

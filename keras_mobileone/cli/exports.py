@@ -52,7 +52,7 @@ def export_tflite_command(
     """
     for path in filter(None, (output, usage)):
         require_writable(path)
-    labels = read_labels(labels_file)
+    labels = read_labels(labels_file, weights)
     predictor, _ = load_source(variant, weights, model_file, "softmax" if softmax else None)
     with console.status("Exporting"):
         report = export_tflite(
@@ -100,7 +100,7 @@ def export_coreml_command(
     """
     if usage:
         require_writable(usage)
-    labels = read_labels(labels_file)
+    labels = read_labels(labels_file, weights)
     predictor, _ = load_source(variant, weights, model_file, None)
     with console.status("Exporting"):
         report = export_coreml(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from keras_mobileone.imagenet import labels_of
+from keras_mobileone.imagenet import IMAGENETTE, NUM_CLASSES, PRETRAINED_CLASSES, labels_of
 from keras_mobileone.models import MobileOne
 from keras_mobileone.prediction import load_predictor
 from keras_mobileone.variants import VARIANTS, get_variant
@@ -20,7 +20,9 @@ def source_options(command):
             "--model", "model_file", type=click.Path(path_type=Path), help="A model file instead."
         ),
         click.option(
-            "--weights", help="'imagenet' (the default) or a weight file.", metavar="imagenet|PATH"
+            "--weights",
+            help="'imagenet' (the default), 'imagenette' (S0, ten classes), or a weight file.",
+            metavar="NAME|PATH",
         ),
         click.option("--variant", type=VARIANT_CHOICE, help="s0 (the default) … s4."),
     ):
@@ -50,10 +52,11 @@ def load_source(variant, weights, model_file, classifier_activation="softmax"):
                 f"Received: --model {model_file} with --variant or --weights. Give one of them."
             )
         return load_predictor(model_file), 0.875
-    variant = get_variant(variant or "s0")
+    variant, weights = get_variant(variant or "s0"), weights or "imagenet"
     model = MobileOne(
         variant,
-        weights=weights or "imagenet",
+        weights=weights,
+        classes=PRETRAINED_CLASSES.get(weights, NUM_CLASSES),
         classifier_activation=classifier_activation,
         deploy=True,
     )
@@ -69,7 +72,15 @@ def read_classes(path):
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def read_labels(path):
-    """`read_classes` as labels: ImageNet's names for WordNet ids, every other as it stands."""
-    folders = read_classes(path)
+def read_labels(path, weights=None):
+    """Labels of the classes in a file, or else of the classes that such weights tell apart.
+
+    ImageNet's names stand for WordNet ids, every other line as it is. None for ImageNet's own.
+    """
+    folders = read_classes(path) or known_folders(weights)
     return folders and labels_of(folders)
+
+
+def known_folders(weights):
+    """The classes of weights that come with the package, as folders; None for any others."""
+    return IMAGENETTE if weights == "imagenette" else None

@@ -79,7 +79,7 @@ def train_command(recipe_name, teacher, **options):
 @click.command("finetune")
 @run_options
 @click.option("--variant", type=VARIANT_CHOICE, help="s0 (the default) … s4.")
-@click.option("--weights", default="imagenet", show_default=True, metavar="imagenet|PATH")
+@click.option("--weights", default="imagenet", show_default=True, metavar="NAME|PATH")
 @click.option("--recipe", "recipe_name", default="finetune", show_default=True)
 def finetune_command(variant, weights, recipe_name, **options):
     """Fine-tune pretrained weights on your own class folders.

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from keras_mobileone.data.sources import Source
-from keras_mobileone.imagenet import preprocess_input
-from keras_mobileone.models import MobileOne
+from keras_mobileone.imagenet import PRETRAINED_CLASSES, preprocess_input
+from keras_mobileone.models import KNOWN_WEIGHTS, MobileOne
 from keras_mobileone.network import CLASSIFIER_NAME, build
 from keras_mobileone.training.finishing import TrainingReport, sample
 from keras_mobileone.training.recipe import RECIPES, Recipe
@@ -18,7 +18,7 @@ from keras_mobileone.unfusing import unfuse
 from keras_mobileone.variants import Variant, get_variant
 from keras_mobileone.weights.loading import read_weights
 from keras_mobileone.weights.naming import is_fused
-from keras_mobileone.weights.pretrained import find_imagenet_weights
+from keras_mobileone.weights.pretrained import find_weights
 
 STATISTICS_IMAGES = 64
 
@@ -58,7 +58,7 @@ def finetune(
     if isinstance(variant, str):
         variant = get_variant(variant)
     recipe = dataclasses.replace(recipe, variant=variant or recipe.variant)
-    path = find_weights(recipe.variant, weights)
+    path = weights_path(recipe.variant, weights)
     return train(
         recipe,
         data,
@@ -68,20 +68,20 @@ def finetune(
     )
 
 
-def find_weights(variant: Variant, weights: str | os.PathLike) -> Path:
+def weights_path(variant: Variant, weights: str | os.PathLike) -> Path:
     """Path of the weights: train-time ones if they can be had, else fused ones."""
-    if weights != "imagenet":
+    if weights not in PRETRAINED_CLASSES:
         path = Path(weights)
         if not path.is_file():
             raise FileNotFoundError(
-                "`weights` must be 'imagenet' or the path of a file. "
+                f"`weights` must be {KNOWN_WEIGHTS} or the path of a file. "
                 f"Received: weights={str(weights)!r}, which does not exist."
             )
         return path
     try:
-        return find_imagenet_weights(variant, deploy=False)
+        return find_weights(weights, variant, deploy=False)
     except FileNotFoundError:
-        return find_imagenet_weights(variant, deploy=True)
+        return find_weights(weights, variant, deploy=True)
 
 
 def pretrained_network(recipe: Recipe, path: Path, source: Source) -> keras.Model:

@@ -289,8 +289,8 @@ _FINETUNE = Recipe(
 _IMAGENETTE = Recipe(
     "imagenette",
     S0,
-    epochs=50,
-    phases=(Phase(0, 64), Phase(20, 96), Phase(40, 128)),
+    epochs=32,
+    phases=(Phase(0, 64), Phase(14, 96), Phase(26, 128)),
     batch_size=64,
     learning_rate=0.4,
     warmup_epochs=3,

@@ -1,9 +1,10 @@
-"""Where the ImageNet weights come from: a directory of yours, the Keras cache, or the network."""
+"""Where pretrained weights come from: this package, a directory of yours, a cache, the network."""
 
 import hashlib
 import os
 import urllib.request
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import keras
@@ -82,6 +83,29 @@ PRETRAINED = {
 # authors (unfused, fused, and the fused ones as safetensors).
 TRAIN_NAMES = ("{}.apple_in1k.safetensors", "{}_unfused.safetensors", "{}_unfused.pth.tar")
 FUSED_NAMES = ("{}_apple_fused.safetensors", "{}_fused.safetensors", "{}.pth.tar")
+
+
+def find_weights(name: str, variant: Variant, deploy: bool) -> Path:
+    """Path of the weights called `name`, `"imagenet"` or `"imagenette"`.
+
+    Raises:
+        ValueError: If there are none for `variant`; see `find_imagenet_weights` for the rest.
+    """
+    if name == "imagenet":
+        return find_imagenet_weights(variant, deploy)
+    if variant.name != S0.name:
+        raise ValueError(
+            f"Imagenette weights exist for {S0.name}. Received: {variant.name!r}. "
+            "Pass weights=None or the path of a file."
+        )
+    return bundled_path(deploy)
+
+
+def bundled_path(deploy: bool) -> Path:
+    """The file of Imagenette weights of S0 in this package, trained by benchmarks/imagenette.py."""
+    form = "deploy" if deploy else "train"
+    name = f"{S0.name}_imagenette_{form}.safetensors"
+    return Path(str(resources.files("keras_mobileone") / "assets" / name))
 
 
 def find_imagenet_weights(variant: Variant, deploy: bool) -> Path:

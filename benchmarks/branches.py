@@ -1,0 +1,86 @@
+"""One branch against four: S0 trained with k = 1 and k = 4 under one recipe, from the same seeds.
+
+    python benchmarks/branches.py --data imagenette/ --runs runs/ \
+        --output benchmarks/results/branches.json
+
+The runs lie in RUNS; finished ones are not repeated, an interrupted one goes on.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from keras_mobileone.files import atomic_write
+from keras_mobileone.training.callbacks import CHECKPOINT
+from keras_mobileone.training.recipe import Phase, get_recipe
+from keras_mobileone.variants import S0
+
+BRANCHES = (1, 4)
+REPORT = "report.json"
+
+
+def main():
+    """Trains what is missing and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for seed in arguments.seeds:
+        for branches in BRANCHES:
+            report = run(arguments, branches, seed)
+            rows.append(
+                {
+                    "branches": branches,
+                    "seed": seed,
+                    "top1": report["top1"]["deploy.keras"] / report["validation_images"],
+                    "training_loss": report["history"][-1]["loss"],
+                    "seconds": report["seconds"],
+                }
+            )
+            print(rows[-1], flush=True)
+    result = {
+        "rows": rows,
+        "epochs": arguments.epochs,
+        "size": arguments.size,
+        "training_images": report["training_images"],
+        "validation_images": report["validation_images"],
+        "recipe": report["recipe"],
+        "conditions": report["conditions"],
+    }
+    with atomic_write(arguments.output) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def run(arguments, branches: int, seed: int) -> dict:
+    """The report of one training, which is done if need be."""
+    directory = arguments.runs / f"k{branches}-seed{seed}"
+    if not (directory / REPORT).is_file():
+        variant = dataclasses.replace(S0, name=f"{S0.name}_k{branches}", conv_branches=branches)
+        recipe = dataclasses.replace(
+            get_recipe("imagenette").with_epochs(arguments.epochs),
+            name="branches",
+            variant=variant,
+            phases=(Phase(0, arguments.size),),
+            seed=seed,
+        )
+        path = directory.with_suffix(".recipe.json")
+        recipe.save(path)
+        command = [sys.executable, "-m", "keras_mobileone", "train", "--data", arguments.data]
+        command += ["--recipe", path, "--output", directory]
+        resume = ["--resume"] if (directory / CHECKPOINT).is_file() else []
+        subprocess.run([*command, *resume], check=True)
+    return json.loads((directory / REPORT).read_text())
+
+
+if __name__ == "__main__":
+    main()
