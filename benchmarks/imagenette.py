@@ -73,10 +73,9 @@ def evaluate(data, size) -> dict:
     deploy = keras_mobileone.MobileOneS0(**options, classifier_activation=None, deploy=True)
     paths = [path for path, _ in list_labelled_images(data / "train")]
     crops = load_crops(spread(paths, CALIBRATION_IMAGES), (size, size), VARIANT.crop_fraction)
-    images = keras_mobileone.preprocess_input(np.stack(list(crops)))
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "int8.tflite"
-        keras_mobileone.export_tflite(deploy, path, "int8", images)
+        keras_mobileone.export_tflite(deploy, path, "int8", np.stack(list(crops)))
         found = {
             name: keras_mobileone.evaluate(
                 model, data / "val", crop_fraction=VARIANT.crop_fraction, reference=deploy
