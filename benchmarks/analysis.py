@@ -106,7 +106,7 @@ def measure_thirty(networks, files, rounds, runs) -> dict:
 
 def draw_correlation(result: dict):
     """Latency against each metric, both axes logarithmic."""
-    page, axes = figure(12, 5.2, columns=2)
+    page, axes = figure(12, 6, columns=2)
     for axis, (metric, name) in zip(axes, METRICS.items(), strict=True):
         points = [(row[metric] / 1e6, milliseconds(row), row["name"]) for row in result["rows"]]
         for x, y, label in points:
@@ -119,12 +119,13 @@ def draw_correlation(result: dict):
         axis.set_ylabel("latency, ms", fontsize=11)
         axis.grid(alpha=0.25)
         clean(axis)
-    page.suptitle(f"float32, 1 thread of {result['conditions']['processor']}", fontsize=11)
+    processor = result["conditions"]["processor"]
+    page.suptitle(f"float32, 1 thread of {processor}; red: MobileOne", fontsize=11)
     for axis, metric in zip(axes, METRICS, strict=True):
-        points = sorted(
-            (row[metric] / 1e6, milliseconds(row), row["name"]) for row in result["rows"]
-        )
-        label_points(axis, points, size=8)
+        found = ((row[metric] / 1e6, milliseconds(row), row["name"]) for row in result["rows"])
+        points = [(x, y, name.removeprefix("MobileOne")) for x, y, name in sorted(found)]
+        # The short names of the family first: they find room beside their points.
+        label_points(axis, sorted(points, key=lambda point: len(point[2]) > 2), size=9)
     return page
 
 
@@ -176,19 +177,18 @@ def correlation_markdown(result: dict, picture: str) -> str:
 
 def correlation_sentences(result: dict) -> str:
     """What the correlation says to a designer."""
-    macs, parameters = (result["correlation"][metric]["rho"] for metric in METRICS)
-    networks = sorted(result["rows"], key=_per_gigamac)
-    best, worst = networks[0], networks[-1]
-    better = "multiply-accumulates" if macs > parameters else "parameters"
-    if abs(macs - parameters) < 0.05:
-        first = "multiply-accumulates and parameters rank networks about equally well"
+    found = {name: result["correlation"][metric]["rho"] for metric, name in METRICS.items()}
+    other, better = sorted(found, key=found.get)
+    best, *_, worst = sorted(result["rows"], key=_per_gigamac)
+    if found[better] - found[other] < 0.05:
+        first = f"{better} and {other} rank networks by latency about equally well"
     else:
-        first = f"{better} rank networks by latency better than the other count does"
+        first = f"{better} rank networks by latency better than {other} do"
     return (
-        f"Over these {len(networks)} networks {first} (ρ = {macs:.2f} and {parameters:.2f}). "
-        f"A rank is no budget: the same work takes {_per_gigamac(worst) / _per_gigamac(best):.1f} "
-        f"times as long in {worst['name']} as in {best['name']}, so time a design before counting "
-        "on it."
+        f"Over these {len(result['rows'])} networks {first} (ρ = {found[better]:.2f} and "
+        f"{found[other]:.2f}). A rank is no budget: one multiply-accumulate takes "
+        f"{_per_gigamac(worst) / _per_gigamac(best):.1f} times as long in {worst['name']} as in "
+        f"{best['name']}, so time a design before counting on it."
     )
 
 
@@ -201,9 +201,9 @@ def activations_sentences(result: dict) -> str:
     if middle:
         first += f", {_listed(middle)} up to {100 * (DEAR - 1):.0f} % more"
     second = f"{worst} is the dearest, {factor:.1f} times the whole network with ReLU"
-    if dear:
+    if others := [name for name in dear if name != worst]:
         second += (
-            f"; beyond one and a half times {'are' if len(dear) > 1 else 'is'} {_listed(dear)}"
+            f"; {_listed(others)} too take{'s' if len(others) < 2 else ''} over {DEAR:g} times"
         )
     return f"{first}. {second}."
 

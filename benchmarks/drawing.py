@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
+
 BLUE, GREEN, RED, GREY = "#4c72b0", "#55a868", "#c44e52", "#8c8c8c"
 # Where a label may stand beside its point, in points of the page; the nearest come first.
-DISTANCES = (5, 10, 18, 28, 40)
+DISTANCES = (5, 10, 18, 28, 40, 55, 70, 90)
 FAR = 10  # beyond it a line leads to the point
 SIDES = (
     *((1, 0, "left", "center"), (-1, 0, "right", "center"), (0, 1, "center", "bottom")),
@@ -45,6 +47,7 @@ def label_points(axis, points: Sequence[tuple[float, float, str]], size: float =
     Call it last: the limits of the axes must stand.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     canvas = FigureCanvasAgg(axis.figure)
@@ -58,13 +61,26 @@ def label_points(axis, points: Sequence[tuple[float, float, str]], size: float =
     for x, y, name in points:
         for distance, side in product(DISTANCES, SIDES):
             label = _label(axis, x, y, name, distance, side, size)
-            box = Bbox(label.get_window_extent(renderer))
+            # The box of the text alone: an annotation's own takes in the line.
+            label.update_positions(renderer)
+            box = Text.get_window_extent(label, renderer)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
             inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
+            covers = any(box.overlaps(other) for other in taken)
+            if inside and not covers and not _crosses(axis.transData.transform((x, y)), box, taken):
                 taken.append(box)
                 break
             label.remove()
+        else:  # no room: a name that covers another one is better than none
+            _label(axis, x, y, name, DISTANCES[0], SIDES[0], size)
+
+
+def _crosses(point, box, taken) -> bool:
+    """Whether the line from a point to its name runs through another name or point."""
+    centre = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
+    steps = [point + share * (centre - point) for share in np.linspace(0, 1, 50)]
+    others = [other for other in taken if not other.contains(*point)]
+    return any(other.contains(*step) for step in steps for other in others)
 
 
 def _label(axis, x, y, name, distance, side, size):

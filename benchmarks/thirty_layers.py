@@ -125,7 +125,7 @@ ACTIVATIONS: dict[str, Callable] = {
     "hard-swish": _elementwise("hard_silu"),
     "SiLU": _elementwise("silu"),
     "GELU": _elementwise(partial(ops.gelu, approximate=False)),
-    "GELU, tanh": _elementwise(partial(ops.gelu, approximate=True)),
+    "GELU (tanh)": _elementwise(partial(ops.gelu, approximate=True)),
     "SE-ReLU": lambda x: layers.ReLU()(squeeze_excite(x, SE_RELU_RATIO)),
     "Dynamic ReLU-A": lambda x: dynamic_relu(x, by_channel=False),
     "Dynamic ReLU-B": lambda x: dynamic_relu(x, by_channel=True),

@@ -15,6 +15,7 @@ from keras_mobileone.cli import main
 from keras_mobileone.coreml import COMPRESSIONS, export_coreml
 from keras_mobileone.imagenet import classes, preprocess_input
 from keras_mobileone.images import evaluation_crop, list_images, load_image, spread
+from keras_mobileone.metadata import About
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 coremltools = pytest.importorskip("coremltools", reason="needs coremltools")
@@ -117,8 +118,8 @@ def test_blocks_are_fused_and_the_tensor_input(ten, noise, tmp_path, relative_er
 def test_what_xcode_shows(ten, tmp_path):
     path = tmp_path / "ten.mlpackage"
     labels = [f"class {i}" for i in range(10)]
-    texts = {"description": "Ten.", "author": "A", "licence": "L", "version": "1.2"}
-    export_coreml(ten, path, labels=labels, minimum="iOS16", **texts)
+    about = About("Ten.", author="A", licence="L", version="1.2")
+    export_coreml(ten, path, labels=labels, minimum="iOS16", about=about)
     found = description(path)
     meta = found.metadata
     assert (meta.shortDescription, meta.author, meta.license) == ("Ten.", "A", "L")

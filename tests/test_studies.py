@@ -9,6 +9,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from keras_mobileone import complexity
 from keras_mobileone.benchmarking import Benchmark, Latency
@@ -169,12 +170,13 @@ CONDITIONS = {
 
 def test_sentences_on_activations_follow_the_numbers(load):
     analysis = load("analysis")
-    times = {"ReLU": 10, "Leaky ReLU": 10.2, "GELU": 12, "SiLU": 13, "Dynamic ReLU-B": 42}
+    times = {"ReLU": 10, "Leaky ReLU": 10.2, "GELU": 12, "SiLU": 13}
+    times |= {"Dynamic ReLU-A": 16, "Dynamic ReLU-B": 42}
     rows = [row(name, time) for name, time in times.items()]
     assert analysis.activations_sentences({"rows": rows}) == (
         "Leaky ReLU costs at most 10 % more than ReLU in the whole network, GELU and SiLU up to "
-        "50 % more. Dynamic ReLU-B is the dearest, 4.2 times the whole network with ReLU; beyond "
-        "one and a half times is Dynamic ReLU-B."
+        "50 % more. Dynamic ReLU-B is the dearest, 4.2 times the whole network with ReLU; Dynamic "
+        "ReLU-A too takes over 1.5 times."
     )
     rows = [row(name, time) for name, time in (("ReLU", 10), ("GELU", 14))]
     assert analysis.activations_sentences({"rows": rows}) == (
@@ -196,8 +198,12 @@ def test_sentences_on_blocks_follow_the_numbers(load):
 @pytest.mark.parametrize(
     ("macs", "parameters", "words"),
     [
-        (0.9, 0.5, "multiply-accumulates rank networks by latency better"),
-        (0.5, 0.9, "parameters rank networks by latency better"),
+        (
+            0.9,
+            0.5,
+            "multiply-accumulates rank networks by latency better than parameters do (ρ = 0.9",
+        ),
+        (0.5, 0.9, "parameters rank networks by latency better than multiply-accumulates do"),
         (0.52, 0.5, "about equally well (ρ = 0.52 and 0.50)"),
     ],
 )
@@ -275,13 +281,24 @@ def test_peers_table_has_every_network_and_column(load, peers_result):
     assert "MobileFormer294M, MobileFormer508M: github.com/AAboys/MobileFormer" in text
 
 
+def assert_every_name_can_be_read(axis, count):
+    boxes = [Text.get_window_extent(text) for text in axis.texts]
+    assert len(boxes) == count
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
 def test_labels_of_a_picture_do_not_overlap(load, peers_result):
-    page = load("peers").draw(peers_result)
-    for axis in page.axes:
-        names = [text for text in axis.texts if text.get_text()]
-        assert len(names) == len(load("peers").NETWORKS)
-        boxes = [text.get_window_extent() for text in names]
-        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    for axis in load("peers").draw(peers_result).axes:
+        assert_every_name_can_be_read(axis, len(load("peers").NETWORKS))
+
+
+def test_labels_of_crowded_points_do_not_overlap(load):
+    drawing = load("drawing")
+    axis = drawing.figure(6, 5)[1]
+    points = [(1, 1 + i / 20, f"network {i}") for i in range(5)]
+    axis.set(xlim=(0, 2), ylim=(0, 2))
+    drawing.label_points(axis, points)
+    assert_every_name_can_be_read(axis, len(points))
 
 
 @pytest.fixture
