@@ -71,6 +71,29 @@ def sources(result: dict) -> str:
     return "; ".join(f"{', '.join(names)}: {source}" for source, names in named.items())
 
 
+def unbeaten(rows) -> list[str]:
+    """Names of the networks that no other is both as fast and as accurate as, fastest first."""
+    best, names = -1.0, []
+    for row in sorted(rows, key=lambda row: (milliseconds(row), -row["top1"])):
+        if row["top1"] > best:
+            best = row["top1"]
+            names.append(row["name"])
+    return names
+
+
+def frontier(result: dict) -> str:
+    """Which networks are worth a look on this machine."""
+    columns = by_column(result)
+    lists = [
+        f"{', '.join(unbeaten(columns[precision, 1].values()))} in {precision}"
+        for precision in ("float32", "int8")
+    ]
+    return (
+        "With one thread nothing in this table is both as fast and as accurate as one of these: "
+        f"{'; '.join(lists)}. Another processor, a phone's above all, may order them otherwise."
+    )
+
+
 def markdown(result: dict, picture: str) -> str:
     """The study as Markdown."""
     text = (
@@ -79,7 +102,7 @@ def markdown(result: dict, picture: str) -> str:
         "is the converter's own, calibrated on noise: for latency alone. Top-1 in % is published, "
         f"not measured here ({sources(result)}). "
     )
-    parts = [table(result), text + conditions_text(result["conditions"])]
+    parts = [table(result), frontier(result), text + conditions_text(result["conditions"])]
     return "\n\n".join([*parts, f"![Published top-1 against latency]({picture})"])
 
 

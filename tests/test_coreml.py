@@ -208,6 +208,15 @@ def test_latency_needs_a_mac(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_command_without_labels(ten, tmp_path):
+    ten.save(tmp_path / "ten.keras")
+    command = ["export", "coreml", "--model", str(tmp_path / "ten.keras")]
+    result = CliRunner().invoke(main, [*command, "--output", str(tmp_path / "ten.mlpackage")])
+    assert result.exit_code == 2
+    assert "Expected --labels with the names of the 10 classes, or --scores" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ten.keras"]
+
+
 def test_command(shared, tmp_path):
     """`export coreml` with labels of its own, texts and a page for the app's developer."""
     weights = shared / "weights" / "mobileone_s0_apple_fused.safetensors"

@@ -287,6 +287,21 @@ def assert_every_name_can_be_read(axis, count):
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
+def test_networks_that_none_beats(load):
+    rows = [
+        {"name": name, "top1": top1, "latency": {"median": ms}}
+        for name, top1, ms in [
+            ("slow", 75.0, 9.0),
+            ("equal, slower", 70.0, 3.0),
+            ("good", 75.0, 8.0),
+            ("fast", 70.0, 2.0),
+            ("as fast, worse", 69.0, 2.0),
+            ("best", 80.0, 20.0),
+        ]
+    ]
+    assert load("peers").unbeaten(rows) == ["fast", "good", "best"]
+
+
 def test_labels_of_a_picture_do_not_overlap(load, peers_result):
     for axis in load("peers").draw(peers_result).axes:
         assert_every_name_can_be_read(axis, len(load("peers").NETWORKS))
