@@ -1,10 +1,13 @@
-"""From a finished run of the recipe `imagenette` to the weights that the package ships.
+"""From finished trainings to the Imagenette weights that the package ships.
 
     keras-mobileone train --data imagenette/ --recipe imagenette --output run/
-    python benchmarks/imagenette.py --run run/ --data imagenette/
+    keras-mobileone finetune --data imagenette/ --recipe imagenette224 \
+        --weights run/model.keras --output run224/
+    python benchmarks/imagenette.py --runs run/ run224/ --data imagenette/
 
-Writes the weights as float16 into the package, and report, log and curve of the run with the
-accuracy of what was written, float32 and int8, into benchmarks/results/imagenette/.
+Writes the weights of the last run as float16 into the package, and into
+benchmarks/results/imagenette/ the logs, one curve, and a report with the accuracy of what was
+written, float32 and int8.
 """
 
 import argparse
@@ -15,9 +18,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from matplotlib.figure import Figure
+from drawing import BLUE, GREEN, GREY, clean, figure
 
 import keras_mobileone
+from keras_mobileone.files import atomic_write
 from keras_mobileone.images import list_labelled_images, load_crops, spread
 from keras_mobileone.weights.checkpoint import write_safetensors
 from keras_mobileone.weights.loading import export_tensors, load_keras
@@ -26,25 +30,37 @@ from keras_mobileone.weights.pretrained import bundled_path
 RESULTS = Path(__file__).parent / "results" / "imagenette"
 CALIBRATION_IMAGES = 100
 VARIANT = keras_mobileone.VARIANTS["s0"]
+CURVES = {
+    "top1": ("training images, augmented", GREY),
+    "val_top1": ("validation images", BLUE),
+    "val_average_top1": ("validation images, averaged weights", GREEN),
+}
 
 
 def main():
     """Ships the weights, then evaluates them as a user would load them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="in their order")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--size", type=int, default=224, help="pixels of the evaluation")
     arguments = parser.parse_args()
 
-    ship(load_keras(arguments.run / "model.keras"))
+    ship(load_keras(arguments.runs[-1] / "model.keras"))
     RESULTS.mkdir(exist_ok=True)
-    shutil.copyfile(arguments.run / "log.csv", RESULTS / "log.csv")
-    report = json.loads((arguments.run / "report.json").read_text())
-    report["bytes"] = {path.name: path.stat().st_size for path in map(bundled_path, (False, True))}
-    report["evaluation"] = evaluate(arguments.data, arguments.size)
-    del report["directory"]
-    (RESULTS / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    plot(report["history"], RESULTS / "curve.png")
+    runs = []
+    for run in arguments.runs:
+        report = json.loads((run / "report.json").read_text())
+        del report["directory"]
+        shutil.copyfile(run / "log.csv", RESULTS / f"{report['recipe']['name']}.csv")
+        runs.append(report)
+    result = {
+        "runs": runs,
+        "bytes": {path.name: path.stat().st_size for path in map(bundled_path, (False, True))},
+        "evaluation": evaluate(arguments.data, arguments.size),
+    }
+    with atomic_write(RESULTS / "report.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    plot(runs, RESULTS / "curve.png")
 
 
 def ship(model) -> None:
@@ -91,21 +107,31 @@ def evaluate(data, size) -> dict:
     }
 
 
-def plot(history, path) -> None:
-    """Accuracy over the epochs."""
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
-    epochs = [row["epoch"] for row in history]
-    for key, label in (
-        ("top1", "training images, augmented"),
-        ("val_top1", "validation images"),
-        ("val_average_top1", "validation images, averaged weights"),
-    ):
-        axes.plot(epochs, [100 * row[key] for row in history], label=label)
-    axes.set(xlabel="epoch", ylabel="top-1, %", title="MobileOne-S0 on Imagenette, from scratch")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
+def plot(runs, path) -> None:
+    """Accuracy over the epochs of all runs, with the sizes of the images."""
+    page, axis = figure(8, 3.8)
+    done = 0
+    for run in runs:
+        epochs = [done + row["epoch"] for row in run["history"]]
+        for key, (label, color) in CURVES.items():
+            values = [100 * row[key] for row in run["history"]]
+            axis.plot(epochs, values, color=color, label=None if done else label)
+        for phase in run["recipe"]["phases"]:
+            start, size = done + phase["start"], phase["image_size"]
+            if start:
+                axis.axvline(start + 0.5, color=GREY, lw=0.6, ls=":")
+            axis.annotate(
+                f"{size}" if start else f"{size} pixels",
+                (start + 0.7, 1),
+                xycoords=("data", "axes fraction"),
+                va="bottom",
+            )
+        done = epochs[-1]
+    axis.set(xlabel="epoch", ylabel="top-1, %")
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False, loc="lower right")
+    clean(axis)
+    page.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -194,19 +194,24 @@ def finetune() -> str:
 def imagenette() -> str:
     """The weights that come with the package: how they were made and what they are worth."""
     r = json.loads((IMAGENETTE / "report.json").read_text())
-    found, recipe = r["evaluation"], r["recipe"]
+    found, runs = r["evaluation"], r["runs"]
     images = found["images"]
     share = {name: f"{100 * right / images:.2f} %" for name, right in found["top1"].items()}
-    sizes = ", ".join(str(phase["image_size"]) for phase in recipe["phases"])
+    stages = [
+        f"{run['recipe']['epochs']} epochs at "
+        f"{', '.join(str(phase['image_size']) for phase in run['recipe']['phases'])} pixels "
+        f"(`{run['recipe']['command']}`)"
+        for run in runs
+    ]
+    hours = sum(run["seconds"] for run in runs) / 3600
     megabytes = sum(r["bytes"].values()) / 1e6
     text = (
         f"**{share['deploy']}** of {images:,} validation images at {found['size']} pixels, "
         f"{share['int8']} in int8; train-time and deploy model agree on "
-        f"{found['agreement']['train time']:,}. Trained from scratch on {r['training_images']:,} "
-        f"images, {recipe['epochs']} epochs at {sizes} pixels, {r['seconds'] / 3600:.1f} h on "
-        f"{r['conditions']['cores']} cores shared with other work, by `{recipe['command']}`. Both "
-        f"files together: {megabytes:.1f} MB. Published for S0 on this data set: 88.1 % at 224 "
-        "pixels ([Holocron](https://github.com/frgfm/Holocron))."
+        f"{found['agreement']['train time']:,}. {' and then '.join(stages)}, on "
+        f"{runs[0]['training_images']:,} images, {hours:.1f} h on {runs[0]['conditions']['cores']} "
+        f"cores shared with other work. Both files together: {megabytes:.1f} MB. Published for S0 "
+        "on this data set: 88.1 % at 224 pixels ([Holocron](https://github.com/frgfm/Holocron))."
     )
     picture = (IMAGENETTE / "curve.png").relative_to(ROOT)
     return f"{text}\n\n![Accuracy over the epochs]({picture})"
