@@ -230,6 +230,17 @@ def test_fused_table_and_sentence(load):
     assert fused.draw(result)
 
 
+def test_scatter_is_that_of_the_ratios_not_of_the_latencies(load):
+    """A machine that slows down between rounds slows both files: no scatter."""
+    study = load("study")
+    reference, steady, noisy = row("a", 10.0), row("b", 30.0), row("c", 20.0)
+    assert study.scatter([(reference, reference), (steady, reference)]) == pytest.approx(0)
+    # Ratios 2.4, 2 and 1.6: quartiles 1.8 and 2.2.
+    noisy["latency"]["medians"] = [24.0, 22.0, 14.4]
+    assert study.scatter([(reference, reference), (noisy, reference)]) == pytest.approx(0.1)
+    assert "scatter by 10 %" in study.scatter_text([(noisy, reference)])
+
+
 def test_a_busy_machine_is_said_so(load):
     study = load("study")
     assert "other work" not in study.conditions_text(CONDITIONS)
