@@ -221,7 +221,7 @@ def blocks_sentences(result: dict) -> str:
         )
     )
     return (
-        f"With skip connections the network takes {_longer(skips)}; with squeeze-and-excitation, "
+        f"With skip connections the network takes {_longer(skips)}, with squeeze-and-excitation "
         f"{_longer(excite)}. With its branches unfused it takes {one:.1f} times as long for one "
         f"convolution a block and {four:.1f} times for four; with the four fused, {fused:.2f} "
         "times."
