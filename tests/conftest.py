@@ -104,7 +104,7 @@ def relative_error():
 
 
 @pytest.fixture(scope="module")
-def script(project):
+def load_script(project):
     """Function that imports a script of benchmarks/ as Python finds it when one is run."""
     sys.path.insert(0, str(project / "benchmarks"))
     yield importlib.import_module
