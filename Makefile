@@ -42,7 +42,7 @@ lint: $(VENV)/installed
 readme: $(VENV)/installed  ## the tables of README.md from the stored results
 	$(BIN)/python benchmarks/readme.py
 
-benchmark: benchmark-files  ## every study of latency: a quarter of an hour in which nothing else may run
+benchmark: benchmark-files  ## every study of latency: 20 minutes in which nothing else may run
 	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py $(OPTIONS) || exit; done
 	$(MAKE) readme
 

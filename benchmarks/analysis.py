@@ -15,7 +15,7 @@ import study
 from drawing import BLUE, GREY, RED, bars, clean, figure, label_points, logarithmic
 from keras import applications
 from peers import NETWORKS as PEERS
-from study import Network, Study, conditions_text, milliseconds, ratio
+from study import Network, Study, conditions_text, milliseconds, ratio, scatter_text
 from thirty_layers import ACTIVATIONS, BLOCKS, CONVOLUTIONS, build
 
 from keras_mobileone.reporting import markdown_table
@@ -245,7 +245,8 @@ def thirty_markdown(sentences, result: dict, picture: str) -> str:
         [
             sentences(result),
             markdown_table(("", "ms", "ratio", "MACs", "MB"), rows),
-            f"{CONVOLUTIONS} convolutions at 224 pixels, float32, 1 thread; "
+            f"{CONVOLUTIONS} convolutions at 224 pixels, float32, 1 thread. "
+            + scatter_text([(row, reference) for row in result["rows"]])
             + conditions_text(result["conditions"]),
             f"![Latency of each form]({picture})",
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import study
 from drawing import BLUE, GREEN, figure
-from study import Network, Study, conditions_text, milliseconds, ratio
+from study import Network, Study, conditions_text, milliseconds, ratio, scatter_text
 
 from keras_mobileone import VARIANTS, MobileOne
 from keras_mobileone.peers import PEERS, export_network
@@ -101,7 +101,7 @@ def sentence(result: dict) -> str:
 def markdown(result: dict, picture: str) -> str:
     """The study as Markdown."""
     loaded = [row["memory"]["loaded"] for row in result["rows"]]
-    note = "float32, 1 thread. Times faster: median over the rounds. "
+    note = "float32, 1 thread. " + scatter_text(list(pairs(result).values()))
     if None not in loaded:
         note += (
             "Peak MiB: resident memory of a process that runs the file, above the "

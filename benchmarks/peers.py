@@ -7,7 +7,7 @@ python benchmarks/peers.py              measures them, writes results/<machine>/
 import study
 from drawing import BLUE, GREY, RED, clean, figure, label_points, logarithmic
 from mobile_former import peer as mobile_former
-from study import Study, conditions_text, milliseconds, ratio
+from study import Study, conditions_text, milliseconds, ratio, scatter_text
 
 from keras_mobileone.peers import PEERS, PRECISIONS
 from keras_mobileone.reporting import markdown_table
@@ -102,6 +102,8 @@ def markdown(result: dict, picture: str) -> str:
         "is the converter's own, calibrated on noise: for latency alone. Top-1 in % is published, "
         f"not measured here ({sources(result)}). "
     )
+    columns = by_column(result).values()
+    text += scatter_text([(row, rows[REFERENCE]) for rows in columns for row in rows.values()])
     parts = [table(result), frontier(result), text + conditions_text(result["conditions"])]
     return "\n\n".join([*parts, f"![Published top-1 against latency]({picture})"])
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 import keras
 
 from keras_mobileone import benchmarking, complexity
-from keras_mobileone.benchmarking import ROUNDS, Latency, benchmark, processor_name
+from keras_mobileone.benchmarking import Latency, benchmark, processor_name
 from keras_mobileone.files import atomic_write
 from keras_mobileone.peers import export_network
 
@@ -27,7 +28,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 FILES = ROOT / "build" / "peers"
 PROC_STAT = Path("/proc/stat")
-RUNS, WARMUP_RUNS = 10, 3  # fewer than `benchmark` has by default: there are many slow files
+# More rounds of fewer runs than `benchmark` has by default: there are many files, and a processor
+# changes its speed from one second to the next.
+ROUNDS, RUNS, WARMUP_RUNS = 9, 10, 3
 BUSY = 0.1  # cores at work before the first run, above which a result says so
 
 
@@ -218,6 +221,30 @@ def milliseconds(row: dict) -> float:
 def ratio(row: dict, reference: dict) -> float:
     """How many times as long a row of one result takes as another."""
     return benchmarking.ratio(*(Latency(**one["latency"]) for one in (row, reference)))
+
+
+def scatter(pairs: Sequence[tuple[dict, dict]]) -> float:
+    """How far the ratio of two rows differs between rounds: half its interquartile range, relative.
+
+    The median over pairs of a row and its reference, other than the reference with itself.
+    """
+    found = []
+    for row, reference in pairs:
+        if row is reference:
+            continue
+        medians = (one["latency"]["medians"] for one in (row, reference))
+        quotients = [mine / others for mine, others in zip(*medians, strict=True)]
+        first, middle, third = statistics.quantiles(quotients, n=4, method="inclusive")
+        found.append((third - first) / 2 / middle)
+    return statistics.median(found)
+
+
+def scatter_text(pairs: Sequence[tuple[dict, dict]]) -> str:
+    """What a reader needs to tell a difference from noise."""
+    return (
+        f"Ratios are medians over the rounds; single ones scatter by {100 * scatter(pairs):.0f} % "
+        "around them (half the interquartile range, median over the rows). "
+    )
 
 
 def conditions_text(conditions: dict) -> str:

@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: the reference files, small networks, random parameters."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -100,6 +101,14 @@ def relative_error():
         return float(np.abs(found - expected).max() / np.abs(expected).max())
 
     return error
+
+
+@pytest.fixture(scope="module")
+def load_script(project):
+    """Function that imports a script of benchmarks/ as Python finds it when one is run."""
+    sys.path.insert(0, str(project / "benchmarks"))
+    yield importlib.import_module
+    sys.path.remove(str(project / "benchmarks"))
 
 
 @pytest.fixture(scope="session")

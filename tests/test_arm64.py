@@ -1,6 +1,5 @@
 """`make test-arm64` without qemu: what it compares, what it asks of the machine, what it keeps."""
 
-import importlib.util
 import json
 import platform
 import subprocess
@@ -190,10 +189,8 @@ def test_a_half_finished_setup_does_not_count(tmp_path, monkeypatch):
     assert steps == ["debian", "debian", "2.3.0", "debian", "2.4.0"]
 
 
-def test_the_readme_shows_the_stored_figures(project, tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("readme", project / "benchmarks" / "readme.py")
-    readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(readme)
+def test_the_readme_shows_the_stored_figures(load_script, tmp_path, monkeypatch):
+    readme = load_script("readme")
     stored = json.loads(readme.ARM64.read_text())
     stored["files"][2] |= {"images": 9, "error": 0.03, "equal_answers": 8}
     stored["files"][2] |= {"equal_logits": 7654, "logits": 9000}

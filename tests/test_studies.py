@@ -1,6 +1,5 @@
 """The studies of latency: their networks, statistics, sentences, pictures and files. No clock."""
 
-import importlib
 import itertools
 import json
 import sys
@@ -16,14 +15,6 @@ from keras_mobileone.benchmarking import Benchmark, Latency
 from keras_mobileone.conversion import convert
 from keras_mobileone.litert import LiteRTRunner
 from keras_mobileone.peers import noise, settle
-
-
-@pytest.fixture(scope="module")
-def load(project):
-    """Function that imports a script of benchmarks/ as Python finds it when one is run."""
-    sys.path.insert(0, str(project / "benchmarks"))
-    yield importlib.import_module
-    sys.path.remove(str(project / "benchmarks"))
 
 
 def magnitudes(model) -> list[float]:
@@ -45,16 +36,16 @@ def assert_runs_the_same(model, relative_error):
 
 
 @pytest.mark.parametrize("name", ["151M", "294M"])
-def test_mobile_former_is_the_published_one(load, name):
-    mobile_former = load("mobile_former")
+def test_mobile_former_is_the_published_one(load_script, name):
+    mobile_former = load_script("mobile_former")
     published = mobile_former.VARIANTS[name]
     found = complexity(mobile_former.build(name), strict=True)
     assert found.trainable == pytest.approx(published.parameters * 1e6, rel=0.005)
     assert 0.965 < found.macs / (published.macs * 1e6) < 1
 
 
-def test_mobile_former_runs_in_litert(load, relative_error, monkeypatch):
-    mobile_former = load("mobile_former")
+def test_mobile_former_runs_in_litert(load_script, relative_error, monkeypatch):
+    mobile_former = load_script("mobile_former")
     blocks = mobile_former.VARIANTS["151M"].blocks[:3]
     small = replace(mobile_former.VARIANTS["151M"], blocks=blocks, token_size=32, head=64)
     monkeypatch.setitem(mobile_former.VARIANTS, "small", small)
@@ -63,9 +54,9 @@ def test_mobile_former_runs_in_litert(load, relative_error, monkeypatch):
     assert_runs_the_same(model, relative_error)
 
 
-def test_attention_of_mobile_former(load, noise, relative_error):
+def test_attention_of_mobile_former(load_script, noise, relative_error):
     """Against Keras' own formula, head by head."""
-    attend = load("mobile_former")._attend
+    attend = load_script("mobile_former")._attend
     query, key, value = noise(2, 3, 4, 5), noise(2, 3, 7, 5, seed=1), noise(2, 3, 7, 5, seed=2)
     swapped = [np.swapaxes(tensor, 1, 2) for tensor in (query, key, value)]
     expected = np.swapaxes(np.asarray(keras.ops.dot_product_attention(*swapped)), 1, 2)
@@ -73,8 +64,8 @@ def test_attention_of_mobile_former(load, noise, relative_error):
 
 
 @pytest.mark.parametrize("activation", ["ReLU", "GELU", "SE-ReLU", "Dynamic ReLU-A"])
-def test_thirty_convolutions_with_an_activation(load, activation, relative_error):
-    thirty_layers = load("thirty_layers")
+def test_thirty_convolutions_with_an_activation(load_script, activation, relative_error):
+    thirty_layers = load_script("thirty_layers")
     assert thirty_layers.CONVOLUTIONS == 30
     model = thirty_layers.build(activation, input_shape=(64, 64, 3))
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -82,8 +73,8 @@ def test_thirty_convolutions_with_an_activation(load, activation, relative_error
     assert_runs_the_same(model, relative_error)
 
 
-def test_dynamic_relu_at_rest_is_relu(load, noise):
-    dynamic_relu = load("thirty_layers").dynamic_relu
+def test_dynamic_relu_at_rest_is_relu(load_script, noise):
+    dynamic_relu = load_script("thirty_layers").dynamic_relu
     images = noise(2, 4, 4, 8)
     for by_channel, channels in ((False, 1), (True, 8)):
         inputs = keras.Input((4, 4, 8))
@@ -98,8 +89,8 @@ def test_dynamic_relu_at_rest_is_relu(load, noise):
         np.testing.assert_allclose(model(images), steep, atol=1e-5)
 
 
-def test_blocks_differ_in_what_their_names_say(load, relative_error, monkeypatch):
-    thirty_layers = load("thirty_layers")
+def test_blocks_differ_in_what_their_names_say(load_script, relative_error, monkeypatch):
+    thirty_layers = load_script("thirty_layers")
     monkeypatch.setattr(thirty_layers, "STAGES", ((32, 1, 1), (64, 3, 2)))  # fewer, for speed
     monkeypatch.setattr(thirty_layers, "LAST", 64)
     found = {}
@@ -119,8 +110,8 @@ def test_blocks_differ_in_what_their_names_say(load, relative_error, monkeypatch
     assert_runs_the_same(found["4 convolution branches, unfused"], relative_error)
 
 
-def test_spearman_with_ties(load):
-    analysis = load("analysis")
+def test_spearman_with_ties(load_script):
+    analysis = load_script("analysis")
     assert analysis.ranks([30, 10, 20, 10]).tolist() == [4, 1.5, 3, 1.5]
     assert analysis.spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1)
     assert analysis.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
@@ -131,8 +122,8 @@ def test_spearman_with_ties(load):
     assert analysis.spearman(first, second) == pytest.approx(stats.spearmanr(first, second)[0])
 
 
-def test_p_value_is_the_share_of_orders(load):
-    analysis = load("analysis")
+def test_p_value_is_the_share_of_orders(load_script):
+    analysis = load_script("analysis")
     first, second = [1, 2, 3, 4, 5], [2, 1, 4, 3, 5]
     rho = analysis.spearman(first, second)
     orders = [abs(analysis.spearman(first, x)) for x in itertools.permutations(second)]
@@ -168,8 +159,8 @@ CONDITIONS = {
 }
 
 
-def test_sentences_on_activations_follow_the_numbers(load):
-    analysis = load("analysis")
+def test_sentences_on_activations_follow_the_numbers(load_script):
+    analysis = load_script("analysis")
     times = {"ReLU": 10, "Leaky ReLU": 10.2, "GELU": 12, "SiLU": 13}
     times |= {"Dynamic ReLU-A": 16, "Dynamic ReLU-B": 42}
     rows = [row(name, time) for name, time in times.items()]
@@ -185,8 +176,8 @@ def test_sentences_on_activations_follow_the_numbers(load):
     )
 
 
-def test_sentences_on_blocks_follow_the_numbers(load):
-    analysis = load("analysis")
+def test_sentences_on_blocks_follow_the_numbers(load_script):
+    analysis = load_script("analysis")
     times = (10, 10.1, 13, 25, 80, 9.8)
     rows = [row(name, time) for name, time in zip(analysis.BLOCKS, times, strict=True)]
     text = analysis.blocks_sentences({"rows": rows})
@@ -207,16 +198,16 @@ def test_sentences_on_blocks_follow_the_numbers(load):
         (0.52, 0.5, "about equally well (ρ = 0.52 and 0.50)"),
     ],
 )
-def test_sentences_on_correlation_follow_the_numbers(load, macs, parameters, words):
+def test_sentences_on_correlation_follow_the_numbers(load_script, macs, parameters, words):
     rows = [row("slow", 30), row("fast", 3)]
     correlation = {"macs": {"rho": macs}, "parameters": {"rho": parameters}}
-    text = load("analysis").correlation_sentences({"rows": rows, "correlation": correlation})
+    text = load_script("analysis").correlation_sentences({"rows": rows, "correlation": correlation})
     assert words in text
     assert "10.0 times as long in slow as in fast" in text
 
 
-def test_fused_table_and_sentence(load):
-    fused = load("fused")
+def test_fused_table_and_sentence(load_script):
+    fused = load_script("fused")
     rows = []
     for index in range(len(fused.FORMS)):
         memory = {"loaded": 40.0, "peak": 100.0}
@@ -230,16 +221,27 @@ def test_fused_table_and_sentence(load):
     assert fused.draw(result)
 
 
-def test_a_busy_machine_is_said_so(load):
-    study = load("study")
+def test_scatter_is_that_of_the_ratios_not_of_the_latencies(load_script):
+    """A machine that slows down between rounds slows both files: no scatter."""
+    study = load_script("study")
+    reference, steady, noisy = row("a", 10.0), row("b", 30.0), row("c", 20.0)
+    assert study.scatter([(reference, reference), (steady, reference)]) == pytest.approx(0)
+    # Ratios 2.4, 2 and 1.6: quartiles 1.8 and 2.2.
+    noisy["latency"]["medians"] = [24.0, 22.0, 14.4]
+    assert study.scatter([(reference, reference), (noisy, reference)]) == pytest.approx(0.1)
+    assert "scatter by 10 %" in study.scatter_text([(noisy, reference)])
+
+
+def test_a_busy_machine_is_said_so(load_script):
+    study = load_script("study")
     assert "other work" not in study.conditions_text(CONDITIONS)
     assert "other work" not in study.conditions_text(CONDITIONS | {"busy_cores_before": None})
     busy = study.conditions_text(CONDITIONS | {"busy_cores_before": 1.5})
     assert "other work kept 1.5 cores busy" in busy
 
 
-def test_busy_cores_are_those_not_idle(load, tmp_path, monkeypatch):
-    study = load("study")
+def test_busy_cores_are_those_not_idle(load_script, tmp_path, monkeypatch):
+    study = load_script("study")
     stat = tmp_path / "stat"
     stat.write_text("cpu 100 0 50 800 20 0 0 0 0 0\ncpu0 1\n")
     monkeypatch.setattr(study, "PROC_STAT", stat)
@@ -251,15 +253,15 @@ def test_busy_cores_are_those_not_idle(load, tmp_path, monkeypatch):
     assert study.busy_cores() is None
 
 
-def test_machine_names(load):
-    assert load("study").machine("AMD EPYC avx2") == "amd-epyc-avx2"
-    assert load("study").machine("Intel(R) Xeon(R) @ 2.20GHz") == "intel-r-xeon-r-2-20ghz"
+def test_machine_names(load_script):
+    assert load_script("study").machine("AMD EPYC avx2") == "amd-epyc-avx2"
+    assert load_script("study").machine("Intel(R) Xeon(R) @ 2.20GHz") == "intel-r-xeon-r-2-20ghz"
 
 
 @pytest.fixture
-def peers_result(load):
+def peers_result(load_script):
     """A result of every peer in every column, ordered by size."""
-    peers = load("peers")
+    peers = load_script("peers")
     rows = []
     for precision, threads in peers.COLUMNS:
         for index, (name, network) in enumerate(peers.NETWORKS.items()):
@@ -269,8 +271,8 @@ def peers_result(load):
     return {"rows": rows, "conditions": CONDITIONS}
 
 
-def test_peers_table_has_every_network_and_column(load, peers_result):
-    peers = load("peers")
+def test_peers_table_has_every_network_and_column(load_script, peers_result):
+    peers = load_script("peers")
     lines = peers.table(peers_result).splitlines()
     assert len(lines) == 2 + len(peers.NETWORKS)
     assert lines[2] == (
@@ -287,7 +289,7 @@ def assert_every_name_can_be_read(axis, count):
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
-def test_networks_that_none_beats(load):
+def test_networks_that_none_beats(load_script):
     rows = [
         {"name": name, "top1": top1, "latency": {"median": ms}}
         for name, top1, ms in [
@@ -299,16 +301,16 @@ def test_networks_that_none_beats(load):
             ("best", 80.0, 20.0),
         ]
     ]
-    assert load("peers").unbeaten(rows) == ["fast", "good", "best"]
+    assert load_script("peers").unbeaten(rows) == ["fast", "good", "best"]
 
 
-def test_labels_of_a_picture_do_not_overlap(load, peers_result):
-    for axis in load("peers").draw(peers_result).axes:
-        assert_every_name_can_be_read(axis, len(load("peers").NETWORKS))
+def test_labels_of_a_picture_do_not_overlap(load_script, peers_result):
+    for axis in load_script("peers").draw(peers_result).axes:
+        assert_every_name_can_be_read(axis, len(load_script("peers").NETWORKS))
 
 
-def test_labels_of_crowded_points_do_not_overlap(load):
-    drawing = load("drawing")
+def test_labels_of_crowded_points_do_not_overlap(load_script):
+    drawing = load_script("drawing")
     axis = drawing.figure(6, 5)[1]
     points = [(1, 1 + i / 20, f"network {i}") for i in range(5)]
     axis.set(xlim=(0, 2), ylim=(0, 2))
@@ -317,9 +319,9 @@ def test_labels_of_crowded_points_do_not_overlap(load):
 
 
 @pytest.fixture
-def script(load, monkeypatch, tmp_path):
+def script(load_script, monkeypatch, tmp_path):
     """Function that runs a script with two studies in an empty directory; returns its results."""
-    study, drawing = load("study"), load("drawing")
+    study, drawing = load_script("study"), load_script("drawing")
     called = []
 
     def measure(name, files, rounds, runs):
@@ -378,17 +380,17 @@ def test_a_failed_measurement_leaves_the_last_one(script):
 
 
 @pytest.fixture
-def small_network(load):
+def small_network(load_script):
     def build():
         inputs = keras.Input((16, 16, 3))
         x = keras.layers.Conv2D(4, 3)(inputs)
         return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
 
-    return load("study").Network("small", build)
+    return load_script("study").Network("small", build)
 
 
-def test_a_network_is_exported_and_timed(load, small_network, tmp_path, monkeypatch):
-    study = load("study")
+def test_a_network_is_exported_and_timed(load_script, small_network, tmp_path, monkeypatch):
+    study = load_script("study")
 
     def benchmark(paths, **options):
         assert options["rounds"] == 1
@@ -408,8 +410,8 @@ def test_a_network_is_exported_and_timed(load, small_network, tmp_path, monkeypa
     assert study.ratio(rows[1], rows[0]) == 1
 
 
-def test_memory_of_a_process(load, small_network, tmp_path):
-    fused, study = load("fused"), load("study")
+def test_memory_of_a_process(load_script, small_network, tmp_path):
+    fused, study = load_script("fused"), load_script("study")
     study.export(small_network, tmp_path)
     (path,) = tmp_path.glob("*.tflite")
     found = fused.memory(path)
@@ -418,6 +420,6 @@ def test_memory_of_a_process(load, small_network, tmp_path):
     assert 1 < found["loaded"] <= found["peak"] < 2000
 
 
-def test_documents_say_what_is_not_measured(load, tmp_path):
-    readme = load("readme")
+def test_documents_say_what_is_not_measured(load_script, tmp_path):
+    readme = load_script("readme")
     assert "make benchmark" in readme.machines("peers", None, readme.README, tmp_path)
