@@ -220,29 +220,36 @@ def milliseconds(row: dict) -> float:
 
 def ratio(row: dict, reference: dict) -> float:
     """How many times as long a row of one result takes as another."""
-    return benchmarking.ratio(*(Latency(**one["latency"]) for one in (row, reference)))
+    return benchmarking.ratio(_latency(row), _latency(reference))
 
 
-def scatter(pairs: Sequence[tuple[dict, dict]]) -> float:
+def _latency(row) -> Latency:
+    return Latency(**row["latency"])
+
+
+def scatter(pairs: Sequence[tuple[dict, dict]]) -> float | None:
     """How far the ratio of two rows differs between rounds: half its interquartile range, relative.
 
-    The median over pairs of a row and its reference, other than the reference with itself.
+    The median over pairs of a row and its reference, other than the reference with itself. None
+    where there was one round only.
     """
     found = []
     for row, reference in pairs:
-        if row is reference:
+        quotients = benchmarking.round_ratios(_latency(row), _latency(reference))
+        if row is reference or len(quotients) < 2:
             continue
-        medians = (one["latency"]["medians"] for one in (row, reference))
-        quotients = [mine / others for mine, others in zip(*medians, strict=True)]
         first, middle, third = statistics.quantiles(quotients, n=4, method="inclusive")
         found.append((third - first) / 2 / middle)
-    return statistics.median(found)
+    return statistics.median(found) if found else None
 
 
 def scatter_text(pairs: Sequence[tuple[dict, dict]]) -> str:
-    """What a reader needs to tell a difference from noise."""
+    """What a reader needs to tell a difference from noise; empty where one round can't tell it."""
+    found = scatter(pairs)
+    if found is None:
+        return ""
     return (
-        f"Ratios are medians over the rounds; single ones scatter by {100 * scatter(pairs):.0f} % "
+        f"Ratios are medians over the rounds; single ones scatter by {100 * found:.0f} % "
         "around them (half the interquartile range, median over the rows). "
     )
 

@@ -230,6 +230,9 @@ def test_scatter_is_that_of_the_ratios_not_of_the_latencies(load_script):
     noisy["latency"]["medians"] = [24.0, 22.0, 14.4]
     assert study.scatter([(reference, reference), (noisy, reference)]) == pytest.approx(0.1)
     assert "scatter by 10 %" in study.scatter_text([(noisy, reference)])
+    for one in (reference, noisy):
+        one["latency"]["medians"] = one["latency"]["medians"][:1]  # a trial of one round
+    assert study.scatter_text([(noisy, reference)]) == ""
 
 
 def test_a_busy_machine_is_said_so(load_script):

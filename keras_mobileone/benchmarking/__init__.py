@@ -10,6 +10,7 @@ from keras_mobileone.benchmarking.results import (
     Round,
     load_benchmark,
     ratio,
+    round_ratios,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "load_benchmark",
     "processor_name",
     "ratio",
+    "round_ratios",
 ]

@@ -111,10 +111,15 @@ def ratio(latency: Latency, reference: Latency) -> float:
     the machine, which changes both, cancels out. Results without rounds give the quotient of their
     medians.
     """
-    pairs = list(zip(latency.medians, reference.medians, strict=False))
-    if not pairs or len(latency.medians) != len(reference.medians):
-        return latency.median / reference.median
-    return statistics.median(mine / others for mine, others in pairs)
+    quotients = round_ratios(latency, reference)
+    return statistics.median(quotients) if quotients else latency.median / reference.median
+
+
+def round_ratios(latency: Latency, reference: Latency) -> list[float]:
+    """Quotient of the two files' medians in each round; none unless both have the same rounds."""
+    if len(latency.medians) != len(reference.medians):
+        return []
+    return [a / b for a, b in zip(latency.medians, reference.medians, strict=True)]
 
 
 @dataclass(frozen=True)
