@@ -275,10 +275,29 @@ def train_step() -> str:
         "the deploy topology with one batch normalization for each convolution, the floor. GiB: of "
         f"the whole process, {results[0]['gibibytes_before']:.1f} before the first step. "
         f"{c['processor']}, {c['cores']} cores, oneDNN {'on' if c['onednn'] == '1' else 'off'}; "
-        f"TensorFlow {c['tensorflow']}, Keras {c['keras']}."
+        f"TensorFlow {c['tensorflow']}, Keras {c['keras']}{against_pytorch(results)}."
     )
     header = ("", "", "batch", "images/s", "ratio", "GiB")
     return "\n\n".join([markdown_table(header, rows), conditions])
+
+
+def against_pytorch(results: list[dict]) -> str:
+    """One pass beside the authors' code, paired within rounds."""
+    rows = {(row["variant"], row["method"]): row for row in results}
+    versions, ratios = set(), []
+    for (variant, method), row in rows.items():
+        if method == "authors' PyTorch":
+            ours = rows[variant, "one pass"]["seconds_per_step"]
+            pairs = zip(row["seconds_per_step"], ours, strict=True)
+            ratio = statistics.median(theirs / own for theirs, own in pairs)
+            ratios.append(f"{ratio:.2f} times with {variant.upper()}")
+            versions.add(row["conditions"]["torch"])
+    if not ratios:
+        return ""
+    return (
+        f", PyTorch {', '.join(sorted(versions))}. One pass runs {', '.join(ratios)} as many "
+        "images per second as the authors' code"
+    )
 
 
 def machines(name: str, markdown, document: Path, results: Path = study.RESULTS) -> str:

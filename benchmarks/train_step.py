@@ -1,11 +1,13 @@
 """Images per second and memory of a training step: branch by branch, in one pass, plain network.
 
-    python benchmarks/train_step.py --output benchmarks/results/train_step.json
+    python benchmarks/train_step.py --output benchmarks/results/train_step.json \
+        --pytorch ml-mobileone/mobileone.py --pytorch-python torch/bin/python
 
 Each method runs in a process of its own, since peak memory is a process'. All of them are ready
 before the first round; then they take turns, round by round, and ratios are of the same round. The
 floor is the deploy topology with one batch normalization after each convolution: a network without
-branches, as it would be trained.
+branches, as it would be trained. The authors' PyTorch code is measured besides if a path to its
+`mobileone.py` (https://github.com/apple/ml-mobileone) is given, in an environment that has PyTorch.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from keras_mobileone.training.trainer import Trainer
 from keras_mobileone.variants import get_variant
 
 METHODS = ("branch by branch", "one pass", "plain network")
+PYTORCH = "authors' PyTorch"
 WARM_UP = 2  # steps, the first of which traces
 GIBIBYTE = 2**20  # in the unit of ru_maxrss
 
@@ -47,11 +50,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps of each method in a round")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--pytorch", type=Path, help="the authors' mobileone.py")
+    parser.add_argument("--pytorch-python", default=sys.executable, help="one that has PyTorch")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         serve(*arguments.measure, arguments)
         return
+    if arguments.pytorch and not arguments.pytorch.is_file():
+        parser.error(f"Expected the authors' mobileone.py. Received: {arguments.pytorch}, no file.")
+    if arguments.pytorch and arguments.dtype != "float32":
+        parser.error(f"PyTorch is measured in float32. Received: --dtype {arguments.dtype}.")
     for variant in arguments.variants:
         rows = measure(variant, arguments)
         for row in rows:
@@ -67,6 +76,8 @@ def main():
 def measure(variant, arguments) -> list[dict]:
     """One row for each method."""
     workers = {method: start(variant, method) for method in METHODS}
+    if arguments.pytorch:
+        workers[PYTORCH] = start_pytorch(variant, arguments)
     before = {method: answer(worker) for method, worker in workers.items()}
     rounds = []
     for _ in range(arguments.rounds):
@@ -87,9 +98,9 @@ def measure(variant, arguments) -> list[dict]:
                 / statistics.median(seconds[method] for seconds in rounds),
                 "ratio": statistics.median(s[METHODS[0]] / s[method] for s in rounds),
                 "gibibytes": answer(worker)["gibibytes"],
-                "gibibytes_before": before[method]["gibibytes"],
+                "gibibytes_before": before[method].pop("gibibytes"),
                 "seconds_per_step": [seconds[method] for seconds in rounds],
-                "conditions": conditions(arguments),
+                "conditions": conditions(arguments) | before[method],
             }
         )
     return rows
@@ -97,12 +108,18 @@ def measure(variant, arguments) -> list[dict]:
 
 def start(variant, method) -> subprocess.Popen:
     """A process that measures one method, and waits for a line before each round."""
-    return subprocess.Popen(
-        [sys.executable, *sys.argv, "--measure", variant, method],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return spawn([sys.executable, *sys.argv, "--measure", variant, method])
+
+
+def start_pytorch(variant, arguments) -> subprocess.Popen:
+    """The same with the authors' code."""
+    sizes = map(str, (arguments.batch_size, arguments.size, arguments.steps))
+    script = Path(__file__).with_name("pytorch_step.py")
+    return spawn([arguments.pytorch_python, script, arguments.pytorch, variant, *sizes])
+
+
+def spawn(command) -> subprocess.Popen:
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def answer(worker) -> dict:
