@@ -30,6 +30,9 @@ CASES = {
         "activation": None,
     },
 }
+SMALL = keras_mobileone.Variant(
+    "small", (1, 1, 1, 1), 4, depths=(1, 1, 1, 1), base_filters=(8, 16, 16, 16)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -267,13 +270,10 @@ def models(variant, classes=5):
 @pytest.mark.slow
 def test_twenty_steps_end_with_the_same_weights(noise, relative_error):
     """In plain `fit` of a user's model, in float64 so that rounding can't grow over the steps."""
-    variant = keras_mobileone.Variant(
-        "small", (1, 1, 1, 1), 4, depths=(1, 1, 1, 1), base_filters=(8, 16, 16, 16)
-    )
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64")
     try:
-        twins = models(variant)
+        twins = models(SMALL)
     finally:
         keras.config.set_dtype_policy(before)
     images, labels = noise(80, 32, 32, 3), np.arange(80) % 5
@@ -293,10 +293,7 @@ def test_twenty_steps_end_with_the_same_weights(noise, relative_error):
 
 def test_fuse_after_training_in_one_pass(noise, relative_error):
     """The same weights, so the same deploy model."""
-    variant = keras_mobileone.Variant(
-        "small", (1, 1, 1, 1), 4, depths=(1, 1, 1, 1), base_filters=(8, 16, 16, 16)
-    )
-    model = models(variant)[0]
+    model = models(SMALL)[0]
     images = noise(8, 32, 32, 3)
     model(images, training=True)
     assert relative_error(model.fuse()(images), model(images, training=False)) < 1e-4
