@@ -32,8 +32,8 @@ CALIBRATION_IMAGES = 100
 VARIANT = keras_mobileone.VARIANTS["s0"]
 CURVES = {
     "top1": ("training images, augmented", GREY),
-    "val_top1": ("validation images", BLUE),
-    "val_average_top1": ("validation images, averaged weights", GREEN),
+    "val_top1": ("validation images, at the training's last size", BLUE),
+    "val_average_top1": ("the same with averaged weights", GREEN),
 }
 
 
