@@ -42,7 +42,7 @@ def main():
                 {
                     "branches": branches,
                     "seed": seed,
-                    "top1": report["top1"]["deploy.keras"] / report["validation_images"],
+                    "top1": report["history"][-1]["val_top1"],
                     "training_loss": report["history"][-1]["loss"],
                     "seconds": report["seconds"],
                 }
