@@ -3,7 +3,8 @@
     python benchmarks/branches.py --data imagenette/ --runs runs/ \
         --output benchmarks/results/branches.json
 
-The runs lie in RUNS; finished ones are not repeated, an interrupted one goes on.
+The runs lie in RUNS; finished ones are not repeated, an interrupted one goes on. Counted are the
+weights themselves after the last epoch: in few epochs their moving average hardly leaves its start.
 """
 
 import argparse

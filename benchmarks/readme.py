@@ -234,9 +234,9 @@ def branches() -> str:
     gains = [top1[counts[-1], seed] - top1[counts[0], seed] for seed in seeds]
     text = (
         f"S0 trained from scratch on Imagenette, {r['epochs']} epochs at {r['size']} pixels, from "
-        f"the same seeds under one recipe; top-1 of {r['validation_images']:,} validation images "
-        f"after fusing. Four branches give {statistics.mean(gains):+.1f} points over one; seed by "
-        f"seed {', '.join(f'{gain:+.1f}' for gain in gains)}."
+        f"the same seeds under one recipe; top-1 of {r['validation_images']:,} validation images. "
+        f"Four branches give {statistics.mean(gains):+.1f} points over one; seed by seed "
+        f"{', '.join(f'{gain:+.1f}' for gain in gains)}."
     )
     header = ("branches", "runs", "top-1, mean", "from … to", "training loss")
     return "\n\n".join([markdown_table(header, rows), text])
