@@ -14,7 +14,7 @@ import pytest
 
 import keras_mobileone
 from keras_mobileone.data.sources import open_source
-from keras_mobileone.training.finetuning import find_weights, pretrained_network
+from keras_mobileone.training.finetuning import pretrained_network, weights_path
 from keras_mobileone.training.recipe import RECIPES, Phase
 from keras_mobileone.variants import S0
 
@@ -114,12 +114,12 @@ def test_where_the_weights_come_from(shared, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_MOBILEONE_WEIGHTS", str(shared / "weights"))
-    assert find_weights(S0, "imagenet").name == "mobileone_s0_apple_fused.safetensors"
+    assert weights_path(S0, "imagenet").name == "mobileone_s0_apple_fused.safetensors"
     monkeypatch.setenv("KERAS_MOBILEONE_WEIGHTS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="No ImageNet weights for mobileone_s0"):
-        find_weights(S0, "imagenet")
+        weights_path(S0, "imagenet")
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        find_weights(S0, tmp_path / "none.safetensors")
+        weights_path(S0, tmp_path / "none.safetensors")
 
 
 def test_wrong_input_is_told_before_the_run_begins(tmp_path):
