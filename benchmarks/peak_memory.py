@@ -22,6 +22,12 @@ def peak() -> float | None:
     return int(found[0]) / 1024 if found else None
 
 
+def peak_gibibytes() -> float | None:
+    """The same in GiB."""
+    mebibytes = peak()
+    return mebibytes and mebibytes / 1024
+
+
 def main(path: str, runs: str) -> None:
     """Runs the file on zeros, one thread."""
     from ai_edge_litert.interpreter import Interpreter

@@ -7,16 +7,12 @@ moving averages of all weights. It answers each line of its input with the secon
 """
 
 import importlib.util
-import json
-import resource
 import sys
-import time
 
 import numpy as np
 import torch
+from turns import serve
 
-WARM_UP = 2  # steps
-GIBIBYTE = 2**20  # in the unit of ru_maxrss
 DECAY = 0.9995  # of the moving averages
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -45,16 +41,7 @@ def main():
                     average.lerp_(value, 1 - DECAY)
         return loss.item()
 
-    before = peak_gibibytes()
-    for _ in range(WARM_UP):
-        step()
-    tell(gibibytes=before, torch=torch.__version__, threads=torch.get_num_threads())
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(steps):
-            step()
-        tell(seconds=(time.perf_counter() - start) / steps)
-    tell(gibibytes=peak_gibibytes())
+    serve(step, steps, torch=torch.__version__, threads=torch.get_num_threads())
 
 
 def load(path):
@@ -63,15 +50,6 @@ def load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def tell(**values):
-    print(json.dumps(values), flush=True)
-
-
-def peak_gibibytes() -> float:
-    """Peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIBIBYTE
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import tempfile
 import time
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from peak_memory import peak_gibibytes
 
 import keras_mobileone
 from keras_mobileone.benchmarking import benchmark, processor_name
@@ -101,7 +101,7 @@ def measure(job: tuple) -> dict:
         content = convert(equalized.model, "int16x8", calibration)
     seconds = time.perf_counter() - start
     target.write_bytes(content)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = peak_gibibytes()
     runner = LiteRTRunner(content)
     outputs = np.concatenate([next(iter(runner(image[None]).values())) for image in others])
     comparison = compare_outputs(model.predict(others, verbose=0), outputs, labels)
@@ -111,7 +111,7 @@ def measure(job: tuple) -> dict:
         "calibration_images": len(calibration),
         "float_change": change,
         "seconds": round(seconds, 1),
-        "peak_gib": round(peak, 2),
+        "peak_gib": memory and round(memory, 2),
         **comparison.to_dict(),
     }
 

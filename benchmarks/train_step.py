@@ -11,18 +11,18 @@ branches, as it would be trained. The authors' PyTorch code is measured besides 
 """
 
 import argparse
+import atexit
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
 import keras
 import numpy as np
+import turns
 
 from keras_mobileone.benchmarking import processor_name
 from keras_mobileone.files import atomic_write
@@ -36,8 +36,6 @@ from keras_mobileone.variants import get_variant
 
 METHODS = ("branch by branch", "one pass", "plain network")
 PYTORCH = "authors' PyTorch"
-WARM_UP = 2  # steps, the first of which traces
-GIBIBYTE = 2**20  # in the unit of ru_maxrss
 
 
 def main():
@@ -61,12 +59,18 @@ def main():
         parser.error(f"Expected the authors' mobileone.py. Received: {arguments.pytorch}, no file.")
     if arguments.pytorch and arguments.dtype != "float32":
         parser.error(f"PyTorch is measured in float32. Received: --dtype {arguments.dtype}.")
+    if arguments.pytorch and not has_pytorch(arguments.pytorch_python):
+        parser.error(
+            "Expected an interpreter that imports torch. "
+            f"Received: --pytorch-python {arguments.pytorch_python}."
+        )
     for variant in arguments.variants:
         rows = measure(variant, arguments)
         for row in rows:
+            memory = "" if row["gibibytes"] is None else f"  {row['gibibytes']:.2f} GiB"
             print(
                 f"{variant} {row['method']:17} {row['images_per_second']:6.1f} images/s "
-                f"({row['ratio']:.2f})  {row['gibibytes']:.2f} GiB",
+                f"({row['ratio']:.2f}){memory}",
                 flush=True,
             )
         if arguments.output:
@@ -118,8 +122,19 @@ def start_pytorch(variant, arguments) -> subprocess.Popen:
     return spawn([arguments.pytorch_python, script, arguments.pytorch, variant, *sizes])
 
 
+def has_pytorch(python) -> bool:
+    """Whether an interpreter exists and has PyTorch."""
+    try:
+        check = subprocess.run([python, "-c", "import torch"], capture_output=True)
+    except OSError:
+        return False
+    return check.returncode == 0
+
+
 def spawn(command) -> subprocess.Popen:
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(worker.kill)  # also when another one has failed
+    return worker
 
 
 def answer(worker) -> dict:
@@ -127,7 +142,7 @@ def answer(worker) -> dict:
     for line in worker.stdout:
         if line.startswith("{"):
             return json.loads(line)
-    raise RuntimeError(f"A worker stopped with exit code {worker.wait()}: see above.")
+    sys.exit(f"A worker stopped with exit code {worker.wait()}; its own words stand above.")
 
 
 def serve(variant, method, arguments) -> None:
@@ -141,22 +156,7 @@ def serve(variant, method, arguments) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     labels = rng.integers(0, 1000, batch)
-    before = peak_gibibytes()
-    for _ in range(WARM_UP):
-        trainer.train_on_batch(images, labels)
-    print(json.dumps({"gibibytes": before}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(arguments.steps):
-            trainer.train_on_batch(images, labels)
-        seconds = (time.perf_counter() - start) / arguments.steps
-        print(json.dumps({"seconds": seconds}), flush=True)
-    print(json.dumps({"gibibytes": peak_gibibytes()}), flush=True)
-
-
-def peak_gibibytes() -> float:
-    """Peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIBIBYTE
+    turns.serve(lambda: trainer.train_on_batch(images, labels), arguments.steps)
 
 
 def make_network(recipe, method) -> keras.Model:

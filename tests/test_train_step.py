@@ -44,6 +44,7 @@ def test_ratio_to_the_authors_code_is_paired_within_rounds(load_script):
     [
         (["--pytorch", "nowhere.py"], "nowhere.py"),
         (["--pytorch", __file__, "--dtype", "bfloat16"], "float32"),
+        (["--pytorch", __file__, "--pytorch-python", "nowhere/python"], "nowhere/python"),
     ],
 )
 def test_wrong_arguments(load_script, monkeypatch, capsys, arguments, words):
