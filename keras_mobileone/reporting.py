@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keras_mobileone.benchmarking import Latency, ratio
 from keras_mobileone.complexity import Complexity
+from keras_mobileone.imagenet import NUM_CLASSES, class_table
 from keras_mobileone.images import EXAMPLE_IMAGE
 from keras_mobileone.usage import Usage
 
@@ -143,7 +144,7 @@ def summary(report: DeployReport) -> list[str]:
     held_out = "other" if report.held_out else "the same"
     return [
         f"{report.variant}, weights {report.weights}. Train time: {_counts(report.train)}. "
-        f"Deploy: {_counts(report.deploy)}.",
+        f"Deploy: {_counts(report.deploy)}.{_few_classes(report.weights)}",
         f"Compared with Keras on {report.images} images; int8 calibrated on "
         f"{report.calibration_images}, {held_out} ones. Error: largest difference of the logits "
         "over their largest magnitude. SQNR: of the logits, dB. Agree, top-1, top-5: % of images"
@@ -155,6 +156,14 @@ def summary(report: DeployReport) -> list[str]:
         f"ai-edge-litert {c['ai-edge-litert']}, TensorFlow {c['tensorflow']}, Keras {c['keras']}, "
         f"Python {c['python']}, {c['system']}.",
     ]
+
+
+def _few_classes(weights: str) -> str:
+    """What to expect of weights that know fewer classes than photographs show."""
+    names = [name for _, name in class_table(weights)]
+    if len(names) == NUM_CLASSES:
+        return ""
+    return f" Whatever a photograph shows, the answer is one of these: {', '.join(names)}."
 
 
 def package_summary(package: DeployedPackage) -> str:

@@ -1,5 +1,6 @@
 """`deploy`, the whole way, and its reports."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -93,6 +94,14 @@ def test_reports_tell_the_same(deployed):
     assert f"{report.files[2].latency.median:.2f}" in (output / "report.md").read_text()
     with Image.open(output / "report.png") as picture:
         assert picture.size[0] >= 1000
+
+
+def test_weights_of_ten_classes_say_which(deployed):
+    """They call a cat a chain saw: the report says why."""
+    report, _, _ = deployed
+    assert "one of these" not in " ".join(reporting.summary(report))
+    few = dataclasses.replace(report, weights="imagenette")
+    assert "one of these: tench, English springer," in reporting.summary(few)[0]
 
 
 def test_the_report_says_how_apps_use_the_files(deployed):

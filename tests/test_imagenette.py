@@ -93,5 +93,5 @@ def test_wrong_arguments(arguments, words):
 
 
 def test_other_variants_have_none():
-    with pytest.raises(ValueError, match="mobileone_s0"):
+    with pytest.raises(ValueError, match="weights exist for mobileone_s0"):
         keras_mobileone.MobileOneS1(weights="imagenette", classes=10)
