@@ -235,7 +235,7 @@ def branches() -> str:
     text = (
         f"S0 trained from scratch on Imagenette, {r['epochs']} epochs at {r['size']} pixels, from "
         f"the same seeds under one recipe; top-1 of {r['validation_images']:,} validation images. "
-        f"Four branches give {statistics.mean(gains):+.1f} points over one; seed by seed "
+        f"Four branches against one: {statistics.mean(gains):+.1f} points; seed by seed "
         f"{', '.join(f'{gain:+.1f}' for gain in gains)}."
     )
     header = ("branches", "runs", "top-1, mean", "from … to", "training loss")
