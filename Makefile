@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 MEDIAPIPE := .venv-mediapipe
 SHARED := ../shared
+# Processes that share the test files.
+WORKERS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 # ImageNet weights where they lie beside the project or where you say; else those of ten classes
@@ -26,7 +28,7 @@ demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files i
 		--output demo
 
 test: lint $(MEDIAPIPE)/installed  ## every test, the slow ones too
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile tests
 
 test-arm64: arm64-machine $(VENV)/installed  ## the files on emulated arm64; Debian on x86-64, root
 	PYTHONPATH=tests $(BIN)/python -m arm64.check $(PHOTOGRAPHS) \

@@ -23,7 +23,7 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets>=4.9", "importlib-resources"],
 }
 # All but torch, which is large: its tests skip.
-EXTRAS["test"] = ["pytest>=8", "ruff>=0.8"] + [
+EXTRAS["test"] = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8"] + [
     requirement
     for extra in ("plot", "photos", "jax", "qat", "tfds", "tensorboard", "coreml")
     for requirement in EXTRAS[extra]
