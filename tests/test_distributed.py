@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 from contextlib import ExitStack
 from importlib.util import find_spec
 
@@ -405,11 +406,15 @@ def test_data_service(place, recipe, service, tmp_path):
     passes, steps = 6, TRAINING_IMAGES // 6
     one, two = service(1), service(2)
     assert positions(serve(batches, one), 2 * steps) == list(range(2 * TRAINING_IMAGES))
-    found = positions(serve(batches, two), passes * steps)
-    assert len(found) == len(set(found)) == passes * TRAINING_IMAGES
-    counts = np.bincount(np.array(found) // TRAINING_IMAGES)
-    # All passes were whole but those at which the two workers were.
-    assert (np.sort(counts)[2:] == TRAINING_IMAGES).all()
+    found = defaultdict(list)
+    for _, labels in serve(batches, two).take(50 * steps):
+        for position in labels.numpy():
+            found[position // TRAINING_IMAGES].append(position % TRAINING_IMAGES)
+        if all(len(found[i]) >= TRAINING_IMAGES for i in range(passes)):
+            break
+    # One worker may be far ahead of the other. What has come of a pass is its beginning.
+    assert all(images == list(range(len(images))) for images in found.values())
+    assert all(len(found[i]) == TRAINING_IMAGES for i in range(passes))
     short = recipe.changed(["epochs=1"])
     report = train(short, place / "data", tmp_path / "served", data_service=two)
     assert report.steps == 5 and np.isfinite(report.history[0]["loss"])
