@@ -315,11 +315,11 @@ class MobileOneBlock(layers.Layer):
             branch = norm(conv(padded), training=training)
             x = branch if x is None else x + branch
         if self.scale_layer is not None:
-            # Slicing with the stride, then convolving densely, is the same function as a strided
-            # 1×1 convolution, whose weight gradient oneDNN computes out of bounds on AVX-512
+            # Picking pixels, then convolving densely, is the same function as a strided 1×1
+            # convolution, whose weight gradient oneDNN computes out of bounds on AVX-512
             # processors when the input has 3 channels: training then dies at random.
-            sliced = inputs[:, :: self.strides, :: self.strides, :]
-            x = x + self.scale_norm(self.scale_layer(sliced), training=training)
+            picked = onepass.pick_pixels(inputs, self.strides)
+            x = x + self.scale_norm(self.scale_layer(picked), training=training)
         if self.skip_norm is not None:
             x = x + self.skip_norm(inputs, training=training)
         return x
