@@ -153,6 +153,7 @@ def serve(variant, method, arguments) -> None:
     )
     trainer = Trainer(make_network(recipe, method), recipe)
     trainer.compile(make_optimizer(recipe, 100))
+    trainer.optimizer.build(trainer.trainable_variables)  # as `train` does: else traced twice
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     labels = rng.integers(0, 1000, batch)

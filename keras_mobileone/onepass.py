@@ -32,7 +32,7 @@ LAGS = 2 * TAPS - 1  # distances of two taps along one axis, -2 to 2
 # multiplications of a convolution; and the values of a channel, times branches, from which on the
 # depthwise moments pay, whose cost is in part the same for any number of values.
 NORM_COST = 32
-DEPTHWISE_WORK = 2**14
+DEPTHWISE_WORK = 2**13
 
 
 def fold_branches(window, branches: Iterable[tuple]):

@@ -44,10 +44,15 @@ class SGD(keras.optimizers.Optimizer):
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
 
+    def apply(self, grads, trainable_variables=None):
+        # Once for all variables: a schedule is two dozen operators.
+        self._step_decay = self.current_decay()
+        return super().apply(grads, trainable_variables)
+
     def update_step(self, gradient, variable, learning_rate):
         gradient = ops.cast(gradient, variable.dtype)
         if len(variable.shape) > 1:
-            gradient = gradient + ops.cast(self.current_decay(), variable.dtype) * variable
+            gradient = gradient + ops.cast(self._step_decay, variable.dtype) * variable
         velocity = self.velocities[self._get_variable_index(variable)]
         momentum = ops.cast(self.momentum, variable.dtype)
         self.assign(velocity, momentum * velocity + gradient)
