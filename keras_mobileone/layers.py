@@ -1,6 +1,9 @@
 """`MobileOneBlock`, the trainable multi-branch layer, and the stock layers it folds into."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import keras
 from keras import layers, ops
@@ -12,6 +15,22 @@ from keras_mobileone.norms import BatchNorm
 # the other end. Keras' own epsilon of 1e-3 gives wrong outputs with their weights.
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
+
+_FOLDED = ContextVar("folded", default=False)
+
+
+@contextmanager
+def folded_inference() -> Iterator[None]:
+    """Inside, blocks fold their branches anew in each call with `training=False`.
+
+    The same outputs for a fraction of the work: to validate a network that goes on training.
+    Elsewhere inference runs the branches, so that `fuse` is checked against them.
+    """
+    token = _FOLDED.set(True)
+    try:
+        yield
+    finally:
+        _FOLDED.reset(token)
 
 
 class PlainBlock:
@@ -269,6 +288,8 @@ class MobileOneBlock(layers.Layer):
     def call(self, inputs, training=None):
         if training and self._in_one_pass(inputs.shape):
             x = self._one_pass(inputs)
+        elif not training and _FOLDED.get():
+            x = self._folded(inputs)
         else:
             x = self._branch_by_branch(inputs, training)
         if self.se is not None:
@@ -292,14 +313,32 @@ class MobileOneBlock(layers.Layer):
             window = onepass.DepthwiseWindow(inputs, self.synchronized)
         else:
             window = onepass.DenseWindow(inputs, self.kernel_size, self.strides, self.synchronized)
+        return onepass.fold_branches(window, self._kernels_and_norms(window.dtype))
+
+    def _folded(self, inputs):
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        kernel, bias = onepass.fold_moving(self._kernels_and_norms(dtype), dtype)
+        kernel, bias = (ops.cast(value, inputs.dtype) for value in (kernel, bias))
+        padded = self._padded(inputs)
+        if self.depthwise:
+            outputs = ops.depthwise_conv(padded, kernel[..., None], self.strides, padding="valid")
+        else:
+            outputs = ops.conv(padded, kernel, self.strides, padding="valid")
+        return outputs + bias
+
+    def _kernels_and_norms(self, dtype):
+        """Of all branches, the kernels padded to full size: (side, side, in, filters) or, of
+        depthwise blocks, (side, side, filters)."""
         identity = reparam.identity_kernel(self.filters, self.depthwise)
-        branches = []
+        pairs = []
         for conv, norm in self._branches():
-            kernel = ops.convert_to_tensor(identity, window.dtype) if conv is None else conv.kernel
+            kernel = ops.convert_to_tensor(identity, dtype) if conv is None else conv.kernel
+            if self.depthwise and conv is not None:
+                kernel = kernel[..., 0]
             margin = (self.kernel_size - kernel.shape[0]) // 2
             pads = [(margin, margin)] * 2 + [(0, 0)] * (len(kernel.shape) - 2)
-            branches.append((ops.pad(kernel, pads) if margin else kernel, norm))
-        return onepass.fold_branches(window, branches)
+            pairs.append((ops.pad(kernel, pads) if margin else kernel, norm))
+        return pairs
 
     def _branches(self):
         """Pairs of a convolution, None for the skip, and its norm."""
@@ -308,9 +347,7 @@ class MobileOneBlock(layers.Layer):
         return [(conv, norm) for conv, norm in pairs if norm is not None]
 
     def _branch_by_branch(self, inputs, training):
-        m = self._margin
-        padded = ops.pad(inputs, [(0, 0), (m, m), (m, m), (0, 0)]) if m else inputs
-        x = None
+        padded, x = self._padded(inputs), None
         for conv, norm in zip(self.conv_layers, self.conv_norms, strict=True):
             branch = norm(conv(padded), training=training)
             x = branch if x is None else x + branch
@@ -323,6 +360,10 @@ class MobileOneBlock(layers.Layer):
         if self.skip_norm is not None:
             x = x + self.skip_norm(inputs, training=training)
         return x
+
+    def _padded(self, inputs):
+        m = self._margin
+        return ops.pad(inputs, [(0, 0), (m, m), (m, m), (0, 0)]) if m else inputs
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape

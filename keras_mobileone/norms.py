@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_mobileone.updates import move_average
+
 FUSED_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -46,5 +48,4 @@ class BatchNorm(keras.layers.BatchNormalization):
 def track(norm, mean, variance) -> None:
     """Moves the moving statistics of a norm towards those of a batch."""
     for moving, value in ((norm.moving_mean, mean), (norm.moving_variance, variance)):
-        value = ops.cast(value, moving.dtype)
-        moving.assign(moving * norm.momentum + value * (1 - norm.momentum))
+        move_average(moving, ops.cast(value, moving.dtype), norm.momentum)

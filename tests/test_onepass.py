@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import keras_mobileone
-from keras_mobileone import MobileOneBlock, onepass
+from keras_mobileone import MobileOneBlock, moments, onepass
+from keras_mobileone.layers import folded_inference
 
 SHAPE = (4, 12, 11, 16)
 CASES = {
@@ -131,9 +132,9 @@ def test_a_wrong_formula_is_seen(bug, case, noise, randomize, relative_error, mo
             keras_mobileone.reparam, "identity_kernel", lambda *a: 1.01 * identity(*a)
         )
     elif bug == "border":
-        matrix = onepass._TAP_PRODUCTS.copy()
-        matrix[:, onepass.LAGS**2 :] = 0
-        monkeypatch.setattr(onepass, "_TAP_PRODUCTS", matrix)
+        matrix = moments._TAP_PRODUCTS.copy()
+        matrix[:, moments.LAGS**2 :] = 0
+        monkeypatch.setattr(moments, "_TAP_PRODUCTS", matrix)
     else:
         factors = {"mean": (1.001, 1), "variance": (1, 1.001)}[bug]
 
@@ -224,9 +225,9 @@ def test_images_of_unknown_size(noise, randomize, relative_error):
 def test_the_same_sums_without_tensorflow(noise, relative_error, monkeypatch):
     """What other backends compute, as shifted products."""
     image = keras.ops.convert_to_tensor(noise(2, 5, 6, 3))
-    found = onepass._half_autocorrelation(image, 2, 1)
+    found = moments._half_autocorrelation(image, 2, 1)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    assert relative_error(onepass._half_autocorrelation(image, 2, 1), found) < 1e-6
+    assert relative_error(moments._half_autocorrelation(image, 2, 1), found) < 1e-6
 
 
 def test_where_it_pays(monkeypatch):
@@ -300,3 +301,16 @@ def test_fuse_after_training_in_one_pass(noise, relative_error):
 def test_configuration_keeps_the_choice():
     block = MobileOneBlock(8, kernel_size=1, conv_branches=4, one_pass=False)
     assert not MobileOneBlock.from_config(block.get_config()).one_pass
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_validation_folds(case, noise, randomize, relative_error):
+    """What a trainer validates with is what the branches give, and no branch runs for it."""
+    block, _, shape = pair(randomize, **CASES[case])
+    inputs = noise(*shape)
+    branches = block(inputs)
+    block._branch_by_branch = None  # not callable
+    with folded_inference():
+        assert relative_error(block(inputs), branches) < 1e-5
+    with pytest.raises(TypeError):
+        block(inputs)

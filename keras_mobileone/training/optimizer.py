@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_mobileone.training.recipe import Recipe
+from keras_mobileone.updates import resource_of
 
 
 @keras.saving.register_keras_serializable(package="keras_mobileone")
@@ -54,9 +55,17 @@ class SGD(keras.optimizers.Optimizer):
         if len(variable.shape) > 1:
             gradient = gradient + ops.cast(self._step_decay, variable.dtype) * variable
         velocity = self.velocities[self._get_variable_index(variable)]
-        momentum = ops.cast(self.momentum, variable.dtype)
-        self.assign(velocity, momentum * velocity + gradient)
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * velocity)
+        rate, momentum = (ops.cast(x, variable.dtype) for x in (learning_rate, self.momentum))
+        resources = resource_of(variable), resource_of(velocity)
+        if None in resources:
+            self.assign(velocity, momentum * velocity + gradient)
+            self.assign_sub(variable, rate * velocity)
+            return
+        import tensorflow as tf
+
+        tf.raw_ops.ResourceApplyMomentum(
+            var=resources[0], accum=resources[1], lr=rate, grad=gradient, momentum=momentum
+        )
 
     def current_decay(self):
         """The weight decay of the next step: read while the step runs, so that it changes."""

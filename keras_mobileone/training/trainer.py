@@ -9,7 +9,9 @@ from keras import ops
 
 from keras_mobileone.graph import ends_in_softmax
 from keras_mobileone.imagenet import preprocess_input
+from keras_mobileone.layers import folded_inference
 from keras_mobileone.training.recipe import Recipe
+from keras_mobileone.updates import move_average, moved
 
 
 class Trainer(keras.Model):
@@ -77,7 +79,11 @@ class Trainer(keras.Model):
         self.built = True
 
     def call(self, images, training=None):
-        return ops.cast(self.network(preprocess_input(images), training=training), "float32")
+        images = preprocess_input(images)
+        if training:
+            return ops.cast(self.network(images, training=True), "float32")
+        with folded_inference():
+            return ops.cast(self.network(images, training=False), "float32")
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean cross-entropy over the images, in training with smoothing and distillation."""
@@ -134,17 +140,14 @@ class Trainer(keras.Model):
             return outputs
         if keras.backend.backend() != "jax":
             for average, weight in zip(self.averages, self.network.weights, strict=True):
-                average.assign(self._averaged(average, weight))
+                move_average(average, weight, self.decay)
             return outputs
         logs, (trainable, fixed, *rest) = outputs
         values = dict(zip(map(id, self.trainable_variables), trainable, strict=True))
         values |= zip(map(id, self.non_trainable_variables), fixed, strict=True)
         for average, weight in zip(self.averages, self.network.weights, strict=True):
-            values[id(average)] = self._averaged(values[id(average)], values[id(weight)])
+            values[id(average)] = moved(values[id(average)], values[id(weight)], self.decay)
         return logs, (trainable, [values[id(v)] for v in self.non_trainable_variables], *rest)
-
-    def _averaged(self, average, weight):
-        return average * self.decay + weight * (1 - self.decay)
 
     def reset_averages(self) -> None:
         """Starts the averages from the present weights."""

@@ -1,0 +1,51 @@
+"""Updates of variables by one operator of TensorFlow's instead of half a dozen.
+
+S0 has 1,097 variables with a velocity, an average, or a batch's statistics to move towards in each
+step; with images of 32 pixels such operators were half of the step.
+"""
+
+import keras
+from keras import ops
+
+
+def move_average(average, value, decay: float) -> None:
+    """average ← decay · average + (1 − decay) · value.
+
+    As a difference, so that an average stays where it is once it has reached its value.
+
+    Args:
+        average: Variable.
+        value: Tensor or variable of its shape and dtype.
+        decay: In [0, 1].
+    """
+    resource = resource_of(average)
+    if resource is None:
+        average.assign(moved(average, value, decay))
+        return
+    import tensorflow as tf
+
+    tf.raw_ops.ResourceApplyGradientDescent(
+        var=resource,
+        alpha=tf.constant(1 - decay, average.dtype),
+        delta=ops.subtract(average, value),
+    )
+
+
+def moved(average, value, decay: float):
+    """What `move_average` assigns, as a tensor."""
+    return average - (1 - decay) * (average - value)
+
+
+def resource_of(variable):
+    """The handle of the one TensorFlow variable behind `variable`.
+
+    None on other backends, and under a `tf.distribute` strategy, which may keep copies.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    if tf.distribute.has_strategy():
+        return None
+    # Keras' optimizer hands the inner one to `update_step`.
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
