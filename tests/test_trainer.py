@@ -206,3 +206,11 @@ def test_size_change_keeps_the_state(data):
     fit(trainer, larger, 2)
     assert int(trainer.optimizer.iterations) == 4
     assert trainer(larger[0][:2]).shape == (2, CLASSES)
+
+
+def test_without_averages(data):
+    """`ema_decay=None`: nothing to start anew, and the step is the same."""
+    trainer = make(dataclasses.replace(RECIPE, ema_decay=None))
+    trainer.reset_averages()
+    fit(trainer, data, 1)
+    assert trainer.averages == []

@@ -150,7 +150,9 @@ class Trainer(keras.Model):
         return logs, (trainable, [values[id(v)] for v in self.non_trainable_variables], *rest)
 
     def reset_averages(self) -> None:
-        """Starts the averages from the present weights."""
+        """Starts the averages, if the recipe has any, from the present weights."""
+        if not self.averages:
+            return
         for average, weight in zip(self.averages, self.network.weights, strict=True):
             average.assign(np.array(ops.convert_to_numpy(weight)))  # JAX: no shared buffers
 
