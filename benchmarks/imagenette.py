@@ -3,11 +3,13 @@
     keras-mobileone train --data imagenette/ --recipe imagenette --output run/
     keras-mobileone finetune --data imagenette/ --recipe imagenette224 \
         --weights run/model.keras --output run224/
-    python benchmarks/imagenette.py --runs run/ run224/ --data imagenette/
+    keras-mobileone finetune --data imagenette/ --recipe imagenette-longer \
+        --weights run224/model.keras --output run-longer/
+    python benchmarks/imagenette.py --runs run/ run224/ run-longer/ --data imagenette/
 
 Writes the weights of the last run as float16 into the package, and into
 benchmarks/results/imagenette/ the logs, one curve, and a report with the accuracy of what was
-written, float32 and int8.
+written, float32 and int8. Runs of other recipes in the stored report stay, before those given.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from keras_mobileone.weights.loading import export_tensors, load_keras
 from keras_mobileone.weights.pretrained import bundled_path
 
 RESULTS = Path(__file__).parent / "results" / "imagenette"
+REPORT = RESULTS / "report.json"
 CALIBRATION_IMAGES = 100
 VARIANT = keras_mobileone.VARIANTS["s0"]
 CURVES = {
@@ -47,20 +50,30 @@ def main():
 
     ship(load_keras(arguments.runs[-1] / "model.keras"))
     RESULTS.mkdir(exist_ok=True)
-    runs = []
+    runs = stored_runs()
     for run in arguments.runs:
         report = json.loads((run / "report.json").read_text())
         del report["directory"]
-        shutil.copyfile(run / "log.csv", RESULTS / f"{report['recipe']['name']}.csv")
-        runs.append(report)
+        name = report["recipe"]["name"]
+        shutil.copyfile(run / "log.csv", RESULTS / f"{name}.csv")
+        runs.pop(name, None)
+        runs[name] = report
+    runs = list(runs.values())
     result = {
         "runs": runs,
         "bytes": {path.name: path.stat().st_size for path in map(bundled_path, (False, True))},
         "evaluation": evaluate(arguments.data, arguments.size),
     }
-    with atomic_write(RESULTS / "report.json") as temporary:
+    with atomic_write(REPORT) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
     plot(runs, RESULTS / "curve.png")
+
+
+def stored_runs() -> dict[str, dict]:
+    """Of the report so far, by the names of their recipes."""
+    if not REPORT.is_file():
+        return {}
+    return {run["recipe"]["name"]: run for run in json.loads(REPORT.read_text())["runs"]}
 
 
 def ship(model) -> None:
@@ -114,7 +127,8 @@ def plot(runs, path) -> None:
     for run in runs:
         epochs = [done + row["epoch"] for row in run["history"]]
         for key, (label, color) in CURVES.items():
-            values = [100 * row[key] for row in run["history"]]
+            # Not every recipe averages the weights.
+            values = [100 * row.get(key, np.nan) for row in run["history"]]
             axis.plot(epochs, values, color=color, label=None if done else label)
         for phase in run["recipe"]["phases"]:
             start, size = done + phase["start"], phase["image_size"]
