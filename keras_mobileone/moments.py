@@ -14,16 +14,31 @@ TAPS = 3  # side of the kernel of a depthwise window
 LAGS = 2 * TAPS - 1  # distances of two taps along one axis, -2 to 2
 
 
+def _with_gradient(function):
+    """`ops.custom_gradient` of a function of one output, called alike by all backends."""
+
+    @ops.custom_gradient
+    def wrapped(*inputs):
+        output, gradient = function(*inputs)
+
+        def backward(*args, upstream=None):  # PyTorch's alone names it
+            return gradient(args[0] if upstream is None else upstream)
+
+        return output, backward
+
+    return wrapped
+
+
 def dense_moments(x, sums, m):
     """Sums of x (rows, columns), and (x - m)ᵀ (x - m), in the dtype of m: (1 + columns, columns).
 
     The sums are given, as is the constant m (columns,).
     """
 
-    @ops.custom_gradient
+    @_with_gradient
     def moments(x, sums, m):
-        def gradient(*upstream):
-            of_sums, of_products = upstream[0][0], upstream[0][1:]
+        def gradient(upstream):
+            of_sums, of_products = upstream[0], upstream[1:]
             both = of_products + ops.transpose(of_products)
             slope = ops.matmul(ops.cast(x, m.dtype), both) + (of_sums - ops.matmul(m, both))
             return ops.cast(slope, x.dtype), ops.zeros_like(sums), ops.zeros_like(m)
@@ -38,14 +53,13 @@ def dense_moments(x, sums, m):
 def squares(covariance, x):
     """xᵀ · covariance · x of each column x of a matrix: the diagonal of that product alone."""
 
-    @ops.custom_gradient
+    @_with_gradient
     def quadratic(covariance, x):
         product = ops.matmul(covariance, x)
 
-        def gradient(*upstream):
-            (slope,) = upstream
+        def gradient(upstream):
             # Symmetry of the covariance saves a third product.
-            return ops.matmul(slope * x, ops.transpose(x)), 2 * slope * product
+            return ops.matmul(upstream * x, ops.transpose(x)), 2 * upstream * product
 
         return ops.sum(x * product, axis=0), gradient
 
@@ -61,10 +75,10 @@ def depthwise_moments(x, image, m):
         m: Constant (9, channels).
     """
 
-    @ops.custom_gradient
+    @_with_gradient
     def moments(x, image, m):
-        def gradient(*upstream):
-            of_sums, of_products = upstream[0][0], upstream[0][1:]
+        def gradient(upstream):
+            of_sums, of_products = upstream[0], upstream[1:]
             both = of_products + ops.transpose(of_products, (1, 0, 2))
             slope = _tap_products_gradient(x, both, of_sums - ops.sum(both * m, axis=1))
             return ops.cast(slope, x.dtype), ops.zeros_like(image), ops.zeros_like(m)
