@@ -274,12 +274,13 @@ def train_step() -> str:
         for row in results
     ]
     c = results[0]["conditions"]
+    onednn = {"0": "off", "1": "on"}.get(c["onednn"], c["onednn"])
     conditions = (
         f"{c['size']} pixels, {c['dtype']}; processes take turns, {c['rounds']} rounds of "
         f"{c['steps']} steps; ratio to branch by branch of the same round. The plain network is "
         "the deploy topology with one batch normalization of Keras' for each convolution. GiB: of "
         f"the whole process, {results[0]['gibibytes_before']:.1f} before the first step. "
-        f"{c['processor']}, {c['cores']} cores, oneDNN {'on' if c['onednn'] == '1' else 'off'}; "
+        f"{c['processor']}, {c['cores']} cores, oneDNN {onednn}; "
         f"TensorFlow {c['tensorflow']}, Keras {c['keras']}{against_pytorch(results)}."
     )
     header = ("", "", "batch", "images/s", "ratio", "GiB")
