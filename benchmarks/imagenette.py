@@ -32,6 +32,7 @@ from keras_mobileone.weights.pretrained import bundled_path
 RESULTS = Path(__file__).parent / "results" / "imagenette"
 REPORT = RESULTS / "report.json"
 CALIBRATION_IMAGES = 100
+LABEL_EPOCHS = 3  # as wide as a label of the curve
 VARIANT = keras_mobileone.VARIANTS["s0"]
 CURVES = {
     "top1": ("training images, augmented", GREY),
@@ -123,7 +124,7 @@ def evaluate(data, size) -> dict:
 def plot(runs, path) -> None:
     """Accuracy over the epochs of all runs, with the sizes of the images."""
     page, axis = figure(8, 3.8)
-    done = 0
+    done, labelled = 0, -LABEL_EPOCHS
     for run in runs:
         epochs = [done + row["epoch"] for row in run["history"]]
         for key, (label, color) in CURVES.items():
@@ -134,9 +135,11 @@ def plot(runs, path) -> None:
             start, size = done + phase["start"], phase["image_size"]
             if start:
                 axis.axvline(start + 0.5, color=GREY, lw=0.6, ls=":")
+            crowded = start - labelled < LABEL_EPOCHS
+            labelled = -LABEL_EPOCHS if crowded else start
             axis.annotate(
                 f"{size}" if start else f"{size} pixels",
-                (start + 0.7, 1),
+                (start + 0.7, 1.05 if crowded else 1),
                 xycoords=("data", "axes fraction"),
                 va="bottom",
             )
