@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 import keras
 import numpy as np
 
-from keras_mobileone.evaluation import agreement, best_classes, predict_images
+from keras_mobileone.evaluation import predict_images
 from keras_mobileone.images import image_labels, list_images
+from keras_mobileone.metrics import agreement, best_classes, sqnr
 from keras_mobileone.prediction import Predictor, as_predictor
 
 
@@ -115,11 +116,3 @@ def _right(reference, candidate, labels, count):
         int((best_classes(outputs, count) == labels[:, None]).sum())
         for outputs in (reference, candidate)
     )
-
-
-def sqnr(reference, candidate) -> float:
-    """Signal to quantization noise, 10·log10(Σ reference² / Σ difference²), dB."""
-    reference, candidate = np.asarray(reference), np.asarray(candidate)
-    signal = float(np.square(reference, dtype=np.float64).sum())
-    noise = float(np.square(reference - candidate, dtype=np.float64).sum())
-    return float(10 * np.log10(signal / noise)) if noise and signal else float("inf")

@@ -13,12 +13,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mobileone.about import About
 from keras_mobileone.complexity import Complexity, complexity
-from keras_mobileone.fusing import fuse, has_blocks, in_float32
-from keras_mobileone.graph import ends_in_softmax, require_graph
-from keras_mobileone.imagenet import MEAN, STD, best_classes, preprocess_input
+from keras_mobileone.data.labels import check_labels
+from keras_mobileone.fusing import fuse, has_blocks
+from keras_mobileone.graph import ends_in_softmax, in_float32, require_graph
+from keras_mobileone.imagenet import MEAN, STD, preprocess_input, top_labels
 from keras_mobileone.images import example_image
-from keras_mobileone.metadata import About, check_labels
 
 COMPUTE = ("float16", "float32")
 # The oldest system that reads a package, by the name that Core ML gives it.
@@ -280,7 +281,7 @@ def _expected(network, image, labels) -> tuple[tuple[str, float], ...] | None:
         return None
     pixels = example_image(tuple(size))
     batch = (pixels.astype(np.float32) if image else preprocess_input(pixels))[None]
-    return best_classes(network.predict_on_batch(batch)[0], labels)
+    return top_labels(network.predict_on_batch(batch)[0], labels)
 
 
 def _renamed(ct, package, classifier):

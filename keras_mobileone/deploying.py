@@ -12,10 +12,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mobileone.about import About
 from keras_mobileone.benchmarking import Latency, benchmark
 from keras_mobileone.comparison import Comparison, compare_outputs
 from keras_mobileone.complexity import complexity
 from keras_mobileone.coreml import export_coreml, require_coremltools
+from keras_mobileone.data.labels import default_labels
 from keras_mobileone.evaluation import predict_images
 from keras_mobileone.exporting import ExportReport, export_tflite
 from keras_mobileone.imagenet import (
@@ -31,7 +33,6 @@ from keras_mobileone.images import (
     load_crops,
     spread,
 )
-from keras_mobileone.metadata import About, default_labels
 from keras_mobileone.models import MobileOne
 from keras_mobileone.prediction import load_predictor
 from keras_mobileone.reporting import (

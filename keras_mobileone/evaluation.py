@@ -15,6 +15,7 @@ from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.files import atomic_write
 from keras_mobileone.imagenet import NUM_CLASSES
 from keras_mobileone.images import list_labelled_images, load_crops, spread
+from keras_mobileone.metrics import agreement, best_classes
 from keras_mobileone.prediction import Predictor, as_predictor
 
 BATCH_SIZE = 32
@@ -142,16 +143,6 @@ def predict_images(
         if progress:
             progress(start + len(pixels), len(paths))
     return [np.concatenate(batches) for batches in outputs]
-
-
-def best_classes(scores: np.ndarray, count: int = 5) -> np.ndarray:
-    """Indices of the highest scores, best first: (images, count)."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :count]
-
-
-def agreement(reference: np.ndarray, candidate: np.ndarray) -> int:
-    """For how many images both have the same best class."""
-    return int((reference.argmax(1) == candidate.argmax(1)).sum())
 
 
 def label_images(

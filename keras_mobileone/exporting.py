@@ -14,19 +14,21 @@ import keras
 import numpy as np
 
 from keras_mobileone import flatbuffer
+from keras_mobileone.about import About
 from keras_mobileone.calibration import calibration_images, scales_itself
 from keras_mobileone.complexity import Complexity, complexity
 from keras_mobileone.conversion import INTEGER, PRECISIONS, convert
+from keras_mobileone.data.labels import default_labels
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.fusing import fuse, has_blocks, in_float32
-from keras_mobileone.graph import require_graph
+from keras_mobileone.fusing import fuse, has_blocks
+from keras_mobileone.graph import in_float32, require_graph
 from keras_mobileone.imagenet import (
-    best_classes,
     preprocess_input,
+    top_labels,
 )
 from keras_mobileone.images import example_image
 from keras_mobileone.litert import LiteRTRunner
-from keras_mobileone.metadata import About, default_labels, with_metadata
+from keras_mobileone.metadata import with_metadata
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.quantizing import QuantizationReport, quantize
 
@@ -232,7 +234,7 @@ def _expected(content, takes_pixels, labels) -> tuple[tuple[str, float], ...] | 
         return None
     image = example_image(shape[1:3])
     batch = (image.astype(np.float32) if takes_pixels else preprocess_input(image))[None]
-    return best_classes(run(batch)[run.outputs[0].name][0], labels)
+    return top_labels(run(batch)[run.outputs[0].name][0], labels)
 
 
 def _random_images(model, normalize) -> np.ndarray:

@@ -49,11 +49,6 @@ def require_writable(path: str | os.PathLike) -> None:
         )
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import keras
+import numpy as np
 
 
 def rebuild(
@@ -95,3 +96,58 @@ def ends_in_softmax(model: keras.Model) -> bool:
         return ends_in_softmax(operation)
     activation = getattr(operation, "activation", None)
     return isinstance(operation, keras.layers.Softmax) or activation is keras.activations.softmax
+
+
+FREE_SIZE = 64  # pixels, stands in for a size the model leaves open
+
+
+def random_input(model: keras.Model, batch: int = 2, seed: int = 0):
+    """Standard normal arrays (zeros for integer inputs) in the structure of `model.input`."""
+    rng = np.random.default_rng(seed)
+
+    def draw(tensor):
+        shape = [batch, *(FREE_SIZE if s is None else s for s in tensor.shape[1:])]
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            return np.zeros(shape, tensor.dtype)
+        return rng.standard_normal(shape).astype(tensor.dtype)
+
+    return keras.tree.map_structure(draw, inputs_and_outputs(model)[0])
+
+
+def call_copy(copies: dict, layer, args, kwargs, **changes):
+    """Calls a copy of `layer` with its weights.
+
+    Args:
+        copies: The copies made so far, by the id of their source; a layer has one copy.
+        layer: The source, a layer or a stateless operation.
+        args, kwargs: What to call the copy with.
+        **changes: Entries of the copy's configuration.
+    """
+    if not isinstance(layer, keras.Layer):
+        return layer.__class__.from_config(layer.get_config())(*args, **kwargs)
+    if id(layer) in copies:
+        return copies[id(layer)](*args, **kwargs)
+    copy = copies[id(layer)] = layer.__class__.from_config({**layer.get_config(), **changes})
+    outputs = copy(*args, **kwargs)
+    copy.set_weights(layer.get_weights())
+    return outputs
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """`model` itself if it computes in float32, else a copy of it that does."""
+    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
+        return model
+    replicas = {}
+    inputs = keras.tree.map_structure(
+        lambda t: keras.Input(
+            batch_shape=t.shape,
+            dtype="float32" if keras.backend.is_float_dtype(t.dtype) else t.dtype,
+            name=t.name,
+        ),
+        inputs_and_outputs(model)[0],
+    )
+    return rebuild(
+        model,
+        lambda layer, *args, **kwargs: call_copy(replicas, layer, args, kwargs, dtype="float32"),
+        inputs,
+    )

@@ -8,7 +8,7 @@ from importlib import resources
 import keras
 import numpy as np
 
-from keras_mobileone.layers import require_channels_last
+from keras_mobileone.checks import require_channels_last
 
 # Per-channel statistics of ImageNet's RGB values scaled to [0, 1], as the authors' training used.
 MEAN = (0.485, 0.456, 0.406)
@@ -117,7 +117,7 @@ def class_table(weights: str) -> tuple[tuple[str, str], ...]:
     return classes()
 
 
-def best_classes(
+def top_labels(
     scores: np.ndarray, labels: Sequence[str] | None, top: int = 5
 ) -> tuple[tuple[str, float], ...]:
     """(label, or index where there are none, score) of the highest of one image's `scores`."""

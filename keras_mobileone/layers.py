@@ -9,6 +9,7 @@ import keras
 from keras import layers, ops
 
 from keras_mobileone import onepass, reparam
+from keras_mobileone.checks import require_channels_last
 from keras_mobileone.norms import BatchNorm
 
 # The authors leave both at PyTorch's defaults: eps 1e-5 and momentum 0.1, which Keras counts from
@@ -445,13 +446,3 @@ class MobileOneBlock(layers.Layer):
 def _batch_norm(norm: layers.BatchNormalization) -> reparam.BatchNorm:
     values = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
     return reparam.BatchNorm(*(ops.convert_to_numpy(v) for v in values), norm.epsilon)
-
-
-def require_channels_last():
-    """Raises ValueError when Keras is set to channels first."""
-    if keras.config.image_data_format() != "channels_last":
-        raise ValueError(
-            "MobileOne is built channels last. Received: image_data_format="
-            f"{keras.config.image_data_format()!r}. "
-            'Call keras.config.set_image_data_format("channels_last").'
-        )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_mobileone.files import first_line
+from keras_mobileone.errors import first_line
 from keras_mobileone.flatbuffer import TensorInfo, inputs_and_outputs
 
 # Exported files tell by the name of their input what it takes: normalized values, or pixels.

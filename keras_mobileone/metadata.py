@@ -9,12 +9,12 @@ import io
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from keras_mobileone import flatbuffer
-from keras_mobileone.imagenet import MEAN, NUM_CLASSES, STD, classes, unique_labels
+from keras_mobileone.about import About
+from keras_mobileone.imagenet import MEAN, STD
 
 FIELD = "TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -28,26 +28,6 @@ FEATURE, IMAGE = flatbuffer.Byte(1), flatbuffer.Byte(2)  # ContentProperties
 NORMALIZATION = flatbuffer.Byte(1)  # ProcessUnitOptions
 # Zip archives carry a date; a fixed one keeps equal exports equal.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-REFERENCE = "MobileOne: An Improved One millisecond Mobile Backbone, arXiv 2206.04040"
-
-
-@dataclass(frozen=True)
-class About:
-    """What a model's file says of itself, in Xcode, Android Studio and MediaPipe.
-
-    Attributes:
-        description: None: the model's name and the paper.
-        author, licence, version: Left out if empty.
-    """
-
-    description: str | None = None
-    author: str = ""
-    licence: str = ""
-    version: str = ""
-
-    def text(self, name: str) -> str:
-        """The description, of a model called `name` if there is none."""
-        return f"{name}. {REFERENCE}." if self.description is None else self.description
 
 
 def with_metadata(
@@ -87,38 +67,6 @@ def read_labels(path: str | os.PathLike) -> list[str] | None:
         if LABELS_FILE not in archive.namelist():
             return None
         return archive.read(LABELS_FILE).decode().splitlines()
-
-
-def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
-    """Raises ValueError unless there is one usable label for each of `outputs`."""
-    if labels is None:
-        return
-    if len(labels) != outputs:
-        raise ValueError(
-            f"Expected {outputs} labels, one for each output of {name!r}. Received: {len(labels)}."
-        )
-    for label in labels:
-        if not label.strip() or len(label.splitlines()) > 1:
-            raise ValueError(f"Expected a line of text for each label. Received: {label!r}.")
-
-
-def default_labels(model, labels: Sequence[str] | None) -> list[str] | None:
-    """`labels`, checked against the outputs of a Keras model; ImageNet's where none are given.
-
-    Raises:
-        ValueError: See `check_labels`; also for labels of what is no classifier.
-    """
-    shape = model.output_shape
-    outputs = shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
-    if labels is None:
-        return unique_labels(classes()) if outputs == NUM_CLASSES else None
-    if outputs is None:
-        raise ValueError(
-            "Labels need a model with one output of shape (batch, classes). "
-            f"Received: {model.name!r} with output shape {shape}. Leave them out."
-        )
-    check_labels(labels, outputs, model.name)
-    return list(labels)
 
 
 def _input_tensor(tensor, takes_pixels) -> dict:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import keras
 
+from keras_mobileone.checks import require_channels_last
 from keras_mobileone.imagenet import NUM_CLASSES, PRETRAINED_CLASSES
-from keras_mobileone.layers import require_channels_last
 from keras_mobileone.network import build
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
 from keras_mobileone.weights.loading import model_from_weights

@@ -28,8 +28,8 @@ import numpy as np
 from keras import ops
 
 from keras_mobileone import reparam
-from keras_mobileone.fusing import has_blocks, in_float32
-from keras_mobileone.graph import require_graph
+from keras_mobileone.fusing import has_blocks
+from keras_mobileone.graph import in_float32, require_graph
 from keras_mobileone.layers import MobileOneBlock
 from keras_mobileone.network import CLASSIFIER_NAME, MobileOneModel, build
 from keras_mobileone.variants import BlockSpec, Variant, get_variant

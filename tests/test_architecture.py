@@ -8,6 +8,9 @@ import pytest
 
 # A module imports only from the left. A package stands for its `__init__` alone.
 ORDER = [
+    "errors",
+    "checks",
+    "about",
     "files",
     "variants",
     "reparam",
@@ -23,6 +26,7 @@ ORDER = [
     "imagenet",
     "images",
     "data",
+    "data.labels",
     "data.passes",
     "data.folders",
     "data.records",
@@ -42,6 +46,7 @@ ORDER = [
     "flatbuffer",
     "metadata",
     "litert",
+    "metrics",
     "prediction",
     "evaluation",
     "comparison",

@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 import keras_mobileone
+from keras_mobileone.about import About
 from keras_mobileone.cli import main
 from keras_mobileone.coreml import COMPRESSIONS, export_coreml
 from keras_mobileone.imagenet import classes, preprocess_input
 from keras_mobileone.images import evaluation_crop, list_images, load_image, spread
-from keras_mobileone.metadata import About
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 coremltools = pytest.importorskip("coremltools", reason="needs coremltools")

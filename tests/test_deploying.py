@@ -13,7 +13,8 @@ from PIL import Image
 
 import keras_mobileone
 from keras_mobileone import deploying, reporting
-from keras_mobileone.metadata import About, read_labels
+from keras_mobileone.about import About
+from keras_mobileone.metadata import read_labels
 from keras_mobileone.weights.checkpoint import write_safetensors
 from keras_mobileone.weights.loading import export_tensors
 

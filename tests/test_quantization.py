@@ -8,9 +8,10 @@ from keras import layers, ops
 import keras_mobileone
 from keras_mobileone import export_tflite, flatbuffer, quantize
 from keras_mobileone.calibration import calibration_images
-from keras_mobileone.comparison import compare_outputs, sqnr
+from keras_mobileone.comparison import compare_outputs
 from keras_mobileone.conversion import convert
 from keras_mobileone.litert import LiteRTRunner
+from keras_mobileone.metrics import sqnr
 from keras_mobileone.quantization import equalization, integer, rounding
 from keras_mobileone.quantization.equalization import EXACTNESS, equalize
 from keras_mobileone.quantization.integer import Steps

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from keras_mobileone.benchmarking.results import Round
 from keras_mobileone.benchmarking.settings import Settings, TargetError
-from keras_mobileone.files import first_line
+from keras_mobileone.errors import first_line
 
 NAME = "benchmark_model"
 # ELF's e_machine of each ABI of Android.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from keras_mobileone.files import atomic_write, first_line
+from keras_mobileone.errors import first_line
+from keras_mobileone.files import atomic_write
 
 FORMAT = 1  # of the JSON that `Benchmark.save` writes; a change of its meaning raises it
 TRIMMED = 5  # one run of so many is cut off at each end, as the authors cut 10 of 50

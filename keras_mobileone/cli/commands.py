@@ -6,6 +6,7 @@ import click
 import numpy as np
 
 import keras_mobileone
+from keras_mobileone.about import About
 from keras_mobileone.cli.benchmarking import benchmark_command
 from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
 from keras_mobileone.cli.data import prepare_command
@@ -29,7 +30,6 @@ from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.fusing import fuse
 from keras_mobileone.imagenet import NUM_CLASSES, classes
 from keras_mobileone.images import evaluation_crop, load_image
-from keras_mobileone.metadata import About
 from keras_mobileone.models import MobileOne
 from keras_mobileone.published import PUBLISHED
 from keras_mobileone.reporting import HEADER, package_summary, summary, table_rows

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from keras_mobileone.data.augment import auto_augment, rand_augment
 from keras_mobileone.data.decoding import (
     decode,
@@ -203,3 +205,25 @@ def _note_broken(names, whole, bad):
 
     noted = tf.numpy_function(note, [names, whole], tf.bool)
     return tf.ensure_shape(noted, whole.shape)
+
+
+def sample_crops(
+    source: Source, count: int, image_size: int, crop_fraction: float, seed: int
+) -> np.ndarray:
+    """Center crops of images drawn at random from a source.
+
+    Args:
+        source: Where the images come from.
+        count: How many to draw; all of them if there are fewer.
+        image_size: Side of a crop in pixels.
+        crop_fraction: Of the evaluation transform.
+        seed: Decides which images are drawn.
+
+    Returns:
+        uint8 (count, image_size, image_size, 3).
+    """
+    crops = [
+        evaluation_crop(element["encoded"], image_size, crop_fraction)
+        for element in source.stream(seed=seed).take(min(count, source.images))
+    ]
+    return np.stack(crops)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_mobileone.comparison import sqnr
+from keras_mobileone.metrics import sqnr
 from keras_mobileone.quantization import operators
 from keras_mobileone.quantization.int8_graph import LINEAR, Int8Graph, bias_of
 from keras_mobileone.quantization.rounding import channel_axis, quantize_kernel

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 import keras
 
 from keras_mobileone import flatbuffer
+from keras_mobileone.about import About
 from keras_mobileone.calibration import calibration_images
 from keras_mobileone.conversion import normalized
+from keras_mobileone.data.labels import default_labels
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.fusing import call_copy, has_blocks, in_float32
-from keras_mobileone.graph import rebuild, require_graph
+from keras_mobileone.fusing import has_blocks
+from keras_mobileone.graph import call_copy, in_float32, rebuild, require_graph
 from keras_mobileone.imagenet import PIXEL_RANGE
 from keras_mobileone.litert import NORMALIZED_INPUT, PIXEL_INPUT
-from keras_mobileone.metadata import About, default_labels, with_metadata
+from keras_mobileone.metadata import with_metadata
 from keras_mobileone.quantization.trace import trace
 from keras_mobileone.quantization.twin import (
     KERNELS,

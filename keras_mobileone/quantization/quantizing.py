@@ -12,7 +12,8 @@ import keras
 from keras_mobileone.calibration import calibration_images
 from keras_mobileone.conversion import convert
 from keras_mobileone.files import atomic_write
-from keras_mobileone.fusing import has_blocks, in_float32
+from keras_mobileone.fusing import has_blocks
+from keras_mobileone.graph import in_float32
 from keras_mobileone.imagenet import PIXEL_RANGE, preprocess_input
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.integer import Steps, TensorReport, calibrate

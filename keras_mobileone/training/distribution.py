@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import keras
 import numpy as np
 
-from keras_mobileone.files import first_line
+from keras_mobileone.errors import first_line
 
 SERVICE_PREFIX = "grpc://"
 SERVICE_TIMEOUT = 10  # seconds to reach it

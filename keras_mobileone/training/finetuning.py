@@ -7,11 +7,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mobileone.data.pipeline import sample_crops
 from keras_mobileone.data.sources import Source
 from keras_mobileone.imagenet import PRETRAINED_CLASSES, preprocess_input
 from keras_mobileone.models import KNOWN_WEIGHTS, MobileOne
 from keras_mobileone.network import CLASSIFIER_NAME, build
-from keras_mobileone.training.finishing import TrainingReport, sample
+from keras_mobileone.training.finishing import TrainingReport
 from keras_mobileone.training.recipe import RECIPES, Recipe
 from keras_mobileone.training.running import train
 from keras_mobileone.unfusing import unfuse
@@ -90,7 +91,15 @@ def pretrained_network(recipe: Recipe, path: Path, source: Source) -> keras.Mode
     fused = is_fused(read_weights(variant, path))
     features = MobileOne(variant, include_top=False, weights=path, deploy=fused)
     if fused:
-        images = preprocess_input(sample(source, recipe, STATISTICS_IMAGES))
+        images = preprocess_input(
+            sample_crops(
+                source,
+                STATISTICS_IMAGES,
+                recipe.image_size,
+                recipe.variant.crop_fraction,
+                recipe.seed,
+            )
+        )
         features = unfuse(features, variant, images)
     model = build(
         variant,

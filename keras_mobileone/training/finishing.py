@@ -12,8 +12,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.conversion import INTEGER
-from keras_mobileone.data.decoding import evaluation_crop
-from keras_mobileone.data.pipeline import BadImages, evaluation_batches
+from keras_mobileone.data.pipeline import BadImages, evaluation_batches, sample_crops
 from keras_mobileone.data.sources import Source
 from keras_mobileone.exporting import export_tflite
 from keras_mobileone.files import atomic_write
@@ -124,19 +123,20 @@ def export_files(
     files = {}
     for precision in precisions:
         path = directory / f"model_{precision}.tflite"
-        calibration = sample(source, recipe, CALIBRATION_IMAGES) if precision in INTEGER else None
+        calibration = (
+            sample_crops(
+                source,
+                CALIBRATION_IMAGES,
+                recipe.image_size,
+                recipe.variant.crop_fraction,
+                recipe.seed,
+            )
+            if precision in INTEGER
+            else None
+        )
         export_tflite(model, path, precision, calibration, labels=labels_of(source.classes))
         files[precision] = path.name
     return files
-
-
-def sample(source: Source, recipe: Recipe, count: int) -> np.ndarray:
-    """uint8 centre crops of `count` training images drawn by the recipe's seed, at most all."""
-    crops = [
-        evaluation_crop(element["encoded"], recipe.image_size, recipe.variant.crop_fraction)
-        for element in source.stream(seed=recipe.seed).take(min(count, source.images))
-    ]
-    return np.stack(crops)
 
 
 def conditions(recipe: Recipe, devices: Devices) -> dict[str, str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mobileone.files import atomic_write, first_line
+from keras_mobileone.errors import first_line
+from keras_mobileone.files import atomic_write
 
 TORCH_SUFFIXES = (".tar", ".pth", ".pt", ".bin", ".ckpt")
 KERAS_SUFFIXES = (".keras", ".h5")

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_mobileone.files import first_line
+from keras_mobileone.errors import first_line
 from keras_mobileone.fusing import fuse
 from keras_mobileone.network import CLASSIFIER_NAME, build
 from keras_mobileone.variants import Variant

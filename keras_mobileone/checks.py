@@ -1,0 +1,13 @@
+"""Checks of the environment that several modules share."""
+
+import keras
+
+
+def require_channels_last():
+    """Raises ValueError when Keras is set to channels first."""
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "MobileOne is built channels last. Received: image_data_format="
+            f"{keras.config.image_data_format()!r}. "
+            'Call keras.config.set_image_data_format("channels_last").'
+        )

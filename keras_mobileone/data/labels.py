@@ -1,0 +1,37 @@
+"""Class labels of an exported classifier."""
+
+from collections.abc import Sequence
+
+from keras_mobileone.imagenet import NUM_CLASSES, classes, unique_labels
+
+
+def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
+    """Raises ValueError unless there is one usable label for each of `outputs`."""
+    if labels is None:
+        return
+    if len(labels) != outputs:
+        raise ValueError(
+            f"Expected {outputs} labels, one for each output of {name!r}. Received: {len(labels)}."
+        )
+    for label in labels:
+        if not label.strip() or len(label.splitlines()) > 1:
+            raise ValueError(f"Expected a line of text for each label. Received: {label!r}.")
+
+
+def default_labels(model, labels: Sequence[str] | None) -> list[str] | None:
+    """`labels`, checked against the outputs of a Keras model; ImageNet's where none are given.
+
+    Raises:
+        ValueError: See `check_labels`; also for labels of what is no classifier.
+    """
+    shape = model.output_shape
+    outputs = shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
+    if labels is None:
+        return unique_labels(classes()) if outputs == NUM_CLASSES else None
+    if outputs is None:
+        raise ValueError(
+            "Labels need a model with one output of shape (batch, classes). "
+            f"Received: {model.name!r} with output shape {shape}. Leave them out."
+        )
+    check_labels(labels, outputs, model.name)
+    return list(labels)
