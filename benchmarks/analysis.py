@@ -18,7 +18,7 @@ from peers import NETWORKS as PEERS
 from study import Network, Study, conditions_text, milliseconds, ratio, scatter_text
 from thirty_layers import ACTIVATIONS, BLOCKS, CONVOLUTIONS, build
 
-from keras_mobileone.reporting import markdown_table
+from keras_mobileone.deployment.report import markdown_table
 
 PERMUTATIONS = 100_000
 CHEAP, DEAR = 1.10, 1.50  # ratios to ReLU, or to plain blocks

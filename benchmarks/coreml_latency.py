@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_mobileone.deployment.report import markdown_table
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.reporting import markdown_table
 
 UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
 ROUNDS, RUNS, TRIMMED = 20, 50, 10

@@ -14,8 +14,8 @@ from drawing import BLUE, GREEN, figure
 from study import Network, Study, conditions_text, milliseconds, ratio, scatter_text
 
 from keras_mobileone import VARIANTS, MobileOne
-from keras_mobileone.peers import PEERS, export_network
-from keras_mobileone.reporting import markdown_table
+from keras_mobileone.benchmarking.baselines import PEERS, export_network
+from keras_mobileone.deployment.report import markdown_table
 
 PEAK_MEMORY = Path(__file__).with_name("peak_memory.py")
 MEMORY_RUNS = 3

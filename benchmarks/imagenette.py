@@ -23,8 +23,8 @@ import numpy as np
 from drawing import BLUE, GREEN, GREY, clean, figure
 
 import keras_mobileone
+from keras_mobileone.data.images import list_labelled_images, load_crops, spread
 from keras_mobileone.files import atomic_write
-from keras_mobileone.images import list_labelled_images, load_crops, spread
 from keras_mobileone.weights.checkpoint import write_safetensors
 from keras_mobileone.weights.loading import export_tensors, load_keras
 from keras_mobileone.weights.pretrained import bundled_path

@@ -15,7 +15,7 @@ import keras
 from keras import layers, ops
 
 from keras_mobileone import complexity
-from keras_mobileone.peers import Peer
+from keras_mobileone.benchmarking.baselines import Peer
 
 HEADS, FORMER_HEADS = 2, 4
 SOURCE = "github.com/AAboys/MobileFormer"

@@ -9,8 +9,8 @@ from drawing import BLUE, GREY, RED, clean, figure, label_points, logarithmic
 from mobile_former import peer as mobile_former
 from study import Study, conditions_text, milliseconds, ratio, scatter_text
 
-from keras_mobileone.peers import PEERS, PRECISIONS
-from keras_mobileone.reporting import markdown_table
+from keras_mobileone.benchmarking.baselines import PEERS, PRECISIONS
+from keras_mobileone.deployment.report import markdown_table
 
 NETWORKS = {p.name: p for p in (*PEERS.values(), mobile_former("294M"), mobile_former("508M"))}
 REFERENCE = "MobileOneS0"

@@ -20,9 +20,9 @@ import numpy as np
 import keras_mobileone
 from keras_mobileone.benchmarking import processor_name
 from keras_mobileone.cli.qat import compile_student, read_data, train_student
-from keras_mobileone.evaluation import predict_images
-from keras_mobileone.images import load_crops, spread
-from keras_mobileone.prediction import load_predictor
+from keras_mobileone.data.images import load_crops, spread
+from keras_mobileone.evaluation.accuracy import predict_images
+from keras_mobileone.evaluation.predictor import load_predictor
 
 CALIBRATION_IMAGES = 100
 LEARNING_RATE = 1e-5

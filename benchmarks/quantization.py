@@ -24,13 +24,13 @@ from peak_memory import peak_gibibytes
 
 import keras_mobileone
 from keras_mobileone.benchmarking import benchmark, processor_name
-from keras_mobileone.comparison import compare_outputs
-from keras_mobileone.conversion import convert
-from keras_mobileone.images import image_labels, list_images, load_crops, spread
-from keras_mobileone.litert import LiteRTRunner
+from keras_mobileone.data.images import image_labels, list_images, load_crops, spread
+from keras_mobileone.evaluation.comparison import compare_outputs
+from keras_mobileone.litert.converter import convert
+from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.quantization import equalization
-from keras_mobileone.quantization.integer import Steps
-from keras_mobileone.quantization.regions import find_regions
+from keras_mobileone.quantization.layerwise_correction import Steps
+from keras_mobileone.quantization.scaling_groups import find_regions
 from keras_mobileone.quantization.trace import trace
 
 CALIBRATION_IMAGES = 100

@@ -18,8 +18,8 @@ import study
 
 import keras_mobileone
 from keras_mobileone.benchmarking import load_benchmark
-from keras_mobileone.published import PUBLISHED
-from keras_mobileone.reporting import (
+from keras_mobileone.benchmarking.published_results import PUBLISHED
+from keras_mobileone.deployment.report import (
     HEADER,
     markdown_table,
     report_from_dict,

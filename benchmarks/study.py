@@ -21,8 +21,8 @@ import keras
 
 from keras_mobileone import benchmarking, complexity
 from keras_mobileone.benchmarking import Latency, benchmark, processor_name
+from keras_mobileone.benchmarking.baselines import export_network
 from keras_mobileone.files import atomic_write
-from keras_mobileone.peers import export_network
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -125,7 +125,7 @@ def export(network, files: Path, precisions: Sequence[str] = ("float32",)) -> No
     """Makes a network's files and notes its size, unless they are there.
 
     Args:
-        network: A `Network` or a `keras_mobileone.peers.Peer`.
+        network: A `Network` or a `keras_mobileone.benchmarking.baselines.Peer`.
         files: Directory that keeps them. It must be emptied when a network changes.
         precisions: Of the files.
     """

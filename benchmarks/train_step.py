@@ -26,9 +26,9 @@ import turns
 
 from keras_mobileone.benchmarking import processor_name
 from keras_mobileone.files import atomic_write
-from keras_mobileone.layers import MobileOneBlock
-from keras_mobileone.network import build
-from keras_mobileone.norms import BatchNorm
+from keras_mobileone.layers.batch_norm import BatchNorm
+from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.network import build
 from keras_mobileone.training.optimizer import make_optimizer
 from keras_mobileone.training.recipe import Phase, Recipe
 from keras_mobileone.training.trainer import Trainer

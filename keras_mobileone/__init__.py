@@ -1,16 +1,6 @@
 """MobileOne for Keras 3: train many branches, deploy one, export to phones."""
 
-from keras_mobileone.comparison import Comparison, compare
-from keras_mobileone.complexity import Complexity, complexity
-from keras_mobileone.coreml import CoreMLReport, export_coreml
-from keras_mobileone.data.preparing import prepare
-from keras_mobileone.evaluation import Evaluation, evaluate
-from keras_mobileone.exporting import ExportReport, export_tflite
-from keras_mobileone.fusing import fuse
-from keras_mobileone.imagenet import decode_predictions, preprocess_input
-from keras_mobileone.images import evaluation_crop, load_image
-from keras_mobileone.layers import MobileOneBlock
-from keras_mobileone.models import (
+from keras_mobileone.applications import (
     MobileOne,
     MobileOneS0,
     MobileOneS1,
@@ -18,16 +8,26 @@ from keras_mobileone.models import (
     MobileOneS3,
     MobileOneS4,
 )
-from keras_mobileone.network import MobileOneModel, feature_extractor
+from keras_mobileone.data.imagenet import decode_predictions, preprocess_input
+from keras_mobileone.data.images import evaluation_crop, load_image
+from keras_mobileone.data.preparing import prepare
+from keras_mobileone.evaluation.accuracy import Evaluation, evaluate
+from keras_mobileone.evaluation.comparison import Comparison, compare
+from keras_mobileone.export.coreml import CoreMLReport, export_coreml
+from keras_mobileone.export.tflite import ExportReport, export_tflite
+from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.complexity import Complexity, complexity
+from keras_mobileone.models.fusing import fuse
+from keras_mobileone.models.network import MobileOneModel, feature_extractor
+from keras_mobileone.models.unfusing import unfuse
 from keras_mobileone.quantization.equalization import Equalization, equalize
+from keras_mobileone.quantization.ptq import QuantizationReport, quantize
 from keras_mobileone.quantization.qat import carry_back, export_qat, quantize_aware
-from keras_mobileone.quantization.quantizing import QuantizationReport, quantize
 from keras_mobileone.training.distribution import Devices
+from keras_mobileone.training.finalize import TrainingReport
 from keras_mobileone.training.finetuning import finetune
-from keras_mobileone.training.finishing import TrainingReport
 from keras_mobileone.training.recipe import RECIPES, Phase, Recipe, get_recipe
-from keras_mobileone.training.running import train
-from keras_mobileone.unfusing import unfuse
+from keras_mobileone.training.train import train
 from keras_mobileone.variants import VARIANTS, Variant, get_variant
 
 __version__ = "0.1.0"

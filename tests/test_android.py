@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from keras_mobileone import flatbuffer
 from keras_mobileone.benchmarking import (
     AndroidDevice,
     adb,
@@ -24,6 +23,7 @@ from keras_mobileone.benchmarking import (
 )
 from keras_mobileone.benchmarking.settings import TargetError
 from keras_mobileone.cli import main
+from keras_mobileone.litert import flatbuffer
 
 STAND_IN = Path(__file__).with_name("stand_in_adb.py")
 ARM64 = 183

@@ -2,108 +2,14 @@
 
 import ast
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
-# A module imports only from the left. A package stands for its `__init__` alone.
-ORDER = [
-    "errors",
-    "checks",
-    "about",
-    "files",
-    "variants",
-    "reparam",
-    "updates",
-    "norms",
-    "moments",
-    "onepass",
-    "layers",
-    "graph",
-    "fusing",
-    "network",
-    "complexity",
-    "imagenet",
-    "images",
-    "data",
-    "data.labels",
-    "data.passes",
-    "data.folders",
-    "data.records",
-    "data.sources",
-    "data.examples",
-    "data.preparing",
-    "data.decoding",
-    "data.augment",
-    "data.pipeline",
-    "weights",
-    "weights.checkpoint",
-    "weights.naming",
-    "weights.loading",
-    "weights.pretrained",
-    "models",
-    "unfusing",
-    "flatbuffer",
-    "metadata",
-    "litert",
-    "metrics",
-    "prediction",
-    "evaluation",
-    "comparison",
-    "calibration",
-    "conversion",
-    "quantization",
-    "quantization.trace",
-    "quantization.regions",
-    "quantization.statistics",
-    "quantization.equalization",
-    "quantization.operators",
-    "quantization.int8_graph",
-    "quantization.rounding",
-    "quantization.integer",
-    "quantization.quantizing",
-    "exporting",
-    "coreml",
-    "usage",
-    "quantization.twin",
-    "quantization.qat",
-    "benchmarking.settings",
-    "benchmarking.worker",
-    "benchmarking.results",
-    "benchmarking.local",
-    "benchmarking.protocol",
-    "benchmarking.adb",
-    "benchmarking.device",
-    "benchmarking.native",
-    "benchmarking.android",
-    "benchmarking",
-    "published",
-    "peers",
-    "training",
-    "training.recipe",
-    "training.optimizer",
-    "training.trainer",
-    "training.distribution",
-    "training.checkpoint",
-    "training.callbacks",
-    "training.finishing",
-    "training.running",
-    "training.finetuning",
-    "",  # the package itself, which gathers the names above
-    "reporting",
-    "deploying",
-    "cli.console",
-    "cli.sources",
-    "cli.exports",
-    "cli.benchmarking",
-    "cli.qat",
-    "cli.data",
-    "cli.training",
-    "cli.commands",
-    "cli",
-    "__main__",
-]
 PACKAGE = "keras_mobileone"
+ROOT = Path(__file__).parents[1]
 # Imported where they are used, and never at the top of a module.
 LATE = {"tensorflow", "jax", "torch", "PIL", "matplotlib", "ai_edge_litert", "h5py", "safetensors"}
 LATE |= {"tensorflow_datasets", "tensorboard", "tensorflow_model_optimization", "tf_keras"}
@@ -111,9 +17,43 @@ LATE |= {"tensorflow_datasets", "tensorboard", "tensorflow_model_optimization", 
 COMMAND_LINE = {"click", "rich"}
 
 
+def read_map(text: str) -> list[str]:
+    """Modules in the order of the map in CONTRIBUTING.md; a package stands for its `__init__`.
+
+    A line that begins with a package (`.` for the root) names its modules, and so does the line
+    after it where the list goes on; the other lines, which describe, end in no name of a module.
+    """
+    block = re.search(r"```map\n(.*?)```", text, re.DOTALL)[1]
+    order, package = [], None
+    for line in block.splitlines():
+        if line[0] != " ":
+            package, *names = line.split()
+        elif all((ROOT / PACKAGE / package / f"{name}.py").is_file() for name in line.split()):
+            names = line.split()
+        else:
+            continue
+        prefix = "" if package == "." else package
+        if prefix and prefix not in order and "__init__" not in block_of(block, package):
+            order.append(prefix)
+        order += [
+            prefix if name == "__init__" else f"{prefix}.{name}".removeprefix(".") for name in names
+        ]
+    return order
+
+
+def block_of(block: str, package: str) -> str:
+    """The lines of one package in the map."""
+    start = block.index(f"\n{package} ") + 1
+    following = re.search(r"\n\S", block[start:])
+    return block[start : start + following.start()] if following else block[start:]
+
+
 def module_name(path, root) -> str:
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+ORDER = read_map((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +103,12 @@ def top_level_imports(tree) -> set[str]:
 def test_every_module_has_its_place_in_the_order(modules):
     unplaced = sorted(set(modules) - set(ORDER))
     assert not unplaced, (
-        f"{unplaced} stand nowhere in ORDER of {__file__}: put each right of what it imports "
-        "and left of what imports it."
+        f"{unplaced} stand nowhere in the map of CONTRIBUTING.md: put each after what it "
+        "imports and before what imports it."
     )
-    gone = [name for name in ORDER if name not in modules and not name.startswith("cli")]
-    assert not gone, f"{gone} stand in ORDER of {__file__} but are no modules: take them out."
+    gone = [name for name in ORDER if name not in modules]
+    assert not gone, f"{gone} stand in the map of CONTRIBUTING.md but are no modules."
+    assert len(ORDER) == len(set(ORDER))
 
 
 def test_imports_go_one_way(modules):
@@ -182,10 +123,12 @@ def test_imports_go_one_way(modules):
 
 def test_the_order_is_needed(modules):
     """The reader of imports sees them: some that are known, in two spellings."""
-    assert "layers" in imported(modules["fusing"], set(modules))
-    assert "reparam" in imported(modules["layers"], set(modules))  # from keras_mobileone import …
+    assert "layers.block" in imported(modules["models.fusing"], set(modules))
+    assert "layers.reparameterization" in imported(
+        modules["layers.block"], set(modules)
+    )  # from keras_mobileone import …
     assert imported(modules["variants"], set(modules)) == set()
-    assert {"keras", "numpy"} <= top_level_imports(modules["fusing"])
+    assert {"keras", "numpy"} <= top_level_imports(modules["models.fusing"])
 
 
 def test_heavy_packages_are_imported_where_used(modules):

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_mobileone import images
-from keras_mobileone.data import augment
+from keras_mobileone.data import augment, images
 
 tf = pytest.importorskip("tensorflow")
 

@@ -7,10 +7,19 @@ import pytest
 from click.testing import CliRunner
 
 import keras_mobileone
-from keras_mobileone import benchmarking, flatbuffer, peers
-from keras_mobileone.benchmarking import Latency, Round, benchmark, load_benchmark, protocol, ratio
+from keras_mobileone import benchmarking
+from keras_mobileone.benchmarking import (
+    Latency,
+    Round,
+    baselines,
+    benchmark,
+    load_benchmark,
+    protocol,
+    ratio,
+)
 from keras_mobileone.benchmarking.results import latency_of, round_of
 from keras_mobileone.cli import main
+from keras_mobileone.litert import flatbuffer
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +274,8 @@ def test_peers_stand_beside_ones_own(files, tmp_path, monkeypatch, tiny):
         return keras_mobileone.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), deploy=True)
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    other = {"Other": peers.Peer("Other", build, 70.0, "nowhere")}
-    monkeypatch.setattr(peers, "PEERS", other)
+    other = {"Other": baselines.Peer("Other", build, 70.0, "nowhere")}
+    monkeypatch.setattr(baselines, "PEERS", other)
     monkeypatch.setattr("keras_mobileone.cli.benchmarking.PEERS", other)
     out = tmp_path / "result.json"
     result = run(files[0], "--peers", "--runs", 2, "--rounds", 1, "--json", out)

@@ -5,7 +5,7 @@ import pytest
 from keras import layers
 
 from keras_mobileone import VARIANTS, MobileOne, MobileOneBlock, complexity
-from keras_mobileone.peers import PEERS
+from keras_mobileone.benchmarking.baselines import PEERS
 
 # Counted from the authors' mobileone.py: at train time trainable parameters and moving statistics
 # of batch normalization; deploy parameters; deploy multiply-accumulates at 224 pixels.

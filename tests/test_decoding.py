@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_mobileone import images
-from keras_mobileone.data import decoding
+from keras_mobileone.data import decoding, images
 
 tf = pytest.importorskip("tensorflow")
 

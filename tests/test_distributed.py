@@ -28,10 +28,10 @@ from keras_mobileone.training import recipe as recipes
 from keras_mobileone.training.callbacks import CHECKPOINT, LOG
 from keras_mobileone.training.checkpoint import load_checkpoint, state_variables
 from keras_mobileone.training.distribution import Devices, lost_machine, serve
+from keras_mobileone.training.finalize import DEPLOY, TRAINED
 from keras_mobileone.training.finetuning import finetune
-from keras_mobileone.training.finishing import DEPLOY, TRAINED
 from keras_mobileone.training.recipe import Phase, Recipe
-from keras_mobileone.training.running import make_trainer, train
+from keras_mobileone.training.train import make_trainer, train
 
 pytestmark = pytest.mark.slow
 
@@ -54,19 +54,19 @@ COMMAND = (
     + """
 import os, signal, time
 from keras_mobileone.cli.commands import main
-from keras_mobileone.training import running
+from keras_mobileone.training import train
 
-class MortalRecorder(running.Recorder):
+class MortalRecorder(train.Recorder):
     def on_train_batch_end(self, batch, logs=None):
         if self.progress.step + 1 == int(os.environ.get("DIE_IN_STEP", 0)):
             os.kill(os.getpid(), signal.SIGKILL)
         super().on_train_batch_end(batch, logs)
 
-def save_models(*arguments, save=running.save_models):
+def save_models(*arguments, save=train.save_models):
     time.sleep(int(os.environ.get("IDLE_SECONDS", 0)))
     return save(*arguments)
 
-running.Recorder, running.save_models = MortalRecorder, save_models
+train.Recorder, train.save_models = MortalRecorder, save_models
 main()
 """
 )

@@ -9,8 +9,8 @@ from keras import layers
 from PIL import Image
 
 from keras_mobileone import MobileOne, evaluate, export_tflite
-from keras_mobileone.imagenet import classes
-from keras_mobileone.prediction import load_predictor
+from keras_mobileone.data.imagenet import classes
+from keras_mobileone.evaluation.predictor import load_predictor
 
 # Grey levels of the pictures, and the class that `grey_reader` answers for them.
 LEVELS = {10: 0, 60: 1, 120: 2, 200: 3}

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_mobileone import VARIANTS, MobileOne, MobileOneBlock, fuse, fusing, reparam
-from keras_mobileone import layers as block_module
+from keras_mobileone import VARIANTS, MobileOne, MobileOneBlock, fuse
+from keras_mobileone.layers import block as block_module
+from keras_mobileone.layers import reparameterization
+from keras_mobileone.models import fusing
 
 TOLERANCE = 1e-5
 SIZES = [(224, 224), (225, 225), (96, 160)]
@@ -264,8 +266,8 @@ except Exception:
 
 # Planted bugs. Each replaces one piece of the folding by a plausible mistake.
 
-PROPER_FOLD_BRANCH = reparam.fold_branch
-PROPER_FOLD = reparam.fold
+PROPER_FOLD_BRANCH = reparameterization.fold_branch
+PROPER_FOLD = reparameterization.fold
 
 
 def without_beta(branch):
@@ -326,7 +328,7 @@ PLANTED = {
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_turns_the_check_red(bug, monkeypatch, tiny_model):
     fuse(tiny_model)
-    monkeypatch.setattr(reparam, *PLANTED[bug])
+    monkeypatch.setattr(reparameterization, *PLANTED[bug])
     with pytest.raises(ArithmeticError, match=r"'tiny'.*'stem'"):
         fuse(tiny_model)
 
@@ -338,7 +340,7 @@ def test_a_planted_bug_turns_the_parity_test_red(
     images = noise(2, 64, 64, 3)
     expected = tiny_model(images, training=False)
     assert relative_error(fuse(tiny_model, verify=False)(images), expected) < TOLERANCE
-    monkeypatch.setattr(reparam, *PLANTED[bug])
+    monkeypatch.setattr(reparameterization, *PLANTED[bug])
     assert relative_error(fuse(tiny_model, verify=False)(images), expected) > 10 * TOLERANCE
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_mobileone import decode_predictions, preprocess_input
-from keras_mobileone.imagenet import class_index, classes
+from keras_mobileone.data.imagenet import class_index, classes
 
 MEAN = np.array([0.485, 0.456, 0.406])
 STD = np.array([0.229, 0.224, 0.225])

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import keras_mobileone
-from keras_mobileone.imagenet import IMAGENETTE, class_table, preprocess_input
+from keras_mobileone.data.imagenet import IMAGENETTE, class_table, preprocess_input
 from keras_mobileone.weights.pretrained import bundled_path
 
 MEGABYTE = 10**6

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_mobileone import evaluation_crop, load_image
-from keras_mobileone.images import list_images, list_labelled_images, load_crops
+from keras_mobileone.data.images import list_images, list_labelled_images, load_crops
 
 
 @pytest.fixture

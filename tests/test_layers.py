@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from keras_mobileone import MobileOneBlock
-from keras_mobileone.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
+from keras_mobileone.layers.block import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
 CHANNELS = 16
 KINDS = {

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 import keras_mobileone
-from keras_mobileone.exporting import export_tflite
-from keras_mobileone.imagenet import classes, preprocess_input, unique_labels
-from keras_mobileone.images import evaluation_crop, list_images, load_image, spread
-from keras_mobileone.litert import LiteRTRunner
+from keras_mobileone.data.imagenet import classes, preprocess_input, unique_labels
+from keras_mobileone.data.images import evaluation_crop, list_images, load_image, spread
+from keras_mobileone.export.tflite import export_tflite
+from keras_mobileone.litert.runner import LiteRTRunner
 
 ROOT = Path(__file__).parents[1]
 PYTHON = Path(os.environ.get("MEDIAPIPE_PYTHON", ROOT / ".venv-mediapipe" / "bin" / "python"))

@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mobileone import flatbuffer
 from keras_mobileone.about import About
-from keras_mobileone.exporting import export_tflite
-from keras_mobileone.imagenet import MEAN, STD, labels_of, preprocess_input
-from keras_mobileone.litert import LiteRTRunner
-from keras_mobileone.metadata import FIELD, IDENTIFIER, read_labels
+from keras_mobileone.data.imagenet import MEAN, STD, labels_of, preprocess_input
+from keras_mobileone.export.tflite import export_tflite
+from keras_mobileone.litert import flatbuffer
+from keras_mobileone.litert.metadata import FIELD, IDENTIFIER, read_labels
+from keras_mobileone.litert.runner import LiteRTRunner
 
 NAMES = [f"class {letter}" for letter in "abcdefghij"]
 

@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from keras import layers
 from PIL import Image
 
-from keras_mobileone import MobileOne, Variant, flatbuffer
-from keras_mobileone.imagenet import preprocess_input
-from keras_mobileone.litert import LiteRTRunner
-from keras_mobileone.quantization import twin
+from keras_mobileone import MobileOne, Variant
+from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.litert import flatbuffer
+from keras_mobileone.litert.runner import LiteRTRunner
+from keras_mobileone.quantization import qat_model
 from keras_mobileone.quantization.qat import carry_back, export_qat, quantize_aware
 from keras_mobileone.quantization.trace import trace
 
@@ -85,7 +86,7 @@ def training(fused, images, tmp_path_factory):
         model: The twin, trained; tests must not change it.
         path: The exported file.
     """
-    _, keras2 = twin.packages()
+    _, keras2 = qat_model.packages()
     model = quantize_aware(fused, images)
     before = {weight.name: weight.numpy().copy() for weight in model.weights}
     untrained = model(images).numpy()
@@ -128,8 +129,8 @@ def float_tensors(path) -> int:
 def test_twin_equals_keras_3(source, request, noise, relative_error):
     model = request.getfixturevalue(source)
     inputs = noise(4, *model.input_shape[1:], seed=3)
-    _, keras2 = twin.packages()
-    rebuilt = twin.rebuild_twin(trace(model), keras2)
+    _, keras2 = qat_model.packages()
+    rebuilt = qat_model.rebuild_twin(trace(model), keras2)
     assert relative_error(rebuilt(inputs).numpy(), model(inputs)) < 1e-5
     names = {layer.name for layer in model._flatten_layers() if layer.weights}
     names -= {"nested", model.name}
@@ -145,7 +146,7 @@ def test_student_is_near_and_quantized(training, fused, images, relative_error):
 @needs_extra
 def test_rules_of_squeeze_and_excitation(fused):
     traced = trace(fused)
-    rules = {call.layer.name: twin.output_rule(call, traced) for call in traced.calls}
+    rules = {call.layer.name: qat_model.output_rule(call, traced) for call in traced.calls}
     block = "stage4_pair1_pointwise"
     expected = {
         "_conv": "range",  # read by the pool and by the multiplication
@@ -174,7 +175,7 @@ def test_kernels_are_rounded_per_channel(depthwise, noise):
     axes = (0, 1, 3) if depthwise else (0, 1, 2)
     step = np.abs(kernel).max(axes, keepdims=True) / 127
     expected = np.rint(kernel / np.where(step, step, 1)) * step
-    quantizer = twin.kernel_quantizer()(depthwise=depthwise)
+    quantizer = qat_model.kernel_quantizer()(depthwise=depthwise)
     found = quantizer(tf.constant(kernel), False, {}).numpy()
     np.testing.assert_allclose(found, expected, atol=2e-6 * float(np.abs(kernel).max()))
     for quiet in (found[:, :, 3], expected[:, :, 3]) if depthwise else (found[..., 3],):
@@ -206,8 +207,8 @@ def test_calibration_takes_batches_and_checks_them(noise):
 def test_keras_3_stays_the_keras_of_this_process():
     import tensorflow as tf
 
-    twin.packages()
-    assert twin.LEGACY_VARIABLE not in os.environ
+    qat_model.packages()
+    assert qat_model.LEGACY_VARIABLE not in os.environ
     assert tf.keras.__version__.startswith("3.")
 
 

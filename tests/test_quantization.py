@@ -6,16 +6,17 @@ import pytest
 from keras import layers, ops
 
 import keras_mobileone
-from keras_mobileone import export_tflite, flatbuffer, quantize
-from keras_mobileone.calibration import calibration_images
-from keras_mobileone.comparison import compare_outputs
-from keras_mobileone.conversion import convert
-from keras_mobileone.litert import LiteRTRunner
-from keras_mobileone.metrics import sqnr
-from keras_mobileone.quantization import equalization, integer, rounding
+from keras_mobileone import export_tflite, quantize
+from keras_mobileone.evaluation.comparison import compare_outputs
+from keras_mobileone.evaluation.metrics import sqnr
+from keras_mobileone.litert import flatbuffer
+from keras_mobileone.litert.converter import convert
+from keras_mobileone.litert.runner import LiteRTRunner
+from keras_mobileone.quantization import equalization, layerwise_correction, rounding
+from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import EXACTNESS, equalize
-from keras_mobileone.quantization.integer import Steps
-from keras_mobileone.quantization.regions import find_regions
+from keras_mobileone.quantization.layerwise_correction import Steps
+from keras_mobileone.quantization.scaling_groups import find_regions
 from keras_mobileone.quantization.trace import trace
 
 SIZE = (64, 64, 3)
@@ -147,7 +148,7 @@ def test_each_step_pays(model, images):
 
 
 def test_correcting_the_wrong_layer_shows(model, images, accurate, monkeypatch):
-    real = integer._matching_weights
+    real = layerwise_correction._matching_weights
 
     def shuffled(graph, float_graph):
         weights = real(graph, float_graph)
@@ -157,7 +158,7 @@ def test_correcting_the_wrong_layer_shows(model, images, accurate, monkeypatch):
         weights[i], weights[j] = weights[j], weights[i]
         return weights
 
-    monkeypatch.setattr(integer, "_matching_weights", shuffled)
+    monkeypatch.setattr(layerwise_correction, "_matching_weights", shuffled)
     content, _ = quantize(model, images[:32])
     wrong = float_sqnr(model, content, images[32:])
     assert wrong < float_sqnr(model, accurate[0], images[32:]) - 5
@@ -347,7 +348,7 @@ def test_an_operator_that_is_not_known_is_named(images):
 @pytest.mark.slow
 def test_real_weights_keep_their_accuracy(shared):
     """100 of the sample's photographs calibrate; the other 200 are measured."""
-    from keras_mobileone.images import image_labels, list_images, load_crops
+    from keras_mobileone.data.images import image_labels, list_images, load_crops
 
     paths = list_images(shared / "imagenet-sample" / "images")
     others = [path for i, path in enumerate(paths) if i % 3]

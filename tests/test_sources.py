@@ -12,8 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_mobileone import imagenet
-from keras_mobileone.data import passes
+from keras_mobileone.data import imagenet, shuffling
 from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.data.preparing import prepare
 from keras_mobileone.data.records import Records
@@ -101,12 +100,12 @@ def save_examples(path, *rows):
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 1000])
 def test_permutation_has_each_number_once(count):
     for number in range(20):
-        order = passes.permutation(count, 5, number).numpy()
+        order = shuffling.permutation(count, 5, number).numpy()
         np.testing.assert_array_equal(np.sort(order), np.arange(count))
 
 
 def test_every_permutation_is_as_likely():
-    drawn = tf.data.Dataset.range(2400).map(lambda number: passes.permutation(4, 8, number))
+    drawn = tf.data.Dataset.range(2400).map(lambda number: shuffling.permutation(4, 8, number))
     seen = [tuple(order) for order in drawn.as_numpy_iterator()]
     counts = np.array([seen.count(order) for order in permutations(range(4))])
     assert ((counts - 100) ** 2 / 100).sum() < 50  # 23 degrees of freedom: one in a thousand

@@ -12,9 +12,9 @@ from matplotlib.text import Text
 
 from keras_mobileone import complexity
 from keras_mobileone.benchmarking import Benchmark, Latency
-from keras_mobileone.conversion import convert
-from keras_mobileone.litert import LiteRTRunner
-from keras_mobileone.peers import noise, settle
+from keras_mobileone.benchmarking.baselines import noise, settle
+from keras_mobileone.litert.converter import convert
+from keras_mobileone.litert.runner import LiteRTRunner
 
 
 def magnitudes(model) -> list[float]:

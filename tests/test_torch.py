@@ -8,9 +8,10 @@ pytestmark = pytest.mark.skipif(not find_spec("torch"), reason="needs torch: the
 
 SOURCE = """
 import keras, numpy as np, torch
-from keras_mobileone import MobileOneBlock, onepass
+from keras_mobileone import MobileOneBlock
+from keras_mobileone.layers import one_pass
 assert keras.backend.backend() == "torch"
-onepass.DEPTHWISE_WORK = 0  # small images too
+one_pass.DEPTHWISE_WORK = 0  # small images too
 rng = np.random.default_rng(0)
 
 def step(block, images):

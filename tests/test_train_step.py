@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from keras_mobileone import VARIANTS
-from keras_mobileone.network import build
+from keras_mobileone.models.network import build
 from keras_mobileone.training.recipe import Phase, Recipe
 
 

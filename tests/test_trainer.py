@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mobileone.imagenet import preprocess_input
-from keras_mobileone.layers import MobileOneBlock
+from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.training.callbacks import validate
 from keras_mobileone.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from keras_mobileone.training.optimizer import make_optimizer

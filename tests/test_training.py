@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 import keras_mobileone
 from keras_mobileone.training.recipe import Phase, Recipe, get_recipe
-from keras_mobileone.training.running import train
+from keras_mobileone.training.train import train
 from keras_mobileone.variants import Variant
 
 IMAGES, BATCH, EPOCHS = 36, 8, 4  # a pass is no whole number of batches

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_mobileone import VARIANTS, MobileOne, MobileOneModel, Variant, fuse, reparam, unfusing
-from keras_mobileone.imagenet import preprocess_input
-from keras_mobileone.images import list_images, load_crops, spread
-from keras_mobileone.unfusing import unfuse
+from keras_mobileone import VARIANTS, MobileOne, MobileOneModel, Variant, fuse
+from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.data.images import list_images, load_crops, spread
+from keras_mobileone.layers import reparameterization
+from keras_mobileone.models import unfusing
+from keras_mobileone.models.unfusing import unfuse
 
 TOLERANCE = 1e-5
 TRAINING_TOLERANCE = 1e-4
@@ -115,7 +117,7 @@ def test_every_variants_features_at_any_size(name, randomize, noise, relative_er
 
 JAX = """
 import keras, numpy as np, keras_mobileone as km
-from keras_mobileone.unfusing import unfuse
+from keras_mobileone.models.unfusing import unfuse
 assert keras.backend.backend() == "jax"
 tiny = km.Variant("tiny", (1, 1, 1, 1), 2, (0, 1, 0, 1), (2, 1, 1, 1), (16, 16, 32, 32))
 deploy = km.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), classes=4, deploy=True,
@@ -341,7 +343,7 @@ def kernel_too_small(branch):
     return 0.999 * kernel, bias
 
 
-reparam_fold_branch = reparam.fold_branch
+reparam_fold_branch = reparameterization.fold_branch
 
 
 @pytest.mark.parametrize("bug", [bias_forgotten, kernel_too_small])

@@ -14,10 +14,16 @@ from keras_mobileone.benchmarking import (
     load_benchmark,
 )
 from keras_mobileone.benchmarking.android import COOL_DOWN, DELEGATES
+from keras_mobileone.benchmarking.baselines import (
+    PEERS,
+    PRECISIONS,
+    cache_directory,
+    export_peer,
+    peer_label,
+)
 from keras_mobileone.benchmarking.device import SEVERE, THERMAL
 from keras_mobileone.cli.console import console, print_table, progress_steps
 from keras_mobileone.files import require_writable
-from keras_mobileone.peers import PEERS, PRECISIONS, cache_directory, export_peer, peer_label
 
 HEADER = ("File", "MB", "ms", "Ratio", "p90", "p95", "Minimum", "Load")
 LABEL_WIDTH = 26  # so that the figures fit beside it into 80 columns

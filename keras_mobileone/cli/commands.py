@@ -7,6 +7,8 @@ import numpy as np
 
 import keras_mobileone
 from keras_mobileone.about import About
+from keras_mobileone.applications import MobileOne
+from keras_mobileone.benchmarking.published_results import PUBLISHED
 from keras_mobileone.cli.benchmarking import benchmark_command
 from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
 from keras_mobileone.cli.data import prepare_command
@@ -23,16 +25,14 @@ from keras_mobileone.cli.sources import (
     source_options,
 )
 from keras_mobileone.cli.training import finetune_command, recipes_command, train_command
-from keras_mobileone.complexity import complexity
-from keras_mobileone.deploying import deploy
-from keras_mobileone.evaluation import evaluate
+from keras_mobileone.data.imagenet import NUM_CLASSES, classes
+from keras_mobileone.data.images import evaluation_crop, load_image
+from keras_mobileone.deployment.pipeline import deploy
+from keras_mobileone.deployment.report import HEADER, package_summary, summary, table_rows
+from keras_mobileone.evaluation.accuracy import evaluate
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.fusing import fuse
-from keras_mobileone.imagenet import NUM_CLASSES, classes
-from keras_mobileone.images import evaluation_crop, load_image
-from keras_mobileone.models import MobileOne
-from keras_mobileone.published import PUBLISHED
-from keras_mobileone.reporting import HEADER, package_summary, summary, table_rows
+from keras_mobileone.models.complexity import complexity
+from keras_mobileone.models.fusing import fuse
 from keras_mobileone.variants import VARIANTS, get_variant
 from keras_mobileone.weights.loading import load_keras, read_weights
 from keras_mobileone.weights.naming import is_fused

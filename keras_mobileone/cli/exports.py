@@ -7,12 +7,12 @@ import click
 from keras_mobileone.about import About
 from keras_mobileone.cli.console import OneLineErrors, console, print_table
 from keras_mobileone.cli.sources import about_options, load_source, read_labels, source_options
-from keras_mobileone.conversion import PRECISIONS
-from keras_mobileone.coreml import COMPRESSIONS, COMPUTE, MINIMUM, export_coreml
-from keras_mobileone.exporting import INTEGER_TYPES, export_tflite
+from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
+from keras_mobileone.export.coreml import COMPRESSIONS, COMPUTE, MINIMUM, export_coreml
+from keras_mobileone.export.snippets import coreml_usage, tflite_usage
+from keras_mobileone.export.tflite import INTEGER_TYPES, export_tflite
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.imagenet import NUM_CLASSES, classes, unique_labels
-from keras_mobileone.usage import coreml_usage, tflite_usage
+from keras_mobileone.litert.converter import PRECISIONS
 
 USAGE_HELP = "Write how an app uses the file, with snippets, as Markdown."
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from keras_mobileone.imagenet import IMAGENETTE, NUM_CLASSES, PRETRAINED_CLASSES, labels_of
-from keras_mobileone.models import MobileOne
-from keras_mobileone.prediction import load_predictor
+from keras_mobileone.applications import MobileOne
+from keras_mobileone.data.imagenet import IMAGENETTE, NUM_CLASSES, PRETRAINED_CLASSES, labels_of
+from keras_mobileone.evaluation.predictor import load_predictor
 from keras_mobileone.variants import VARIANTS, get_variant
 
 VARIANT_CHOICE = click.Choice(list(VARIANTS), case_sensitive=False)

@@ -6,12 +6,12 @@ import click
 
 from keras_mobileone.cli.console import console, print_table
 from keras_mobileone.cli.sources import VARIANT_CHOICE
-from keras_mobileone.conversion import PRECISIONS
+from keras_mobileone.litert.converter import PRECISIONS
 from keras_mobileone.training.distribution import Devices
+from keras_mobileone.training.finalize import TrainingReport
 from keras_mobileone.training.finetuning import finetune
-from keras_mobileone.training.finishing import TrainingReport
 from keras_mobileone.training.recipe import RECIPES, get_recipe
-from keras_mobileone.training.running import SAVE_EVERY, train
+from keras_mobileone.training.train import SAVE_EVERY, train
 from keras_mobileone.weights.loading import load_keras
 
 

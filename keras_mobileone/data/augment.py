@@ -12,7 +12,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from keras_mobileone.imagenet import MEAN
+from keras_mobileone.data.imagenet import MEAN
 
 FILL = tuple(round(255 * mean) for mean in MEAN)
 SOLARIZE_ADD_BELOW = 128

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_mobileone.data.passes import check_share, pass_range, permutation
-from keras_mobileone.images import IMAGE_SUFFIXES
+from keras_mobileone.data.images import IMAGE_SUFFIXES
+from keras_mobileone.data.shuffling import check_share, pass_range, permutation
 
 if TYPE_CHECKING:
     import tensorflow as tf

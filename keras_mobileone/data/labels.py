@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from keras_mobileone.imagenet import NUM_CLASSES, classes, unique_labels
+from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
 
 
 def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from keras_mobileone import imagenet
+from keras_mobileone.data import imagenet
 from keras_mobileone.data.examples import BadImage, example_bytes
 from keras_mobileone.data.folders import ClassFolders, folder_splits
 from keras_mobileone.data.records import DATASET_FILE, UNFINISHED_FILE

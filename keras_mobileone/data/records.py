@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_mobileone.data.folders import some
-from keras_mobileone.data.passes import check_share, pass_range, permutation, shuffle_in_buffer
-from keras_mobileone.imagenet import class_index
+from keras_mobileone.data.imagenet import class_index
+from keras_mobileone.data.shuffling import check_share, pass_range, permutation, shuffle_in_buffer
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_mobileone.quantization.regions import Blocked, Region, find_regions
+from keras_mobileone.quantization.scaling_groups import Blocked, Region, find_regions
 from keras_mobileone.quantization.statistics import RegionStatistics, is_depthwise, measure
 from keras_mobileone.quantization.trace import Call, Trace, trace
 

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-from keras_mobileone.flatbuffer import operator_names, parse, serialize, tensor_type
+from keras_mobileone.litert.flatbuffer import operator_names, parse, serialize, tensor_type
 
 LEVELS = 255  # steps of int8
 SMALLEST_RANGE = 1e-9

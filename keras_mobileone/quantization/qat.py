@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from keras_mobileone import flatbuffer
 from keras_mobileone.about import About
-from keras_mobileone.calibration import calibration_images
-from keras_mobileone.conversion import normalized
+from keras_mobileone.data.imagenet import PIXEL_RANGE
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.fusing import has_blocks
-from keras_mobileone.graph import call_copy, in_float32, rebuild, require_graph
-from keras_mobileone.imagenet import PIXEL_RANGE
-from keras_mobileone.litert import NORMALIZED_INPUT, PIXEL_INPUT
-from keras_mobileone.metadata import with_metadata
-from keras_mobileone.quantization.trace import trace
-from keras_mobileone.quantization.twin import (
+from keras_mobileone.litert import flatbuffer
+from keras_mobileone.litert.converter import normalized
+from keras_mobileone.litert.metadata import with_metadata
+from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
+from keras_mobileone.models.fusing import has_blocks
+from keras_mobileone.models.graph import call_copy, in_float32, rebuild, require_graph
+from keras_mobileone.quantization.calibration import calibration_images
+from keras_mobileone.quantization.qat_model import (
     KERNELS,
     PREFIX,
     activation_ranges,
@@ -33,6 +32,7 @@ from keras_mobileone.quantization.twin import (
     scheme,
     set_range,
 )
+from keras_mobileone.quantization.trace import trace
 
 if TYPE_CHECKING:
     import tf_keras

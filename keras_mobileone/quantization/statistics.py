@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_mobileone.quantization.regions import Region, is_relu
+from keras_mobileone.quantization.scaling_groups import Region, is_relu
 from keras_mobileone.quantization.trace import Call, Trace
 
 BATCH_SIZE = 8

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import keras
 
-from keras_mobileone.graph import call_copy, rebuild
+from keras_mobileone.models.graph import call_copy, rebuild
 
 LINEAR_LAYERS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 

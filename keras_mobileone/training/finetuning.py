@@ -7,15 +7,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mobileone.applications import KNOWN_WEIGHTS, MobileOne
+from keras_mobileone.data.imagenet import PRETRAINED_CLASSES, preprocess_input
 from keras_mobileone.data.pipeline import sample_crops
 from keras_mobileone.data.sources import Source
-from keras_mobileone.imagenet import PRETRAINED_CLASSES, preprocess_input
-from keras_mobileone.models import KNOWN_WEIGHTS, MobileOne
-from keras_mobileone.network import CLASSIFIER_NAME, build
-from keras_mobileone.training.finishing import TrainingReport
+from keras_mobileone.models.network import CLASSIFIER_NAME, build
+from keras_mobileone.models.unfusing import unfuse
+from keras_mobileone.training.finalize import TrainingReport
 from keras_mobileone.training.recipe import RECIPES, Recipe
-from keras_mobileone.training.running import train
-from keras_mobileone.unfusing import unfuse
+from keras_mobileone.training.train import train
 from keras_mobileone.variants import Variant, get_variant
 from keras_mobileone.weights.loading import read_weights
 from keras_mobileone.weights.naming import is_fused

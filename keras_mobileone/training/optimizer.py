@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from keras_mobileone.layers.fused_updates import resource_of
 from keras_mobileone.training.recipe import Recipe
-from keras_mobileone.updates import resource_of
 
 
 @keras.saving.register_keras_serializable(package="keras_mobileone")

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mobileone.graph import ends_in_softmax
-from keras_mobileone.imagenet import preprocess_input
-from keras_mobileone.layers import folded_inference
+from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.layers.block import folded_inference
+from keras_mobileone.layers.fused_updates import move_average, moved
+from keras_mobileone.models.graph import ends_in_softmax
 from keras_mobileone.training.recipe import Recipe
-from keras_mobileone.updates import move_average, moved
 
 
 class Trainer(keras.Model):

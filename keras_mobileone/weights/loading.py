@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from keras_mobileone.errors import first_line
-from keras_mobileone.fusing import fuse
-from keras_mobileone.network import CLASSIFIER_NAME, build
+from keras_mobileone.models.fusing import fuse
+from keras_mobileone.models.network import CLASSIFIER_NAME, build
 from keras_mobileone.variants import Variant
 from keras_mobileone.weights.checkpoint import KERAS_SUFFIXES, read_checkpoint
 from keras_mobileone.weights.naming import APPLE, SCHEMES, detect_scheme, is_fused, slots
@@ -28,7 +28,7 @@ def model_from_weights(
         path: safetensors or PyTorch pickle in the authors' or timm's naming, fused or not; or
             this package's own `.keras`, `.weights.h5`.
         deploy: Whether the result is the fused model. Train-time weights are fused for it.
-        **arguments: The rest of `keras_mobileone.network.build`'s.
+        **arguments: The rest of `keras_mobileone.models.network.build`'s.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_mobileone.layers import MobileOneBlock
-from keras_mobileone.network import CLASSIFIER_NAME
+from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.network import CLASSIFIER_NAME
 from keras_mobileone.variants import BlockSpec, Variant
 
 

@@ -23,12 +23,12 @@ import numpy as np
 from arm64.emulator import CORE, arm64_python, qemu_version
 
 import keras_mobileone
-from keras_mobileone import deploying
 from keras_mobileone.benchmarking import processor_name
-from keras_mobileone.comparison import compare_outputs
+from keras_mobileone.data.images import list_images, load_crops, spread
+from keras_mobileone.deployment import pipeline
+from keras_mobileone.deployment.report import markdown_table
+from keras_mobileone.evaluation.comparison import compare_outputs
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.images import list_images, load_crops, spread
-from keras_mobileone.reporting import markdown_table
 from keras_mobileone.weights.pretrained import find_imagenet_weights
 
 PROJECT = Path(__file__).parents[2]
@@ -105,8 +105,8 @@ def check(images: Path | None, weights: str, directory: Path) -> dict:
         "x86": [sys.executable],
         "arm64": arm64_python(CACHE, version("ai-edge-litert")),
     }
-    paths = deploying._photographs() if images is None else list_images(images)
-    calibration, others = deploying._split(paths)
+    paths = pipeline._photographs() if images is None else list_images(images)
+    calibration, others = pipeline._split(paths)
     model = keras_mobileone.MobileOne(
         VARIANT, weights=weights, classifier_activation=None, deploy=True
     )

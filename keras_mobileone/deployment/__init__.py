@@ -1,0 +1,1 @@
+"""From weights to verified files with a report."""

@@ -1,0 +1,1 @@
+"""Running classifiers on images and measuring them."""

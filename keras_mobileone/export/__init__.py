@@ -1,0 +1,1 @@
+"""Exporting models to TFLite and Core ML."""

@@ -1,0 +1,236 @@
+"""What an app's developer needs next to an exported file: facts, and code filled in with them."""
+
+from dataclasses import dataclass
+
+from keras_mobileone.data.imagenet import MEAN, STD
+from keras_mobileone.data.images import EXAMPLE_IMAGE
+from keras_mobileone.export.coreml import INPUT as COREML_INPUT
+from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport
+from keras_mobileone.export.tflite import ExportReport
+from keras_mobileone.litert.flatbuffer import TensorInfo
+from keras_mobileone.litert.metadata import LABELS_FILE
+
+SHOWN_LABELS = 3
+LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How an app uses a file.
+
+    Attributes:
+        title: Name of the file.
+        facts: (name, value) rows: size, tensors, preprocessing, labels, expected answer.
+        snippets: Code by its language; empty for what is no classifier of RGB images.
+    """
+
+    title: str
+    facts: list[tuple[str, str]]
+    snippets: dict[str, str]
+
+    def markdown(self, heading: str = "#") -> str:
+        """The page as Markdown, under a heading of that level."""
+        parts = [f"{heading} {self.title}"]
+        parts += ["\n".join(f"- {name}: {value}" for name, value in self.facts)]
+        for language, code in self.snippets.items():
+            parts.append(f"```{language}\n{code}```")
+        return "\n\n".join(parts) + "\n"
+
+
+def tflite_usage(report: ExportReport) -> Usage:
+    """How an app uses a file of `export_tflite`: with LiteRT in Kotlin and Python."""
+    facts = [("Size", f"{report.bytes / 1e6:.2f} MB")]
+    facts += [("Input", describe(tensor)) for tensor in report.inputs]
+    facts += [("Output", describe(tensor)) for tensor in report.outputs]
+    if report.expected is None:
+        return Usage(report.path.name, facts, {})
+    facts += [
+        ("Preprocessing", _preprocessing(report)),
+        ("Labels", _labels(report.labels, f"`{LABELS_FILE}` inside the file")),
+        _expected(report.expected, "LiteRT"),
+    ]
+    snippets = {"python": _python(report), "kotlin": _kotlin(report)}
+    return Usage(report.path.name, facts, snippets)
+
+
+def coreml_usage(report: CoreMLReport) -> Usage:
+    """How an app uses a package of `export_coreml`: in Swift."""
+    facts = [("Size", f"{report.bytes / 1e6:.2f} MB")]
+    facts += [("Input", f"{COREML_INPUT}: {report.input}"), ("Output", report.output)]
+    if report.expected is None:
+        return Usage(report.path.name, facts, {})
+    facts += [
+        ("Labels", _labels(report.labels, "inside the package")),
+        _expected(report.expected, "Keras; Core ML predicts on Apple's systems only"),
+    ]
+    swift = _swift_picture(report) if report.image else _swift_tensor(report)
+    return Usage(report.path.name, facts, {"swift": swift})
+
+
+def describe(tensor: TensorInfo) -> str:
+    """One line on an input or output of a TFLite file."""
+    text = f"{tensor.name} {tensor.shape} {tensor.dtype}"
+    if tensor.scale is not None:
+        text += f", real = {tensor.scale:.6g} · (stored − {tensor.zero_point})"
+    return text
+
+
+def _preprocessing(report) -> str:
+    (tensor,) = report.inputs
+    _, height, width, _ = tensor.shape
+    text = f"RGB, square crop, resized to {width}×{height}, "
+    text += "0 … 255" if report.takes_pixels else f"(x / 255 − {list(MEAN)}) / {list(STD)}"
+    if tensor.scale is None or (tensor.scale, tensor.zero_point) == (1, 0):
+        return f"{text}, {tensor.dtype}"
+    return f"{text}, then round(x / {tensor.scale:.6g}) + {tensor.zero_point}, {tensor.dtype}"
+
+
+def _labels(labels, place) -> str:
+    if labels is None:
+        return "none"
+    shown = [*labels[:SHOWN_LABELS], *["…"] * (len(labels) > SHOWN_LABELS)]
+    return f"{len(labels)}, {place}: {', '.join(shown)}"
+
+
+def _expected(expected, runtime) -> tuple[str, str]:
+    answers = ", ".join(f"{label} {score:.3f}" for label, score in expected)
+    return f"{EXAMPLE_IMAGE} gives", f"{answers} ({runtime})"
+
+
+def _python(report) -> str:
+    (source,), (target,) = report.inputs, report.outputs
+    _, height, width, _ = source.shape
+    file = report.path.name
+    lines = [
+        "import numpy as np",
+        "from ai_edge_litert.interpreter import Interpreter",
+        "from PIL import Image",
+        "",
+        f'photo = Image.open("{EXAMPLE_IMAGE}").convert("RGB")  # a square crop',
+        f"photo = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)",
+        f"x = np.asarray(photo, np.{'uint8' if _plain_bytes(report) else 'float32'})[None]",
+    ]
+    if not report.takes_pixels:
+        lines.append(f"x = (x / 255 - np.float32({list(MEAN)})) / np.float32({list(STD)})")
+    if source.scale is not None and not _plain_bytes(report):
+        low, high = LIMITS[source.dtype]
+        lines += [
+            f"x = np.round(x / {source.scale:.9g}) + {source.zero_point}",
+            f"x = x.clip({low}, {high}).astype(np.{source.dtype})",
+        ]
+    lines += [
+        f'run = Interpreter("{file}").get_signature_runner()',
+        f'scores = run({source.name}=x)["{target.name}"][0]',
+    ]
+    if target.scale is not None:
+        lines.append(
+            f"scores = (scores.astype(np.float32) - ({target.zero_point})) * {target.scale:.9g}"
+        )
+    if report.labels:
+        lines.insert(0, "import zipfile\n")
+        lines.append(
+            f'labels = zipfile.ZipFile("{file}").read("{LABELS_FILE}").decode().splitlines()'
+        )
+    shown = "labels[i]" if report.labels else "i"
+    lines += ["for i in (-scores).argsort()[:5]:", f'    print({shown}, f"{{scores[i]:.3f}}")']
+    return "\n".join(lines) + "\n"
+
+
+def _kotlin(report) -> str:
+    (source,), (target,) = report.inputs, report.outputs
+    _, height, width, _ = source.shape
+    file, kind, write, x, constants = report.path.name, "Float", "writeFloat", "x.toFloat()", []
+    if not report.takes_pixels:
+        x = "(x - mean[channel]) / std[channel]"
+        constants = [f"val mean = {_floats(MEAN)}", f"val std = {_floats(STD)}"]
+    if source.scale is not None:
+        kind, write = "Byte", "writeInt8"
+        low, high = LIMITS[source.dtype]
+        if _plain_bytes(report):
+            x = "x.toByte()"
+        else:
+            x = f"({x} / {source.scale:.8g}f).roundToInt() + {source.zero_point}"
+            x = f"({x}).coerceIn({low}, {high}).toByte()"
+    read = "readFloat()"
+    if target.scale is not None:
+        stored = "it.toUByte().toInt()" if target.dtype == "uint8" else "it"
+        read = f"readInt8().map {{ ({stored} - ({target.zero_point})) * {target.scale:.8g}f }}"
+    asset = f"// {file} is an asset"
+    if report.labels:
+        asset += f"; its labels: unzip {file} {LABELS_FILE}"
+    lines = [
+        '// implementation("com.google.ai.edge.litert:litert:2.1.0")',
+        asset,
+        "val options = CompiledModel.Options(Accelerator.CPU)",
+        f'val model = CompiledModel.create(context.assets, "{file}", options)',
+        "val inputs = model.createInputBuffers()",
+        "val outputs = model.createOutputBuffers()",
+        *constants,
+        f"val picture = Bitmap.createScaledBitmap(square, {width}, {height}, true)",
+        f"val colors = IntArray({width} * {height})",
+        f"picture.getPixels(colors, 0, {width}, 0, 0, {width}, {height})",
+        f"val values = {kind}Array(3 * colors.size)",
+        "for ((i, color) in colors.withIndex()) {",
+        "    val rgb = intArrayOf(Color.red(color), Color.green(color), Color.blue(color))",
+        f"    for ((channel, x) in rgb.withIndex()) values[3 * i + channel] = {x}",
+        "}",
+        f"inputs[0].{write}(values)",
+        "model.run(inputs, outputs)",
+        f"val scores = outputs[0].{read}  // {target.shape[1]}",
+        "val best = scores.indices.sortedByDescending { scores[it] }.take(5)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _plain_bytes(report) -> bool:
+    """Whether the file takes the bytes of a picture as they are."""
+    (source,) = report.inputs
+    return report.takes_pixels and source[2:] == ("uint8", 1, 0)
+
+
+def _floats(constants) -> str:
+    return "floatArrayOf(" + ", ".join(f"{255 * value:.7g}f" for value in constants) + ")"
+
+
+def _swift_picture(report) -> str:
+    lines = [
+        "import CoreML",
+        "import Vision",
+        "",
+        f"// {report.path.name} belongs to the app; Xcode makes {_class_name(report)} of it",
+        f"let core = try {_class_name(report)}(configuration: MLModelConfiguration()).model",
+        "let request = VNCoreMLRequest(model: try VNCoreMLModel(for: core))",
+        f"request.imageCropAndScaleOption = .centerCrop  // to {report.shape[1]}×{report.shape[0]}",
+        "try VNImageRequestHandler(cgImage: photo).perform([request])",
+    ]
+    if report.labels:
+        lines += [
+            "let classes = request.results as! [VNClassificationObservation]",
+            "for one in classes.prefix(5) { print(one.identifier, one.confidence) }",
+        ]
+    else:
+        lines += [
+            "let result = request.results!.first as! VNCoreMLFeatureValueObservation",
+            f'let scores = result.featureValue.multiArrayValue!  // "{SCORES}"',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _swift_tensor(report) -> str:
+    height, width, channels = report.shape
+    lines = [
+        "import CoreML",
+        "",
+        f"let model = try {_class_name(report)}(configuration: MLModelConfiguration())",
+        f"let tensor = try MLMultiArray(shape: [1, {height}, {width}, {channels}], "
+        "dataType: .float32)",
+        f"// fill it with RGB: (x / 255 - {list(MEAN)}) / {list(STD)}",
+        f"let output = try model.prediction({COREML_INPUT}: tensor)",
+        f"print(output.{LABEL if report.labels else SCORES})",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _class_name(report) -> str:
+    """The class that Xcode makes of a package: its name, every other character an underscore."""
+    return "".join(c if c.isalnum() else "_" for c in report.path.stem)

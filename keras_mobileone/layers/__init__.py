@@ -1,0 +1,1 @@
+"""The MobileOne block and how it trains."""

@@ -1,0 +1,449 @@
+"""`MobileOneBlock`, the trainable multi-branch layer, and the stock layers it folds into."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import keras
+from keras import layers, ops
+
+from keras_mobileone.checks import require_channels_last
+from keras_mobileone.layers import one_pass, reparameterization
+from keras_mobileone.layers.batch_norm import BatchNorm
+
+# The authors leave both at PyTorch's defaults: eps 1e-5 and momentum 0.1, which Keras counts from
+# the other end. Keras' own epsilon of 1e-3 gives wrong outputs with their weights.
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.9
+
+_FOLDED = ContextVar("folded", default=False)
+
+
+@contextmanager
+def folded_inference() -> Iterator[None]:
+    """Inside, blocks fold their branches anew in each call with `training=False`.
+
+    The same outputs for a fraction of the work: to validate a network that goes on training.
+    Elsewhere inference runs the branches, so that `fuse` is checked against them.
+    """
+    token = _FOLDED.set(True)
+    try:
+        yield
+    finally:
+        _FOLDED.reset(token)
+
+
+class PlainBlock:
+    """The deploy form of a block: a short chain of stock Keras layers.
+
+    Zero padding (stride 2 only), convolution, squeeze-and-excitation if any, activation. The last
+    layer carries the name of the block, so that features are found under the same name before and
+    after fusing.
+
+    Args:
+        name: Name of the block; the other layers are named after it.
+        filters: Output channels.
+        kernel_size: Side of the kernel, odd.
+        strides: Stride, equal in both directions.
+        depthwise: Depthwise instead of dense convolution.
+        se_ratio: Reduction of the squeeze-and-excitation; 0 leaves it out.
+        activation: Keras activation identifier, or None.
+        trainable: Given to each layer that has weights.
+        dtype: Dtype policy of each layer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        filters: int,
+        kernel_size: int,
+        strides: int,
+        depthwise: bool,
+        se_ratio: float = 0.0,
+        activation=None,
+        trainable: bool = True,
+        dtype=None,
+    ):
+        activation = keras.activations.get(activation)
+        linear = activation is keras.activations.linear
+        common = {"trainable": trainable, "dtype": dtype}
+        margin = (kernel_size - 1) // 2
+        # At stride 1 "same" pads `margin` on each side. At stride 2 it would pad right and bottom
+        # only, unlike the training code of the weights, so the padding is made explicit there.
+        explicit_pad = strides > 1 and margin > 0
+        self.pad = (
+            layers.ZeroPadding2D(margin, name=f"{name}_pad", dtype=dtype) if explicit_pad else None
+        )
+        self.conv = convolution(
+            filters,
+            kernel_size,
+            strides,
+            depthwise,
+            padding="valid" if explicit_pad else "same",
+            name=name if linear and not se_ratio else f"{name}_conv",
+            **common,
+        )
+        self.se = None
+        if se_ratio:
+            self.se = SqueezeExcite(
+                filters, se_ratio, f"{name}_se", name if linear else f"{name}_se", **common
+            )
+        self.activation = None
+        if not linear:
+            relu = activation is keras.activations.relu
+            self.activation = (
+                layers.ReLU(name=name, dtype=dtype)
+                if relu
+                else layers.Activation(activation, name=name, dtype=dtype)
+            )
+
+    def __call__(self, inputs):
+        x = inputs if self.pad is None else self.pad(inputs)
+        x = self.conv(x)
+        if self.se is not None:
+            x = self.se(x)
+        return x if self.activation is None else self.activation(x)
+
+
+class SqueezeExcite:
+    """Squeeze-and-excitation as stock layers: x · sigmoid(W₂ relu(W₁ mean(x) + b₁) + b₂).
+
+    Args:
+        filters: Channels of the input.
+        ratio: Channels of the bottleneck over `filters`.
+        prefix: Start of the names of the inner layers.
+        name: Name of the last layer, the multiplication.
+        **common: `trainable` and `dtype` of the layers.
+    """
+
+    def __init__(self, filters: int, ratio: float, prefix: str, name: str, **common):
+        self.pool = layers.GlobalAveragePooling2D(
+            keepdims=True, name=f"{prefix}_pool", dtype=common.get("dtype")
+        )
+        self.reduce = layers.Conv2D(
+            max(1, int(filters * ratio)), 1, activation="relu", name=f"{prefix}_reduce", **common
+        )
+        self.expand = layers.Conv2D(
+            filters, 1, activation="sigmoid", name=f"{prefix}_expand", **common
+        )
+        self.multiply = layers.Multiply(name=name, dtype=common.get("dtype"))
+
+    def __call__(self, inputs):
+        return self.multiply([inputs, self.expand(self.reduce(self.pool(inputs)))])
+
+    @property
+    def convolutions(self) -> tuple[layers.Layer, layers.Layer]:
+        """The two layers that hold weights."""
+        return self.reduce, self.expand
+
+
+def convolution(filters, kernel_size, strides, depthwise, **kwargs) -> layers.Layer:
+    """`Conv2D`, or a `DepthwiseConv2D` when `depthwise`."""
+    if depthwise:
+        return layers.DepthwiseConv2D(kernel_size, strides=strides, **kwargs)
+    return layers.Conv2D(filters, kernel_size, strides=strides, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="keras_mobileone")
+class MobileOneBlock(layers.Layer):
+    """Trainable multi-branch block of MobileOne.
+
+    Sums `conv_branches` convolutions with batch normalization, a 1×1 "scale" convolution with
+    batch normalization (when the kernel is larger than 1), and a batch-normalized "skip" of the
+    input (when it has the output's shape); then squeeze-and-excitation and activation. `fuse`
+    folds all of it into one convolution.
+
+    Reference: [MobileOne: An Improved One millisecond Mobile Backbone](
+    https://arxiv.org/abs/2206.04040), figure 3.
+
+    Args:
+        filters: Output channels. For a depthwise block it must equal the input channels.
+        kernel_size: Side of the square kernel, odd. Padding keeps the size at stride 1.
+        strides: Stride, equal in both directions.
+        depthwise: One filter for each channel, instead of a dense convolution.
+        conv_branches: Number k of convolution branches, at least 1.
+        se_ratio: Channels of the squeeze-and-excitation's bottleneck over `filters`; 0 for none.
+        activation: Keras activation identifier, or None.
+        synchronized: Batch statistics over all replicas of a `tf.distribute` strategy.
+        one_pass: Train all branches through one convolution where that costs less (see
+            `onepass`): the same outputs, gradients and moving statistics, up to rounding.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        `(batch, height, width, channels)`, channels last, floating point.
+
+    Output shape:
+        `(batch, ceil(height / strides), ceil(width / strides), filters)`.
+
+    Raises:
+        ValueError: For an argument out of range, for a depthwise block whose input does not have
+            `filters` channels, and when Keras is set to channels first.
+
+    Example:
+
+    >>> block = MobileOneBlock(32, conv_branches=4)
+    >>> block(keras.ops.ones((1, 8, 8, 32))).shape
+    (1, 8, 8, 32)
+    >>> [type(layer).__name__ for layer in block.fuse().layers]
+    ['InputLayer', 'Conv2D', 'ReLU']
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 3,
+        strides: int = 1,
+        depthwise: bool = False,
+        conv_branches: int = 1,
+        se_ratio: float = 0.0,
+        activation="relu",
+        synchronized: bool = False,
+        one_pass: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        require_channels_last()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(
+                "`kernel_size` must be odd, so that smaller branches can be centred in it. "
+                f"Received: kernel_size={kernel_size}."
+            )
+        if filters < 1 or strides < 1 or conv_branches < 1 or not 0 <= se_ratio <= 1:
+            raise ValueError(
+                "`filters`, `strides` and `conv_branches` must be at least 1 and `se_ratio` must "
+                f"lie in [0, 1]. Received: filters={filters}, strides={strides}, "
+                f"conv_branches={conv_branches}, se_ratio={se_ratio}."
+            )
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.depthwise = depthwise
+        self.conv_branches = conv_branches
+        self.se_ratio = se_ratio
+        self.activation = keras.activations.get(activation)
+        self.synchronized = synchronized
+        self.one_pass = one_pass
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if self.depthwise and channels != self.filters:
+            raise ValueError(
+                f"A depthwise block keeps its channels. Received: {channels} input channels and "
+                f"filters={self.filters} in block {self.name!r}."
+            )
+        height, width = (None if s is None else s + 2 * self._margin for s in input_shape[1:3])
+        padded = (input_shape[0], height, width, channels)
+        output_shape = self.compute_output_shape(input_shape)
+
+        self.conv_layers, self.conv_norms = [], []
+        for i in range(self.conv_branches):
+            self.conv_layers.append(
+                self._conv(self.kernel_size, self.strides, f"conv{i}", shape=padded)
+            )
+            self.conv_norms.append(self._norm(f"conv{i}_norm", output_shape))
+        self.scale_layer = self.scale_norm = self.skip_norm = self.se = None
+        if self.kernel_size > 1:
+            # Not a strided convolution: see `call`.
+            self.scale_layer = self._conv(1, 1, "scale", shape=(*output_shape[:3], channels))
+            self.scale_norm = self._norm("scale_norm", output_shape)
+        if channels == self.filters and self.strides == 1:
+            self.skip_norm = self._norm("skip_norm", output_shape)
+        if self.se_ratio:
+            self.se = SqueezeExcite(
+                self.filters, self.se_ratio, "se", "se", dtype=self.dtype_policy
+            )
+            self.se_reduce, self.se_expand = self.se.convolutions
+            self.se_reduce.build((output_shape[0], 1, 1, self.filters))
+            self.se_expand.build((output_shape[0], 1, 1, self.se_reduce.filters))
+        self.built = True
+
+    @property
+    def _margin(self) -> int:
+        return (self.kernel_size - 1) // 2
+
+    def _conv(self, kernel_size, strides, name, shape):
+        conv = convolution(
+            self.filters,
+            kernel_size,
+            strides,
+            self.depthwise,
+            use_bias=False,
+            name=name,
+            dtype=self.dtype_policy,
+        )
+        conv.build(shape)
+        return conv
+
+    def _norm(self, name, shape):
+        norm = BatchNorm(
+            momentum=BATCH_NORM_MOMENTUM,
+            epsilon=BATCH_NORM_EPSILON,
+            synchronized=self.synchronized,
+            name=name,
+            dtype=self.dtype_policy,
+        )
+        norm.build(shape)
+        return norm
+
+    def call(self, inputs, training=None):
+        if training and self._in_one_pass(inputs.shape):
+            x = self._one_pass(inputs)
+        elif not training and _FOLDED.get():
+            x = self._folded(inputs)
+        else:
+            x = self._branch_by_branch(inputs, training)
+        if self.se is not None:
+            x = self.se(x)
+        return self.activation(x)
+
+    def _in_one_pass(self, input_shape) -> bool:
+        """Whether the branches train through one convolution: the same values for less work."""
+        # A frozen norm computes with its moving statistics, which needs no moments.
+        if not self.one_pass or not all(norm.trainable for _, norm in self._branches()):
+            return False
+        *image, channels = input_shape
+        branches = self.conv_branches
+        if self.depthwise:
+            values = None if None in image else math.prod(image)
+            return one_pass.depthwise_pays(values, self.kernel_size, self.strides, branches)
+        return one_pass.dense_pays(channels, self.filters, self.kernel_size, branches)
+
+    def _one_pass(self, inputs):
+        if self.depthwise:
+            window = one_pass.DepthwiseWindow(inputs, self.synchronized)
+        else:
+            window = one_pass.DenseWindow(inputs, self.kernel_size, self.strides, self.synchronized)
+        return one_pass.fold_branches(window, self._kernels_and_norms(window.dtype))
+
+    def _folded(self, inputs):
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        kernel, bias = one_pass.fold_moving(self._kernels_and_norms(dtype), dtype)
+        kernel, bias = (ops.cast(value, inputs.dtype) for value in (kernel, bias))
+        padded = self._padded(inputs)
+        if self.depthwise:
+            outputs = ops.depthwise_conv(padded, kernel[..., None], self.strides, padding="valid")
+        else:
+            outputs = ops.conv(padded, kernel, self.strides, padding="valid")
+        return outputs + bias
+
+    def _kernels_and_norms(self, dtype):
+        """Of all branches, the kernels padded to full size: (side, side, in, filters) or, of
+        depthwise blocks, (side, side, filters)."""
+        identity = reparameterization.identity_kernel(self.filters, self.depthwise)
+        pairs = []
+        for conv, norm in self._branches():
+            kernel = ops.convert_to_tensor(identity, dtype) if conv is None else conv.kernel
+            if self.depthwise and conv is not None:
+                kernel = kernel[..., 0]
+            margin = (self.kernel_size - kernel.shape[0]) // 2
+            pads = [(margin, margin)] * 2 + [(0, 0)] * (len(kernel.shape) - 2)
+            pairs.append((ops.pad(kernel, pads) if margin else kernel, norm))
+        return pairs
+
+    def _branches(self):
+        """Pairs of a convolution, None for the skip, and its norm."""
+        pairs = list(zip(self.conv_layers, self.conv_norms, strict=True))
+        pairs += [(self.scale_layer, self.scale_norm), (None, self.skip_norm)]
+        return [(conv, norm) for conv, norm in pairs if norm is not None]
+
+    def _branch_by_branch(self, inputs, training):
+        padded, x = self._padded(inputs), None
+        for conv, norm in zip(self.conv_layers, self.conv_norms, strict=True):
+            branch = norm(conv(padded), training=training)
+            x = branch if x is None else x + branch
+        if self.scale_layer is not None:
+            # Picking pixels, then convolving densely, is the same function as a strided 1×1
+            # convolution, whose weight gradient oneDNN computes out of bounds on AVX-512
+            # processors when the input has 3 channels: training then dies at random.
+            picked = one_pass.pick_pixels(inputs, self.strides)
+            x = x + self.scale_norm(self.scale_layer(picked), training=training)
+        if self.skip_norm is not None:
+            x = x + self.skip_norm(inputs, training=training)
+        return x
+
+    def _padded(self, inputs):
+        m = self._margin
+        return ops.pad(inputs, [(0, 0), (m, m), (m, m), (0, 0)]) if m else inputs
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        height, width = (None if s is None else -(-s // self.strides) for s in (height, width))
+        return batch, height, width, self.filters
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "depthwise": self.depthwise,
+            "conv_branches": self.conv_branches,
+            "se_ratio": self.se_ratio,
+            "activation": keras.activations.serialize(self.activation),
+            "synchronized": self.synchronized,
+            "one_pass": self.one_pass,
+        }
+
+    def folded_weights(self):
+        """Kernel and bias of the single convolution this block is at inference, float64.
+
+        Returns:
+            kernel: (kernel_size, kernel_size, in, filters), or with trailing axes (filters, 1)
+                for a depthwise block, as the stock Keras layer wants it.
+            bias: (filters,).
+        """
+        branches = [
+            reparameterization.Branch(self._kernel(conv), _batch_norm(norm))
+            for conv, norm in self._branches()
+        ]
+        kernel, bias = reparameterization.fold(branches, self.kernel_size)
+        return (kernel[..., None] if self.depthwise else kernel), bias
+
+    def _kernel(self, conv):
+        if conv is None:
+            return reparameterization.identity_kernel(self.filters, self.depthwise)
+        kernel = ops.convert_to_numpy(conv.kernel)
+        return kernel[..., 0] if self.depthwise else kernel
+
+    def plain(self) -> PlainBlock:
+        """The fused block as stock layers with their weights set, to be called in any graph."""
+        if not self.built:
+            raise ValueError(
+                f"Block {self.name!r} has no weights yet. Call it on an input before fusing it."
+            )
+        block = PlainBlock(
+            self.name,
+            self.filters,
+            self.kernel_size,
+            self.strides,
+            self.depthwise,
+            self.se_ratio,
+            self.activation,
+            self.trainable,
+            self.dtype_policy,
+        )
+        block.conv.build((None, None, None, self.conv_layers[0].input_spec.axes[-1]))
+        block.conv.set_weights(self.folded_weights())
+        if self.se is not None:
+            sources = self.se.convolutions
+            for source, target in zip(sources, block.se.convolutions, strict=True):
+                target.build((None, 1, 1, source.kernel.shape[2]))
+                target.set_weights(source.get_weights())
+        return block
+
+    def fuse(self) -> keras.Model:
+        """A Functional model of stock Keras layers that computes this block's inference output.
+
+        Input shape `(batch, height, width, channels)` with free batch and size. The block itself
+        stays as it is. See `keras_mobileone.fuse` for whole models.
+        """
+        block = self.plain()
+        channels = self.conv_layers[0].input_spec.axes[-1]
+        inputs = keras.Input((None, None, channels), dtype=self.compute_dtype)
+        return keras.Model(inputs, block(inputs), name=f"{self.name}_fused")
+
+
+def _batch_norm(norm: layers.BatchNormalization) -> reparameterization.BatchNorm:
+    values = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+    return reparameterization.BatchNorm(*(ops.convert_to_numpy(v) for v in values), norm.epsilon)

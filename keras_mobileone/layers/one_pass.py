@@ -1,0 +1,221 @@
+"""Training all branches of a block through one convolution, exactly.
+
+A branch b is γ_b · (W_bᵀq − mean_b) / √(var_b + ε) + β_b, where q is the window of the input that a
+kernel sees at a position. Over a batch, with m the mean of q over images and positions and Σ its
+covariance,
+
+    mean_b = W_bᵀ m        var_b = diag(W_bᵀ Σ W_b)
+
+and so for the 1×1 and the skip branch, whose kernels are zero beside their centre. The statistics
+of every branch follow from two moments of the input, none needs its own output, and all of them sum
+up to one convolution:
+
+    Σ_b branch_b = Kᵀ (q − m) + Σ_b β_b        K = Σ_b W_b · γ_b / √(var_b + ε)
+
+Gradients come from the same expressions. Neither the outputs of the branches nor their gradients
+are ever stored. `DenseWindow` and `DepthwiseWindow` are the two kinds
+of moments; benchmarks/one_pass.md derives them.
+"""
+
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mobileone.layers.batch_norm import track
+from keras_mobileone.layers.window_moments import (
+    TAPS,
+    dense_moments,
+    depthwise_moments,
+    squares,
+    tap_sums,
+)
+
+# Measured with TensorFlow on CPUs: what the batch normalization of a value costs, in
+# multiplications of a convolution; and the values of a channel, times branches, from which on the
+# depthwise moments pay, whose cost is in part the same for any number of values.
+NORM_COST = 32
+DEPTHWISE_WORK = 2**13
+
+
+def fold_branches(window, branches: Iterable[tuple]):
+    """What the branches of a block give in training mode, as one convolution.
+
+    The moving statistics of the norms are updated as by a training step.
+
+    Args:
+        window: `DenseWindow` or `DepthwiseWindow` of the block's input.
+        branches: Pairs of a kernel, of the block's full size in the layout of Keras, and its
+            `BatchNormalization`.
+
+    Returns:
+        The sum of the branches' outputs.
+    """
+    kernels, norms = zip(*branches, strict=True)
+    filters = norms[0].gamma.shape[0]
+    # (branches, taps · channels, filters), or (branches, taps, channels) when depthwise.
+    weights = _stack([ops.reshape(kernel, (-1, filters)) for kernel in kernels], window.dtype)
+    gamma = _stack([norm.gamma for norm in norms], window.dtype)
+    beta = _stack([norm.beta for norm in norms], window.dtype)
+    mean, variance = window.statistics(weights)
+    scale = gamma / ops.sqrt(variance + norms[0].epsilon)
+    for norm, *values in zip(norms, ops.unstack(mean), ops.unstack(variance), strict=True):
+        track(norm, *values)
+    return window.convolve(ops.sum(weights * scale[:, None], axis=0), ops.sum(beta, axis=0))
+
+
+def fold_moving(branches: Iterable[tuple], dtype):
+    """What the branches of a block give at inference, as one convolution.
+
+    Args:
+        branches: As for `fold_branches`.
+        dtype: To compute in.
+
+    Returns:
+        The kernel, in the shape of those given, and the bias (filters,).
+    """
+    kernel = bias = 0
+    for weights, norm in branches:
+        gamma, beta, mean, variance = (
+            ops.cast(v, dtype)
+            for v in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        )
+        scale = gamma / ops.sqrt(variance + norm.epsilon)
+        kernel = kernel + ops.cast(weights, dtype) * scale
+        bias = bias + beta - mean * scale
+    return kernel, bias
+
+
+def dense_pays(channels: int, filters: int, kernel_size: int, branches: int) -> bool:
+    """Whether a dense block trains faster in one pass: by multiplications at each position."""
+    window = kernel_size**2 * channels
+    one_pass = 2 * window**2 + 3 * window * filters
+    kernels = branches * window + (channels if kernel_size > 1 else 0)
+    return one_pass < 3 * kernels * filters + NORM_COST * branches * filters
+
+
+def depthwise_pays(values: int | None, kernel_size: int, strides: int, branches: int) -> bool:
+    """Whether a depthwise block of `values` in each channel (None if unknown) does."""
+    if kernel_size != TAPS or strides != 1:
+        return False
+    return values is None or values * branches >= DEPTHWISE_WORK
+
+
+def pick_pixels(inputs, strides: int):
+    """Every `strides`-th pixel of (batch, height, width, channels) along both axes.
+
+    By pooling single pixels, which on TensorFlow is several times faster than a strided slice.
+    """
+    return inputs if strides == 1 else ops.average_pool(inputs, 1, strides, padding="valid")
+
+
+class DenseWindow:
+    """Moments of the windows of a dense convolution: all channels of all taps together.
+
+    Args:
+        inputs: (batch, height, width, channels), any floating point.
+        kernel_size: Side of the kernel, odd.
+        strides: Of the convolution.
+        synchronized: Moments over all replicas of a `tf.distribute` strategy.
+    """
+
+    def __init__(self, inputs, kernel_size: int, strides: int, synchronized: bool):
+        self._windows = _windows(inputs, kernel_size, strides)
+        # Statistics in float32 at least, also in mixed precision.
+        self.dtype = keras.backend.result_type(inputs.dtype, "float32")
+        flat = ops.reshape(self._windows, (-1, self._windows.shape[-1]))
+        sums = ops.stop_gradient(ops.sum(ops.cast(flat, self.dtype), axis=0))
+        everywhere, count = _over_replicas((sums, ops.shape(flat)[0]), synchronized)
+        count = ops.cast(count, self.dtype)
+        moments = dense_moments(flat, sums, everywhere / count)
+        self._mean, self._covariance = _mean_and_covariance(moments, count, synchronized)
+
+    def statistics(self, weights):
+        """Mean and variance of the outputs of `weights` (branches, taps · channels, filters)."""
+        branches, _, filters = weights.shape
+        flat = ops.reshape(ops.transpose(weights, (1, 0, 2)), (-1, branches * filters))
+        values = ops.matmul(self._mean, flat), squares(self._covariance, flat)
+        return [ops.reshape(value, (branches, filters)) for value in values]
+
+    def convolve(self, weights, bias):
+        """The convolution of the windows less the mean of its outputs, plus `bias`."""
+        bias = bias - ops.matmul(self._mean, weights)
+        kernel = ops.cast(weights, self._windows.dtype)[None, None]
+        outputs = ops.conv(self._windows, kernel, padding="valid")
+        return outputs + ops.cast(bias, outputs.dtype)
+
+
+class DepthwiseWindow:
+    """Moments of the 3×3 windows of each channel, at stride 1.
+
+    Args:
+        inputs: (batch, height, width, channels), any floating point.
+        synchronized: Moments over all replicas of a `tf.distribute` strategy.
+    """
+
+    def __init__(self, inputs, synchronized: bool):
+        self.inputs = inputs
+        self.dtype = keras.backend.result_type(inputs.dtype, "float32")
+        images, height, width, _ = ops.shape(inputs)
+        # The sum over images is all that the means need.
+        image = ops.stop_gradient(ops.sum(ops.cast(inputs, self.dtype), axis=0))
+        sums, images = _over_replicas((tap_sums(image), images), synchronized)
+        count = ops.cast(images * height * width, self.dtype)
+        moments = depthwise_moments(inputs, image, sums / count)
+        self._mean, self._covariance = _mean_and_covariance(moments, count, synchronized)
+
+    def statistics(self, weights):
+        """Mean and variance of the outputs of `weights` (branches, taps, channels)."""
+        squares = weights[:, :, None] * weights[:, None]
+        variance = ops.sum(squares * self._covariance, axis=(1, 2))
+        return ops.sum(self._mean * weights, axis=1), variance
+
+    def convolve(self, weights, bias):
+        """The convolution of the input less the mean of its outputs, plus `bias`."""
+        bias = ops.cast(bias - ops.sum(self._mean * weights, axis=0), self.inputs.dtype)
+        kernel = ops.reshape(ops.cast(weights, self.inputs.dtype), (TAPS, TAPS, -1, 1))
+        return ops.depthwise_conv(self.inputs, kernel, padding="same") + bias
+
+
+def _mean_and_covariance(moments, count, synchronized: bool):
+    """From sums and products of one replica, and the windows of all."""
+    (moments,) = _over_replicas((moments,), synchronized)
+    return moments[0] / count, moments[1:] / count
+
+
+def _stack(tensors, dtype):
+    return ops.stack([ops.cast(tensor, dtype) for tensor in tensors])
+
+
+def _windows(inputs, kernel_size: int, strides: int):
+    """(batch, ceil(height / strides), ceil(width / strides), taps · channels), zero-padded."""
+    margin = (kernel_size - 1) // 2
+    if not margin:
+        return pick_pixels(inputs, strides)
+    inputs = ops.pad(inputs, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
+    if keras.backend.backend() == "tensorflow":
+        # A kernel that picks the taps: strided slices of few channels are several times slower.
+        taps = kernel_size**2 * inputs.shape[-1]
+        kernel = np.reshape(np.eye(taps), (kernel_size, kernel_size, -1, taps))
+        return ops.conv(inputs, ops.cast(kernel, inputs.dtype), strides, padding="valid")
+    height, width = (size - 2 * margin for size in ops.shape(inputs)[1:3])
+    taps = [
+        inputs[:, i : i + height : strides, j : j + width : strides]
+        for i in range(kernel_size)
+        for j in range(kernel_size)
+    ]
+    return ops.concatenate(taps, axis=-1)
+
+
+def _over_replicas(tensors, synchronized: bool):
+    """Sums over the replicas; what Keras' own synchronized BatchNormalization does."""
+    if not synchronized:
+        return tensors
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        return tensors
+    dtype = tensors[0].dtype
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, [tf.cast(t, dtype) for t in tensors])

@@ -1,0 +1,1 @@
+"""Model graphs: building, fusing, splitting into branches, counting."""

@@ -1,0 +1,177 @@
+"""Parameters and multiply-accumulates of any Keras model."""
+
+import math
+from typing import NamedTuple
+
+import keras
+from keras import layers
+
+from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.graph import rebuild, require_graph
+
+# Layers with weights that do one operation a value or less: free, like every elementwise one.
+FREE_WITH_WEIGHTS = (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.Normalization,
+    layers.PReLU,
+    layers.Embedding,
+)
+# What multiplies without weights of its own and is not counted: layers, and functions of keras.ops
+# by the names of their classes, which Keras does not export.
+UNCOUNTED_LAYERS = (layers.Dot, layers.Attention)
+UNCOUNTED_FUNCTIONS = {
+    *("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv", "DotProductAttention"),
+    *("Dot", "Inner", "Outer", "Tensordot", "Vdot", "Kron", "Correlate"),
+}
+
+
+class Complexity(NamedTuple):
+    """Size and work of a model.
+
+    Attributes:
+        trainable: Trainable parameters.
+        non_trainable: The others, such as the moving statistics of batch normalization.
+        macs: Multiply-accumulates for one image: convolutions, dense layers, products of two
+            tensors, and one for each value that a global average pooling adds up, which is how
+            fvcore counts. Bias, normalization, activation and all else that goes value by value
+            are free.
+        dense_macs: The part of `macs` in dense layers: the classifier.
+    """
+
+    trainable: int
+    non_trainable: int
+    macs: int
+    dense_macs: int
+
+    @property
+    def feature_macs(self) -> int:
+        """`macs` without the classifier: what the backbone costs."""
+        return self.macs - self.dense_macs
+
+
+def complexity(
+    model: keras.Model,
+    input_shape: tuple[int, int, int] | None = None,
+    *,
+    strict: bool = False,
+) -> Complexity:
+    """Counts the parameters and multiply-accumulates of `model`.
+
+    Args:
+        model: Functional or built Sequential model. A layer called twice counts twice. Counted are
+            MobileOneBlock, Conv2D, DepthwiseConv2D, SeparableConv2D, Dense, global average
+            pooling, and `keras.ops.matmul` and `einsum` of two tensors; others do not count.
+        input_shape: (height, width, channels) of its single input, where the model leaves it open.
+        strict: Raise for a layer or operation that multiplies and is not among these, instead of
+            leaving it out. Known for it are layers with weights other than normalization, PReLU
+            and Embedding, and the products of Keras; what a layer without weights does inside its
+            `call` is never seen.
+
+    Raises:
+        ValueError: If the size of the input is open and `input_shape` is not given, or, with
+            `strict`, if a part of the work can't be counted.
+
+    Example:
+
+    >>> complexity(keras_mobileone.MobileOneS0(weights=None, deploy=True))
+    Complexity(trainable=2078504, non_trainable=0, macs=275160576, dense_macs=1024000)
+    """
+    inputs = None
+    require_graph(model)
+    if input_shape is not None:
+        if len(model.inputs) != 1:
+            raise ValueError(
+                f"`input_shape` is for a model with one input. Received: {model.name!r} with "
+                f"{len(model.inputs)}. Build it with fixed sizes."
+            )
+        inputs = keras.Input(input_shape, dtype=model.inputs[0].dtype)
+    elif any(None in tensor.shape[1:] for tensor in model.inputs):
+        raise ValueError(
+            f"The input size of {model.name!r} is open, and so is its work. "
+            "Received: input_shape=None. Pass input_shape=(height, width, channels)."
+        )
+    macs = dense_macs = 0
+
+    def call(layer, *args, **kwargs):
+        nonlocal macs, dense_macs
+        outputs = layer(*args, **kwargs)
+        work = _macs(layer, args, outputs)
+        if work is None and strict:
+            raise ValueError(
+                f"Expected layers and operations whose work `complexity` can count. Received: "
+                f"{layer.name!r} of type {type(layer).__name__} in {model.name!r}. Leave `strict` "
+                "out to count the others."
+            )
+        macs += work or 0
+        dense_macs += work if isinstance(layer, layers.Dense) else 0
+        return outputs
+
+    rebuild(model, call, inputs, flatten=True)
+    sizes = _size(model.trainable_variables), _size(model.non_trainable_variables)
+    return Complexity(*sizes, macs, dense_macs)
+
+
+def _size(variables) -> int:
+    return sum(math.prod(v.shape) for v in variables if "seed_generator" not in v.path)
+
+
+def _macs(operation, inputs, outputs) -> int | None:
+    """Work of one call for one image; None where it multiplies and is not known."""
+    if not isinstance(operation, keras.Layer):
+        return _function_macs(operation, inputs, outputs)
+    if isinstance(operation, MobileOneBlock):
+        return _block_macs(operation, outputs)
+    if isinstance(operation, (layers.Conv2D, layers.DepthwiseConv2D)):
+        return math.prod(outputs.shape[1:3]) * _kernel_macs(operation)
+    if isinstance(operation, layers.SeparableConv2D):
+        kernels = (operation.depthwise_kernel, operation.pointwise_kernel)
+        return math.prod(outputs.shape[1:3]) * sum(math.prod(k.shape) for k in kernels)
+    if isinstance(operation, layers.Dense):
+        return math.prod(outputs.shape[1:-1]) * math.prod(operation.kernel.shape)
+    if isinstance(operation, layers.GlobalAveragePooling2D):
+        return math.prod(inputs[0].shape[1:])
+    unknown = operation.weights and not isinstance(operation, FREE_WITH_WEIGHTS)
+    return None if unknown or isinstance(operation, UNCOUNTED_LAYERS) else 0
+
+
+def _block_macs(block, outputs) -> int:
+    convs = [*block.conv_layers, *filter(None, [block.scale_layer])]
+    macs = math.prod(outputs.shape[1:3]) * sum(_kernel_macs(conv) for conv in convs)
+    if block.se is not None:
+        macs += math.prod(outputs.shape[1:]) + sum(map(_kernel_macs, block.se.convolutions))
+    return macs
+
+
+def _function_macs(function, inputs, outputs) -> int | None:
+    """Work of a function of keras.ops on symbolic tensors."""
+    name = type(function).__name__
+    if name == "Matmul":
+        return math.prod(_sizes_of_one_image(outputs)) * inputs[0].shape[-1]
+    if name == "Einsum":
+        return _einsum_macs(function.subscripts, inputs)
+    return None if name in UNCOUNTED_FUNCTIONS else 0
+
+
+def _einsum_macs(subscripts: str, inputs) -> int | None:
+    """Product of the sizes of all indices of two tensors; one alone is not multiplied."""
+    terms = subscripts.replace(" ", "").split("->")[0].split(",")
+    if len(terms) == 1:
+        return 0
+    if len(terms) > 2 or "." in subscripts:
+        return None
+    sizes = {}
+    for term, tensor in zip(terms, inputs, strict=True):
+        sizes |= dict(zip(term, _sizes_of_one_image(tensor), strict=True))
+    return math.prod(sizes.values())
+
+
+def _sizes_of_one_image(tensor) -> list[int]:
+    """Shape of a tensor with 1 for an open batch."""
+    return [1 if size is None else size for size in tensor.shape]
+
+
+def _kernel_macs(conv) -> int:
+    """Multiply-accumulates of a convolution for one output pixel."""
+    return math.prod(conv.kernel.shape)

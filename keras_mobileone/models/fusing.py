@@ -1,0 +1,139 @@
+"""`fuse`: from a train-time model to a deploy model of stock Keras layers."""
+
+import keras
+import numpy as np
+
+from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.graph import (
+    call_copy,
+    in_float32,
+    inputs_and_outputs,
+    random_input,
+    rebuild,
+    require_graph,
+)
+
+VERIFY_TOLERANCE = 1e-4  # of the output's range
+
+
+def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
+    """Folds every MobileOne block of `model` into one plain convolution.
+
+    Args:
+        model: Functional or built Sequential model in which `MobileOneBlock` occurs, at any depth
+            of nested models. It stays untouched.
+        verify: Run both models on random input and compare.
+
+    Returns:
+        A new Functional model of stock Keras layers, with the same inputs, outputs and layer
+        names. Saved, it loads with `keras.models.load_model` where this package is not installed.
+
+    Raises:
+        TypeError: If `model` is not Functional or Sequential.
+        ValueError: If it holds no MobileOne block, or one inside a layer that is not a model (a
+            wrapper such as `TimeDistributed`), where it can't be replaced.
+        ArithmeticError: If `verify` finds outputs that differ by more than 1e-4 of their range;
+            names the first layer that does.
+
+    Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040).
+
+    Example:
+
+    >>> model = keras_mobileone.MobileOneS0(weights=None)
+    >>> keras_mobileone.fuse(model).count_params()
+    2078504
+    """
+    require_graph(model)
+    if not has_blocks(model):
+        raise ValueError(
+            f"Expected a model with MobileOne blocks. Received: {model.name!r}, which has none: "
+            "it is fused already, or of another family."
+        )
+    replicas = {}
+
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, MobileOneBlock):
+            if id(layer) not in replicas:
+                replicas[id(layer)] = layer.plain()
+            return replicas[id(layer)](*args)
+        return call_copy(replicas, layer, args, kwargs)
+
+    fused = rebuild(model, call)
+    left = [layer.name for layer in fused._flatten_layers() if isinstance(layer, MobileOneBlock)]
+    if left:
+        raise ValueError(
+            f"Blocks inside a layer that is not a model can't be fused: {', '.join(left)}. "
+            "Apply them in a Functional or Sequential model."
+        )
+    if verify:
+        verify_equal(model, fused)
+    return fused
+
+
+def has_blocks(model: keras.Model) -> bool:
+    """Whether a `MobileOneBlock` occurs in `model`, at any depth."""
+    return any(isinstance(layer, MobileOneBlock) for layer in model._flatten_layers())
+
+
+def verify_equal(
+    model: keras.Model, fused: keras.Model, tolerance: float = VERIFY_TOLERANCE
+) -> float:
+    """Compares the inference outputs of two models on random input, in float32.
+
+    Models with a lower compute precision are compared through float32 copies, so that the check
+    finds wrong weights and not rounding.
+
+    Returns:
+        The largest difference over the range of the reference output.
+
+    Raises:
+        ArithmeticError: If that exceeds `tolerance`; names the first layer that differs.
+    """
+    model, fused = in_float32(model), in_float32(fused)
+    inputs = random_input(model)
+    error = _relative_error(model(inputs, training=False), fused(inputs, training=False))
+    if not error <= tolerance:
+        layer, layer_error = _first_difference(model, fused, inputs, tolerance)
+        raise ArithmeticError(
+            f"The fused model differs from {model.name!r} by {error:.1e} of the output's range; "
+            f"the limit is {tolerance:.0e}. The first layer that differs is {layer!r}, by "
+            f"{layer_error:.1e}."
+        )
+    return error
+
+
+def _relative_error(reference, candidate) -> float:
+    """Largest difference over the range of `reference`, the worst of all outputs."""
+    worst = 0.0
+    for a, b in zip(keras.tree.flatten(reference), keras.tree.flatten(candidate), strict=True):
+        a, b = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
+        spread = max(float(np.ptp(a)), np.finfo(np.float32).tiny)
+        worst = max(worst, float(np.abs(a - b).max()) / spread)
+        if not np.isfinite(b).all():
+            return float("nan")
+    return worst
+
+
+def _first_difference(model, fused, inputs, tolerance):
+    """Name and error of the first layer of both models whose outputs differ."""
+    names = [layer.name for layer in fused.layers]
+    for layer in model.layers:
+        if layer.name not in names:
+            continue
+        twin = fused.get_layer(layer.name)
+        if isinstance(layer, keras.Model):
+            nested_inputs = random_input(layer)
+            error = _relative_error(layer(nested_inputs), twin(nested_inputs))
+            if not error <= tolerance:
+                return _first_difference(layer, twin, nested_inputs, tolerance)
+            continue
+        reference, candidate = (
+            keras.Model(inputs_and_outputs(m)[0], m.get_layer(layer.name).output)(
+                inputs, training=False
+            )
+            for m in (model, fused)
+        )
+        error = _relative_error(reference, candidate)
+        if not error <= tolerance:
+            return layer.name, error
+    return "the output", float("nan")

@@ -1,0 +1,101 @@
+"""From a `Variant` to a Keras graph: stem, four stages, head."""
+
+import keras
+from keras import layers
+
+from keras_mobileone.layers.block import MobileOneBlock, PlainBlock
+from keras_mobileone.models.fusing import fuse
+from keras_mobileone.variants import STAGE_NAMES, BlockSpec, Variant
+
+CLASSIFIER_NAME = "predictions"
+
+
+@keras.saving.register_keras_serializable(package="keras_mobileone")
+class MobileOneModel(keras.Model):
+    """A Functional train-time MobileOne that knows how to fuse itself."""
+
+    def fuse(self, verify: bool = True) -> keras.Model:
+        """The deploy model: see `keras_mobileone.fuse`."""
+        return fuse(self, verify=verify)
+
+
+def build(
+    variant: Variant,
+    image,
+    *,
+    include_top: bool = True,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation="softmax",
+    deploy: bool = False,
+    inputs=None,
+    name: str | None = None,
+    synchronized: bool = False,
+    dtype=None,
+) -> keras.Model:
+    """The Keras model of `variant` on the symbolic image tensor `image`.
+
+    Args:
+        inputs: The input of the model when it differs from `image`; others as in `MobileOne`.
+        synchronized: See `MobileOneBlock`.
+        dtype: Dtype policy of the layers; Keras' global one by default.
+    """
+    x = image
+    specs = list(variant.blocks())
+    for spec, following in zip(specs, [*specs[1:], None], strict=True):
+        if deploy:
+            block = PlainBlock(**_block_arguments(spec), dtype=dtype)
+        else:
+            block = MobileOneBlock(
+                **_block_arguments(spec),
+                conv_branches=spec.conv_branches,
+                synchronized=synchronized,
+                dtype=dtype,
+            )
+        x = block(x)
+        if spec.stage and (following is None or following.stage != spec.stage):
+            # A name to find the stage's features by; does nothing and exports to nothing.
+            x = layers.Identity(name=STAGE_NAMES[spec.stage - 1], dtype=dtype)(x)
+    if include_top:
+        x = layers.GlobalAveragePooling2D(name="avg_pool", dtype=dtype)(x)
+        x = layers.Dense(
+            classes, activation=classifier_activation, name=CLASSIFIER_NAME, dtype=dtype
+        )(x)
+    elif pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="avg_pool", dtype=dtype)(x)
+    elif pooling == "max":
+        x = layers.GlobalMaxPooling2D(name="max_pool", dtype=dtype)(x)
+    model_class = keras.Model if deploy else MobileOneModel
+    return model_class(image if inputs is None else inputs, x, name=name or variant.name)
+
+
+def _block_arguments(spec: BlockSpec) -> dict:
+    return {
+        "name": spec.name,
+        "filters": spec.filters,
+        "kernel_size": spec.kernel_size,
+        "strides": spec.strides,
+        "depthwise": spec.depthwise,
+        "se_ratio": spec.se_ratio,
+        "activation": "relu",
+    }
+
+
+def feature_extractor(model: keras.Model) -> keras.Model:
+    """A model with the four feature maps of a MobileOne as outputs.
+
+    Args:
+        model: What `MobileOneS0` … or `fuse` returned, with or without top. Weights are shared.
+
+    Returns:
+        A model from `model.input` to a list of four tensors of shape
+        (batch, ceil(height / s), ceil(width / s), channels) for the strides s of 4, 8, 16 and 32.
+
+    Raises:
+        ValueError: If the model has no layers named `"stage1"` … `"stage4"`.
+    """
+    return keras.Model(
+        model.input,
+        [model.get_layer(stage).output for stage in STAGE_NAMES],
+        name=f"{model.name}_features",
+    )

@@ -1,0 +1,391 @@
+"""`unfuse`: from a deploy model back to a train-time one, to fine-tune fused weights.
+
+Every split of a fused kernel W and bias b into branches computes the same at inference. Training
+tells them apart, and starts well from this one:
+
+- *Branches differ.* Equal branches get equal gradients and stay equal for ever. Each convolution
+  takes W / k and a random part, the parts summing to zero; scale and skip take random shares, and
+  the last convolution what is then left of W.
+- *Branches are equally strong.* Of n branches each gets 0.5 … 1 times σ/√n of the output's standard
+  deviation σ, as if they were independent, so that no gamma is tiny. And no part's kernel exceeds
+  1/√n of W's norm, so that the sum does not cancel in float32.
+- *Kernels have the size of fresh ones.* BatchNorm takes any scale out of a kernel w again, but the
+  steps it makes grow with 1/‖w‖². So filters get the norm of He's initialization, and gamma the
+  rest.
+- *Batch statistics agree with moving ones.* A filter f sees patches of the block's input with some
+  mean m and covariance Σ; its output then has mean fᵀm and variance fᵀΣf. One pass over the data
+  collects m and Σ for every block, after which the statistics of any branch are algebra.
+
+The algebra is float64, on arrays of shape (groups, taps, outputs): (1, height · width · in, out)
+for a dense kernel, (channels, height · width, 1) for a depthwise one. Numbers that belong to a
+filter have 1 for taps.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mobileone.layers import reparameterization
+from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.fusing import has_blocks
+from keras_mobileone.models.graph import in_float32, require_graph
+from keras_mobileone.models.network import CLASSIFIER_NAME, MobileOneModel, build
+from keras_mobileone.variants import BlockSpec, Variant, get_variant
+
+VERIFY_TOLERANCE = 1e-5  # of the output's largest magnitude
+VERIFY_IMAGES = 4
+CHUNK = 8  # images in the network at once: all inputs of blocks are held, 68 MB an image for S4
+HE_NORM = 2**0.5  # of a filter whose fan_in weights have variance 2 / fan_in (arXiv 1502.01852)
+FLOOR = 0.01  # of a layer's root mean square: filters and outputs below count as that large
+TINY = 1e-30
+BRIGHTEST = 20.0  # above any normalized RGB value, below most pixels
+
+
+def unfuse(
+    deploy_model: keras.Model, variant: Variant | str, data, *, seed: int = 0
+) -> MobileOneModel:
+    """A train-time model that computes what `deploy_model` computes, ready to be fine-tuned.
+
+    Args:
+        deploy_model: Fused MobileOne: from `fuse`, `MobileOne(…, deploy=True)` or a file of
+            either; with or without top. It stays untouched.
+        variant: What it is fused from: a `Variant`, or `"s0"` … `"s4"`.
+        data: Images like those to train with, at their size: a floating-point array of shape
+            (count, height, width, channels), normalized by `preprocess_input`, or an iterable of
+            such arrays, read once. BatchNorm's moving statistics are those of all of them
+            together; 64 … 256 images are good.
+        seed: Of the random parts of the branches.
+
+    Returns:
+        A model with random branches and the head of `deploy_model`. Its inference output is
+        `deploy_model`'s, and so is its training-mode output on `data` as one batch.
+
+    Raises:
+        TypeError: If `deploy_model` is no Functional model, or `data` no array or iterable.
+        ValueError: If `deploy_model` is not fused, or does not have the layers of `variant` and
+            no others; names them. If `data` is empty, misshapen, not finite or not normalized.
+        ArithmeticError: If the outputs differ by more than 1e-5 of the largest magnitude.
+
+    Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040), read backwards.
+
+    Example:
+
+    >>> fused = keras_mobileone.MobileOneS0(weights=None, deploy=True, input_shape=(64, 64, 3))
+    >>> model = keras_mobileone.unfuse(fused, "s0", np.random.normal(size=(8, 64, 64, 3)))
+    >>> model.fuse().count_params()
+    2078504
+    """
+    variant = get_variant(variant) if isinstance(variant, str) else variant
+    require_graph(deploy_model)
+    if has_blocks(deploy_model):
+        raise ValueError(
+            f"Expected a fused model. Received: {deploy_model.name!r}, which has its train-time "
+            "branches. Train it as it is."
+        )
+    head = _head(deploy_model)
+    _require_fit(deploy_model, variant, head)
+    source = in_float32(deploy_model)
+    image = keras.Input(deploy_model.input_shape[1:], name="image")
+    model = build(variant, image, name=deploy_model.name, **head)
+    moments, sample = _measure(source, variant, _chunks(data, deploy_model.input_shape))
+
+    rng = np.random.default_rng(seed)
+    for spec in variant.blocks():
+        block = model.get_layer(spec.name)
+        kernel, bias = source.get_layer(f"{spec.name}_conv").get_weights()
+        _Split(kernel, bias, block, moments.pop(spec.name), rng).assign()
+        if spec.se_ratio:
+            block.se_reduce.set_weights(source.get_layer(f"{spec.name}_se_reduce").get_weights())
+            block.se_expand.set_weights(source.get_layer(f"{spec.name}_se_expand").get_weights())
+    if head["include_top"]:
+        model.get_layer(CLASSIFIER_NAME).set_weights(
+            source.get_layer(CLASSIFIER_NAME).get_weights()
+        )
+    _verify(model, source, variant, sample)
+    return model
+
+
+def _head(model) -> dict:
+    """The arguments of `build` that give the head of `model`."""
+    layers = {layer.name: layer for layer in model.layers}
+    classifier = layers.get(CLASSIFIER_NAME)
+    if isinstance(classifier, keras.layers.Dense):
+        return {
+            "include_top": True,
+            "classes": classifier.units,
+            "classifier_activation": classifier.activation,
+        }
+    pooling = next((p for p in ("avg", "max") if f"{p}_pool" in layers), None)
+    return {"include_top": False, "pooling": pooling}
+
+
+def _require_fit(model, variant, head):
+    """Raises unless `model` has exactly the layers of a deploy model of `variant`."""
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            "Expected a model of one input and one output. Received: "
+            f"{model.name!r} with {len(model.inputs)} and {len(model.outputs)}."
+        )
+    expected = _described(build(variant, keras.Input(model.input_shape[1:]), deploy=True, **head))
+    found = _described(model)
+    mistakes = [f"no layer {name!r}" for name in expected if name not in found]
+    mistakes += [f"layer {name!r} besides" for name in found if name not in expected]
+    mistakes += [
+        f"layer {name!r} is {found[name]} instead of {expected[name]}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    if mistakes:
+        more = f" ({len(mistakes) - 1} more differences)" if len(mistakes) > 1 else ""
+        raise ValueError(
+            f"Expected a fused {variant.name} and nothing else. Received: {model.name!r}: "
+            f"{mistakes[0]}{more}. Check the variant; of a larger model pass the MobileOne alone."
+        )
+
+
+def _described(model) -> dict[str, str]:
+    return {
+        layer.name: f"{type(layer).__name__} with weights {[tuple(w.shape) for w in layer.weights]}"
+        f" and output {tuple(layer.output.shape[1:])}"
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    }
+
+
+def _chunks(data, input_shape) -> Iterator[np.ndarray]:
+    """float32 images of `data`, a few at a time, checked."""
+    batches = [data] if hasattr(data, "shape") else data
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"`data` must be an array or an iterable of arrays. Received: {type(data).__name__}."
+        )
+    empty = True
+    for batch in batches:
+        images = _checked(batch, input_shape)
+        for start in range(0, len(images), CHUNK):
+            empty = False
+            yield images[start : start + CHUNK]
+    if empty:
+        raise ValueError("`data` must hold images, best 64 … 256. Received: none.")
+
+
+def _checked(batch, input_shape) -> np.ndarray:
+    if not hasattr(batch, "shape"):
+        raise ValueError(
+            "Batches of `data` must be arrays of images alone. "
+            f"Received: a {type(batch).__name__}. Leave out labels."
+        )
+    images = ops.convert_to_numpy(batch)
+    pairs = zip(input_shape[1:], images.shape[1:], strict=False)
+    if images.ndim != 4 or any(expected not in (None, side) for expected, side in pairs):
+        shape = ", ".join("any" if side is None else str(side) for side in input_shape[1:])
+        raise ValueError(
+            f"`data` must have shape (count, {shape}), like the model's input. "
+            f"Received: shape {images.shape}."
+        )
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(
+            f"`data` must be normalized images in floating point. Received: {images.dtype}. "
+            "Pass them through preprocess_input."
+        )
+    if not np.isfinite(images).all():
+        raise ValueError("`data` must be finite. Received: NaN or infinity. Remove those images.")
+    if images.shape[3] == 3 and images.size and images.max() > BRIGHTEST:
+        raise ValueError(
+            f"`data` must be normalized, about -2.1 … 2.6. Received: values up to {images.max():g}."
+            " Pass the images through preprocess_input."
+        )
+    return images.astype(np.float32)
+
+
+def _measure(source, variant, chunks) -> tuple[dict[str, "_PatchMoments"], np.ndarray]:
+    """The moments of each block's input by the block's name, and a few of the images."""
+    moments = {spec.name: _PatchMoments(spec) for spec in variant.blocks()}
+    names = {layer.name for layer in source.layers}
+    first_layers = [f"{n}_pad" if f"{n}_pad" in names else f"{n}_conv" for n in moments]
+    inputs = keras.Model(source.input, [source.get_layer(name).input for name in first_layers])
+    sample = None
+    for images in chunks:
+        sample = images[:VERIFY_IMAGES] if sample is None else sample
+        for block_moments, tensor in zip(moments.values(), inputs(images), strict=True):
+            block_moments.add(tensor)
+    return moments, sample
+
+
+class _PatchMoments:
+    """Mean and covariance of the patches under a block's filters, over images and positions."""
+
+    def __init__(self, spec: BlockSpec):
+        self.spec = spec
+        self.count, self.shift, self.sums, self.products = 0, None, 0.0, 0.0
+
+    def add(self, tensor):
+        """Counts in the activations `tensor` (count, height, width, channels)."""
+        size, stride = self.spec.kernel_size, self.spec.strides
+        margin = (size - 1) // 2
+        height, width = (-(-side // stride) for side in tensor.shape[1:3])
+        tensor = ops.pad(tensor, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
+        if self.shift is None:
+            self.shift = ops.convert_to_numpy(ops.mean(tensor, axis=(0, 1, 2)))
+        # Near the mean: the sums of squares would lose a small variance beside a large mean.
+        tensor = tensor - self.shift
+        taps = [
+            tensor[:, y : y + stride * height : stride, x : x + stride * width : stride]
+            for y in range(size)
+            for x in range(size)
+        ]
+        sums, products = (_depthwise_sums if self.spec.depthwise else _dense_sums)(taps)
+        self.count += len(tensor) * height * width
+        self.sums, self.products = self.sums + sums, self.products + products
+
+    def mean(self, filters):
+        """Mean output of filters (groups, taps, outputs), as (groups, 1, outputs)."""
+        shift = np.tile(self.shift.astype(np.float64), self.spec.kernel_size**2)
+        if self.spec.depthwise:
+            shift = shift.reshape(self.spec.kernel_size**2, -1).T
+        return (self.sums / self.count + shift.reshape(self.sums.shape)) @ filters
+
+    def variance(self, filters):
+        """Variance of the output of filters, as (groups, 1, outputs)."""
+        mean = self.sums / self.count
+        covariance = self.products / self.count - mean * mean.swapaxes(1, 2)
+        return np.maximum(np.sum(filters * (covariance @ filters), axis=1, keepdims=True), 0)
+
+
+def _dense_sums(taps):
+    patches = ops.concatenate(taps, axis=-1)
+    patches = ops.reshape(patches, (-1, patches.shape[-1]))
+    sums = ops.sum(patches, axis=0)[None, None]
+    return _float64(sums), _float64(ops.matmul(ops.transpose(patches), patches))[None]
+
+
+def _depthwise_sums(taps):
+    def total(tensor):
+        return _float64(ops.sum(tensor, axis=(1, 2))).sum(axis=0)
+
+    products = np.empty((taps[0].shape[-1], len(taps), len(taps)))
+    for i, tap in enumerate(taps):
+        for j, other in enumerate(taps[: i + 1]):
+            products[:, i, j] = products[:, j, i] = total(tap * other)
+    return np.stack([total(tap) for tap in taps], axis=-1)[:, None], products
+
+
+def _float64(tensor) -> np.ndarray:
+    return ops.convert_to_numpy(tensor).astype(np.float64)
+
+
+class _Split:
+    """Hands out the kernel and bias of a fused block to the branches of a train-time one."""
+
+    def __init__(self, kernel, bias, block: MobileOneBlock, moments: _PatchMoments, rng):
+        self.block, self.moments, self.rng, self.shape = block, moments, rng, kernel.shape
+        self.rest = _filters(kernel.astype(np.float64), block.depthwise)
+        self.rest_bias = bias.astype(np.float64).reshape(self.rest.shape[0], 1, -1)
+        norms = [*block.conv_norms, block.scale_norm, block.skip_norm]
+        self.branches = sum(norm is not None for norm in norms)
+        self.beta = (moments.mean(self.rest) + self.rest_bias) / self.branches
+        self.limits = [
+            np.maximum(size, FLOOR * (np.sqrt(np.mean(size**2)) or 1)) / self.branches**0.5
+            for size in self.sizes(self.rest)
+        ]
+
+    def sizes(self, filters):
+        """Norm of filters and standard deviation of their outputs on the data."""
+        norm = np.linalg.norm(filters, axis=1, keepdims=True)
+        return norm, np.sqrt(self.moments.variance(filters))
+
+    def share(self, filters):
+        """`filters` scaled to what one of the branches may take."""
+        ratios = (
+            limit / np.maximum(size, TINY)
+            for limit, size in zip(self.limits, self.sizes(filters), strict=True)
+        )
+        factor = np.minimum(*ratios)
+        return filters * factor * self.rng.uniform(0.5, 1, factor.shape)
+
+    def assign(self):
+        """Sets the weights of the block."""
+        block = self.block
+        if block.skip_norm is not None:
+            identity = reparameterization.identity_kernel(block.filters, block.depthwise)
+            self.take(self.share(self.centred(identity)), block.skip_norm, kernel_norm=1.0)
+        if block.scale_layer is not None:
+            draw = self.rng.standard_normal((1, 1, *self.shape[2:]))
+            self.take(self.share(self.centred(draw)), block.scale_norm, block.scale_layer)
+        parts = np.stack(
+            [self.share(self.rng.standard_normal(self.rest.shape)) for _ in block.conv_layers]
+        )
+        parts += self.rest / len(parts) - parts.mean(axis=0)
+        *others, last = zip(block.conv_norms, block.conv_layers, strict=True)
+        for part, (norm, conv) in zip(parts, others, strict=False):
+            self.take(part, norm, conv)
+        self.take(self.rest, *last, last=True)
+
+    def take(self, filters, norm, conv=None, kernel_norm=HE_NORM, last=False):
+        """Sets a branch to compute `filters`, and keeps account of what is left for the others."""
+        size = np.linalg.norm(filters, axis=1, keepdims=True)
+        # A pruned filter that no other branch has a part of: any direction, with gamma 0.
+        direction = np.where(size > 0, filters, self.rng.standard_normal(filters.shape))
+        stored = direction / np.linalg.norm(direction, axis=1, keepdims=True) * kernel_norm
+        stored = stored.astype(np.float32).astype(np.float64)
+
+        mean, variance = (
+            value.astype(np.float32).astype(np.float64)
+            for value in (self.moments.mean(stored), self.moments.variance(stored))
+        )
+        gamma = np.float32(size / kernel_norm * np.sqrt(variance + norm.epsilon)).astype(np.float64)
+        scale = gamma / np.sqrt(variance + norm.epsilon)
+        beta = np.float32(self.rest_bias + scale * mean if last else self.beta).astype(np.float64)
+        norm.set_weights([value.ravel() for value in (gamma, beta, mean, variance)])
+        if conv is not None:
+            conv.kernel.assign(self.cropped(stored, conv.kernel_size[0]))
+        parameters = reparameterization.BatchNorm(gamma, beta, mean, variance, norm.epsilon)
+        kernel, bias = reparameterization.fold_branch(reparameterization.Branch(stored, parameters))
+        self.rest, self.rest_bias = self.rest - kernel, self.rest_bias - bias
+
+    def centred(self, kernel):
+        """The filters of a 1×1 kernel, with taps for the whole patch."""
+        margin = (self.shape[0] - 1) // 2
+        pads = [(margin, margin)] * 2 + [(0, 0)] * (kernel.ndim - 2)
+        return _filters(np.pad(kernel, pads), self.block.depthwise)
+
+    def cropped(self, filters, kernel_size):
+        """The inner `kernel_size` taps of filters, in the layout of a layer's kernel."""
+        taps = filters[..., 0].T if self.block.depthwise else filters
+        margin = (self.shape[0] - kernel_size) // 2
+        inner = slice(margin, margin + kernel_size)
+        return taps.reshape(self.shape)[inner, inner]
+
+
+def _filters(kernel, depthwise) -> np.ndarray:
+    """A kernel in the layout of its layer as (groups, taps, outputs)."""
+    if depthwise:
+        return kernel.reshape(kernel.shape[0] ** 2, -1).T[:, :, None]
+    return kernel.reshape(1, -1, kernel.shape[-1])
+
+
+def _verify(model, source, variant, images):
+    """Raises ArithmeticError if the models' inference outputs differ; names the first block."""
+    names = [spec.name for spec in variant.blocks()]
+    features = [
+        keras.Model(m.input, [*(m.get_layer(name).output for name in names), m.output])(
+            images, training=False
+        )
+        for m in (source, in_float32(model))
+    ]
+    errors = [_relative_error(*pair) for pair in zip(*features, strict=True)]
+    if not errors[-1] <= VERIFY_TOLERANCE:
+        named = zip([*names, "the head"], errors, strict=True)
+        wrong = next(name for name, error in named if not error <= VERIFY_TOLERANCE)
+        raise ArithmeticError(
+            f"The train-time model differs from {source.name!r} by {errors[-1]:.1e} of the "
+            f"output's largest magnitude; the limit is {VERIFY_TOLERANCE:.0e}. The first part "
+            f"that differs is {wrong!r}."
+        )
+
+
+def _relative_error(expected, found) -> float:
+    expected, found = _float64(expected), _float64(found)
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), TINY))

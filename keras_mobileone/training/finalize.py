@@ -1,0 +1,153 @@
+"""What remains of a training run: the finished model, fused, evaluated, exported."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_mobileone.data.imagenet import labels_of, preprocess_input
+from keras_mobileone.data.pipeline import BadImages, evaluation_batches, sample_crops
+from keras_mobileone.data.sources import Source
+from keras_mobileone.export.tflite import export_tflite
+from keras_mobileone.files import atomic_write
+from keras_mobileone.litert.converter import INTEGER
+from keras_mobileone.models.fusing import fuse
+from keras_mobileone.models.network import build
+from keras_mobileone.training.distribution import Devices
+from keras_mobileone.training.recipe import Recipe
+from keras_mobileone.training.trainer import Trainer
+
+TRAINED = "model.keras"
+DEPLOY = "deploy.keras"
+CALIBRATION_IMAGES = 100
+EVALUATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """Result of `keras_mobileone.train`.
+
+    Attributes:
+        directory: Of the run: `model.keras` (train-time) and `deploy.keras`, both giving logits,
+            `classes.txt`, `log.csv`, `recipe.json`, `report.json`, `checkpoint.safetensors`.
+        recipe: That was trained.
+        classes: Number of classes.
+        training_images, validation_images: In the data.
+        steps: Done in the whole training.
+        history: A row of metrics for each epoch.
+        top1: Of the finished model's validation images, how many have their label as best class,
+            for the train-time and the deploy model. None without validation images.
+        agreement: For how many of them both give the same best class.
+        averaged: Whether the finished model has the averaged weights.
+        exports: TFLite files by precision.
+        skipped: Files that could not be decoded and were left out.
+        seconds: Of training with its validation, over all resumptions.
+        conditions: Devices and versions.
+    """
+
+    directory: str
+    recipe: Recipe
+    classes: int
+    training_images: int
+    validation_images: int
+    steps: int
+    history: list[dict]
+    top1: dict[str, int] | None
+    agreement: int | None
+    averaged: bool
+    exports: dict[str, str]
+    skipped: list[str]
+    seconds: float
+    conditions: dict[str, str]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the report as JSON, whole or not at all."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, keras.Model]:
+    """Writes the finished model, train-time and fused, both in float32 and giving logits.
+
+    It has the averaged weights if the recipe has averages.
+    """
+    size = recipe.image_size
+    model = build(
+        recipe.variant,
+        keras.Input((size, size, 3), name="image"),
+        classes=trainer.classes,
+        classifier_activation=None,
+        dtype="float32",
+    )
+    variables = trainer.averages or trainer.network.weights
+    model.set_weights([keras.ops.convert_to_numpy(variable) for variable in variables])
+    models = {TRAINED: model, DEPLOY: fuse(model)}
+    for name, finished in models.items():
+        with atomic_write(directory / name) as temporary:
+            finished.save(temporary)
+    return models
+
+
+def compare_models(
+    models: dict[str, keras.Model], recipe: Recipe, validation: Source, bad: BadImages
+) -> tuple[dict[str, int], int]:
+    """Right answers of each model on all validation images, and in how many all agree."""
+    batches = evaluation_batches(
+        validation, recipe.image_size, recipe.variant.crop_fraction, EVALUATION_BATCH, bad=bad
+    )
+    right, agreed = dict.fromkeys(models, 0), 0
+    for pixels, labels, weights in batches.as_numpy_iterator():
+        images, real = preprocess_input(pixels), weights > 0
+        answers = {name: m.predict_on_batch(images).argmax(1) for name, m in models.items()}
+        for name, answer in answers.items():
+            right[name] += int(((answer == labels) & real).sum())
+        first, *others = answers.values()
+        agreed += int((np.all([answer == first for answer in others], axis=0) & real).sum())
+    return right, agreed
+
+
+def export_files(
+    model: keras.Model,
+    recipe: Recipe,
+    source: Source,
+    precisions: Sequence[str],
+    directory: Path,
+) -> dict[str, str]:
+    """Writes TFLite files of the fused model; training images calibrate int8."""
+    files = {}
+    for precision in precisions:
+        path = directory / f"model_{precision}.tflite"
+        calibration = (
+            sample_crops(
+                source,
+                CALIBRATION_IMAGES,
+                recipe.image_size,
+                recipe.variant.crop_fraction,
+                recipe.seed,
+            )
+            if precision in INTEGER
+            else None
+        )
+        export_tflite(model, path, precision, calibration, labels=labels_of(source.classes))
+        files[precision] = path.name
+    return files
+
+
+def conditions(recipe: Recipe, devices: Devices) -> dict[str, str]:
+    """Where a run was made and with what."""
+    return {
+        "backend": keras.backend.backend(),
+        "devices": f"{devices.replicas} on {devices.workers} machines",
+        "cores": str(os.cpu_count()),
+        "dtype": recipe.dtype,
+        "keras": keras.__version__,
+        keras.backend.backend(): version(keras.backend.backend()),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }

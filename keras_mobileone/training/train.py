@@ -1,0 +1,377 @@
+"""`train`: a whole training run in a directory, from data to deploy model."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from keras_mobileone.data.pipeline import (
+    Augmentation,
+    BadImages,
+    evaluation_batches,
+    first_broken,
+    training_batches,
+)
+from keras_mobileone.data.sources import Source, open_source
+from keras_mobileone.export.tflite import require_exportable
+from keras_mobileone.files import atomic_write
+from keras_mobileone.models.network import build
+from keras_mobileone.training.callbacks import CHECKPOINT, Recorder
+from keras_mobileone.training.checkpoint import Progress, broadcast_state, load_checkpoint
+from keras_mobileone.training.distribution import Devices, check_service, lost_machine, serve
+from keras_mobileone.training.finalize import (
+    DEPLOY,
+    TrainingReport,
+    compare_models,
+    conditions,
+    export_files,
+    save_models,
+)
+from keras_mobileone.training.optimizer import make_optimizer
+from keras_mobileone.training.recipe import Phase, Recipe, get_recipe
+from keras_mobileone.training.trainer import Trainer
+
+RECIPE = "recipe.json"
+CLASSES = "classes.txt"
+REPORT = "report.json"
+SAVE_EVERY = 500  # steps
+READ_AHEAD = 64  # batches that the pipeline may be ahead of the training
+
+
+def train(
+    recipe: Recipe,
+    data: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    resume: bool = False,
+    initial: Callable[[Source], keras.Model] | None = None,
+    teacher: keras.Model | None = None,
+    devices: Devices | None = None,
+    skip_bad: bool = False,
+    data_service: str | None = None,
+    save_every: int = SAVE_EVERY,
+    tensorboard: bool = False,
+    exports: Sequence[str] = (),
+) -> TrainingReport | None:
+    """Trains a MobileOne, and fuses, evaluates and exports it in the end.
+
+    Everything that is drawn at random follows from the recipe's seed and the number of the step:
+    a run that was killed and goes on with `resume` ends with the weights of an unbroken one.
+
+    Args:
+        recipe: See `get_recipe`.
+        data: Directory with `train/` and, if there is one, `val/`, of class folders; or directory
+            of TFRecords, as `prepare` writes them; or `"tfds:NAME"`.
+        output: Directory of the run, new or empty. It is made if need be.
+        resume: Go on from the checkpoint in `output`.
+        initial: From the training images to the train-time model with whose weights to start; for
+            random ones, None.
+        teacher: Model of normalized images for a recipe with distillation.
+        devices: Where to train. All devices of this machine by default.
+        skip_bad: Leave out files that can't be decoded, instead of stopping.
+        data_service: Address `grpc://host:port` of a tf.data service's dispatcher, whose workers
+            then decode and augment the training images: see `serve`. The order of the images is
+            not fixed any more, nor what exactly a resumed run sees.
+        save_every: Steps between checkpoints inside an epoch; one more is written after each epoch.
+        tensorboard: Write TensorBoard logs too (needs the package tensorboard).
+        exports: Precisions of `export_tflite`, for files of the finished model.
+
+    Returns:
+        The report; None on all machines but the first.
+
+    Raises:
+        FileExistsError: If `output` is not empty and `resume` is not set.
+        FileNotFoundError: If there is no data, or nothing to resume.
+        ValueError: If the recipe does not fit the devices or the run so far; if machines differ in
+            recipe or data; for a file that can't be decoded, with its name.
+        ArithmeticError: If the loss is not finite any more.
+        ConnectionError: If another machine is lost, or there is no data service.
+
+    Example:
+
+    ```python
+    recipe = keras_mobileone.get_recipe("s0")
+    keras_mobileone.train(recipe, "imagenet/", "runs/s0")
+    ```
+    """
+    for precision in exports:
+        require_exportable(precision)
+    devices = devices or Devices()
+    devices.share(recipe.batch_size)
+    source = open_source(data, "train")
+    check_teacher(recipe, teacher, len(source.classes))
+    validation = open_source(data, "val", source.classes)
+    if source.images < recipe.batch_size:
+        raise ValueError(
+            f"Expected at least one batch of {recipe.batch_size} training images. Received: "
+            f"{source.images} in {data}. Lower it with --set batch_size=…."
+        )
+    check_service(data_service, skip_bad)
+    directory = Path(output)
+    logs = [tensorboard_callback(directory / "tensorboard")] if tensorboard else []
+    steps_per_epoch = source.images // recipe.batch_size
+    progress, bad = Progress(), BadImages(skip_bad)
+    if devices.chief:
+        check_run(directory, recipe, source.classes, resume)
+    # Before anything is written: the weights may not fit.
+    fresh = devices.chief and not (resume and (directory / CHECKPOINT).is_file())
+    start = initial(source) if fresh and initial is not None else None
+    with explained_errors(devices):
+        if devices.chief:
+            open_run(directory, recipe, source.classes)
+        devices.require_same(work_of(recipe, source, validation), "recipe and data")
+        trainer = make_trainer(recipe, len(source.classes), steps_per_epoch, devices, teacher)
+        if devices.chief and not fresh:
+            progress = load_checkpoint(directory / CHECKPOINT, trainer)
+        if start is not None:
+            trainer.network.set_weights(start.get_weights())
+            trainer.reset_averages()
+        if devices.workers > 1:
+            progress.step = broadcast_state(trainer, progress.step, devices)
+        run = Run(recipe, source, validation, trainer, devices, bad, steps_per_epoch, data_service)
+        place = directory if devices.chief else None
+        recorder = Recorder(place, progress, run.validation(), save_every)
+        run.fit(progress, [recorder, *(logs if devices.chief else [])])
+    if not devices.chief:
+        return None
+    models = save_models(recipe, trainer, directory)
+    right, agreed = (None, None)
+    if validation is not None:
+        right, agreed = compare_models(models, recipe, validation, bad)
+    files = export_files(models[DEPLOY], recipe, source, exports, directory)
+    report = TrainingReport(
+        directory=str(directory),
+        recipe=recipe,
+        classes=len(source.classes),
+        training_images=source.images,
+        validation_images=validation.images if validation else 0,
+        steps=progress.step,
+        history=progress.history,
+        top1=right,
+        agreement=agreed,
+        averaged=bool(trainer.averages),
+        exports=files,
+        skipped=sorted(bad.names),
+        seconds=round(progress.seconds, 1),
+        conditions=conditions(recipe, devices),
+    )
+    report.save(directory / REPORT)
+    return report
+
+
+@dataclass
+class Run:
+    """One training run: what `fit` is called with, phase by phase."""
+
+    recipe: Recipe
+    source: Source
+    val_source: Source | None
+    trainer: Trainer
+    devices: Devices
+    bad: BadImages
+    steps_per_epoch: int
+    data_service: str | None = None
+
+    def fit(self, progress: Progress, callbacks: list) -> None:
+        """Trains from where `progress` stands to the end of the recipe."""
+        total = self.recipe.epochs * self.steps_per_epoch
+        while progress.step < total:
+            first, end, steps, phase = self.stretch(progress.step)
+            try:
+                self.trainer.fit(
+                    self.training(phase, progress.step),
+                    initial_epoch=first,
+                    epochs=end,
+                    steps_per_epoch=steps,
+                    callbacks=callbacks,
+                    shuffle=False,  # the batches are shuffled
+                    verbose=(1 if sys.stdout.isatty() else 2) if self.devices.chief else 0,
+                )
+            except Exception as error:
+                self.require_whole_images(error, progress.step)
+                raise
+
+    def require_whole_images(self, error: Exception, step: int) -> None:
+        """Raises ValueError with the name of a broken file, if that may be why `step` failed."""
+        if type(error).__name__ != "InvalidArgumentError":  # TensorFlow's, on any backend
+            return
+        recipe = self.recipe
+        ahead = self.source.stream(step * recipe.batch_size, recipe.seed)
+        name = first_broken(ahead.take(READ_AHEAD * recipe.batch_size))
+        if name is None and self.val_source is not None:
+            name = first_broken(self.val_source.stream())
+        if name is not None:
+            raise ValueError(
+                f"Expected whole images. Received: {name}, which is damaged. Replace the file, or "
+                "leave such files out with --skip-bad."
+            ) from error
+
+    def stretch(self, step: int) -> tuple[int, int, int, Phase]:
+        """The next call of `fit`: first and last epoch, steps in each, phase.
+
+        An epoch that was broken off is finished first, by itself.
+        """
+        first, done = divmod(step, self.steps_per_epoch)
+        starts = [phase.start for phase in self.recipe.phases if phase.start > first]
+        end = first + 1 if done else min([*starts, self.recipe.epochs])
+        return first, end, self.steps_per_epoch - done, self.recipe.phase(first)
+
+    def training(self, phase: Phase, step: int):
+        """Batches of `phase`, from `step` on."""
+        recipe, devices = self.recipe, self.devices
+        augmentation = Augmentation(
+            phase.image_size, recipe.crop_area, recipe.augmentation, phase.strength
+        )
+
+        def batches(size):
+            made = training_batches(
+                self.source,
+                augmentation,
+                size,
+                seed=recipe.seed,
+                start=step * recipe.batch_size,
+                worker=devices.worker,
+                workers=devices.workers,
+                bad=self.bad,
+            )
+            return made if self.data_service is None else serve(made, self.data_service)
+
+        return devices.distribute(batches, recipe.batch_size)
+
+    def validation(self):
+        """Batches of all validation images and how many there are, or None."""
+        if self.val_source is None:
+            return None
+        recipe, devices = self.recipe, self.devices
+        batches = devices.distribute(
+            lambda size: evaluation_batches(
+                self.val_source,
+                recipe.image_size,
+                recipe.variant.crop_fraction,
+                size,
+                worker=devices.worker,
+                workers=devices.workers,
+                replicas=devices.replicas,
+                bad=self.bad,
+            ),
+            recipe.batch_size,
+        )
+        return batches, -(-self.val_source.images // recipe.batch_size)
+
+
+def check_run(directory: Path, recipe: Recipe, classes: Sequence[str], resume: bool) -> None:
+    """Raises unless `directory` is free, or a run of this recipe and data to resume."""
+    if resume:
+        check_same(directory, recipe, classes)
+    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(
+            f"Expected a new or empty directory for the run. Received: {directory}. Add --resume "
+            "to go on with the run in it, or name another one."
+        )
+
+
+def open_run(directory: Path, recipe: Recipe, classes: Sequence[str]) -> None:
+    """Makes the directory of a run, with its recipe and its classes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_write(directory / RECIPE) as temporary:
+        recipe.save(temporary)
+    with atomic_write(directory / CLASSES) as temporary:
+        temporary.write_text("\n".join(classes) + "\n", encoding="utf-8")
+
+
+def check_same(directory: Path, recipe: Recipe, classes: Sequence[str]) -> None:
+    """Raises unless `directory` holds a run of this recipe and these classes."""
+    if not (directory / RECIPE).is_file():
+        raise FileNotFoundError(
+            f"Expected the directory of a run to resume. Received: {directory}, which has no "
+            f"{RECIPE}. Start without --resume."
+        )
+    before = get_recipe(directory / RECIPE)
+    for field in dataclasses.fields(Recipe):
+        old, new = getattr(before, field.name), getattr(recipe, field.name)
+        if field.compare and old != new:
+            raise ValueError(
+                f"Resuming needs the recipe of the run so far. Received: {field.name}={new}, where "
+                f"{directory / RECIPE} has {old}."
+            )
+    names = directory / CLASSES
+    known = names.read_text(encoding="utf-8").splitlines() if names.is_file() else list(classes)
+    if known != list(classes):
+        raise ValueError(
+            f"Resuming needs the classes of the run so far. Received: {len(classes)} classes where "
+            f"{names} has {len(known)}, or others of the same number."
+        )
+
+
+def work_of(recipe: Recipe, source: Source, validation: Source | None) -> str:
+    """What all machines of a training must have in common."""
+    fields = dataclasses.fields(Recipe)
+    settings = {field.name: getattr(recipe, field.name) for field in fields if field.compare}
+    return repr((settings, source.classes, source.images, validation and validation.images))
+
+
+def make_trainer(
+    recipe: Recipe, classes: int, steps_per_epoch: int, devices: Devices, teacher=None
+) -> Trainer:
+    """A compiled trainer around a network with random weights."""
+    keras.utils.set_random_seed(recipe.seed)
+    with devices.scope():
+        network = build(
+            recipe.variant,
+            keras.Input((None, None, 3), name="image"),
+            classes=classes,
+            classifier_activation=None,
+            synchronized=devices.synchronized,
+            dtype=recipe.dtype,
+        )
+        trainer = Trainer(network, recipe, teacher, workers=devices.workers)
+        optimizer = make_optimizer(recipe, steps_per_epoch)
+        if recipe.dtype == "mixed_float16":  # `compile` goes by the trainer's own dtype
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        trainer.compile(optimizer)
+        trainer.optimizer.build(trainer.trainable_variables)
+    return trainer
+
+
+def check_teacher(recipe: Recipe, teacher, classes: int) -> None:
+    """Raises unless a teacher is given just when the recipe has distillation, and fits."""
+    if (teacher is not None) != (recipe.distillation > 0):
+        raise ValueError(
+            f"Recipe {recipe.name!r} has distillation={recipe.distillation}. Received: "
+            f"{'a' if teacher is not None else 'no'} teacher. Give a teacher (--teacher) to a "
+            "recipe with distillation, and to no other."
+        )
+    if teacher is not None and teacher.output_shape != (None, classes):
+        raise ValueError(
+            f"Expected a teacher with one output for each of the {classes} classes. Received: "
+            f"{teacher.name!r} with outputs of shape {teacher.output_shape}."
+        )
+
+
+def tensorboard_callback(directory: Path) -> keras.callbacks.Callback:
+    """Keras' TensorBoard callback, once an epoch."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "TensorBoard logs need the package tensorboard: pip install "
+            "'keras-mobileone[tensorboard]'."
+        ) from error
+    return keras.callbacks.TensorBoard(directory, write_graph=False)
+
+
+@contextmanager
+def explained_errors(devices: Devices) -> Iterator[None]:
+    """Turns what TensorFlow raises for a lost machine into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        sentence = lost_machine(error, devices)
+        if sentence:
+            raise ConnectionError(sentence) from error
+        raise

@@ -1,0 +1,244 @@
+"""Core ML packages: their numbers by an evaluator in NumPy, their description, bad input."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import keras_mobileone
+from keras_mobileone.about import About
+from keras_mobileone.cli import main
+from keras_mobileone.data.imagenet import classes, preprocess_input
+from keras_mobileone.data.images import evaluation_crop, list_images, load_image, spread
+from keras_mobileone.export.coreml import COMPRESSIONS, export_coreml
+
+logging.getLogger("coremltools").setLevel(logging.ERROR)
+coremltools = pytest.importorskip("coremltools", reason="needs coremltools")
+from mil_numpy import run_package  # noqa: E402
+
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def crops(shared) -> list[np.ndarray]:
+    """Two photographs as the network sees them, uint8."""
+    paths = spread(list_images(shared / "imagenet-sample" / "images"), 2)
+    return [evaluation_crop(load_image(path), 224, 0.875) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def s0(shared) -> keras.Model:
+    """The authors' network, giving logits."""
+    path = shared / "weights" / "mobileone_s0_apple_fused.safetensors"
+    return keras_mobileone.MobileOneS0(weights=path, deploy=True, classifier_activation=None)
+
+
+@pytest.fixture
+def ten(tiny, randomize) -> keras.Model:
+    """A small train-time network of ten classes."""
+    model = keras_mobileone.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), classes=10)
+    return randomize(model)
+
+
+def description(path):
+    """The package's description."""
+    return coremltools.models.MLModel(str(path), skip_model_load=True).get_spec().description
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compute", TOLERANCE)
+def test_s0_gives_keras_numbers(compute, s0, crops, tmp_path, relative_error):
+    path = tmp_path / "s0.mlpackage"
+    report = export_coreml(s0, path, compute)
+    for crop in crops:
+        expected = np.asarray(s0(preprocess_input(crop)[None]))
+        found = run_package(path, crop)["scores"]
+        assert relative_error(found, expected) < TOLERANCE[compute]
+        assert found.argmax() == expected.argmax()
+    assert report.operators["conv"] == 43
+    assert report.bytes == pytest.approx({"float32": 8.4e6, "float16": 4.3e6}[compute], rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["s1", "s2", "s3", "s4"])
+def test_other_variants(name, crops, tmp_path, randomize, relative_error):
+    """With random weights, the blocks with squeeze-and-excitation among them."""
+    model = keras_mobileone.MobileOne(
+        name, weights=None, deploy=True, classes=50, classifier_activation=None
+    )
+    rng = np.random.default_rng(0)
+    for variable in model.weights:  # neither vanishing nor growing from layer to layer
+        fan_in = np.prod(variable.shape[:2] if variable.shape[-1] == 1 else variable.shape[:-1])
+        bias = len(variable.shape) == 1
+        variable.assign(rng.normal(0, 0.1 if bias else np.sqrt(2 / fan_in), variable.shape))
+    expected = np.asarray(model(preprocess_input(crops[0])[None]))
+    for compute, tolerance in TOLERANCE.items():
+        path = tmp_path / f"{compute}.mlpackage"
+        export_coreml(model, path, compute)
+        assert relative_error(run_package(path, crops[0])["scores"], expected) < tolerance
+
+
+@pytest.mark.slow
+def test_classifier_names_the_photograph(s0, crops, tmp_path, relative_error):
+    names = [f"{wnid} {name}" for wnid, name in classes()]
+    path = tmp_path / "s0.mlpackage"
+    export_coreml(s0, path, labels=names)
+    found = run_package(path, crops[0])
+    expected = np.asarray(keras.ops.softmax(s0(preprocess_input(crops[0])[None])))[0]
+    assert found["classLabel"] == names[expected.argmax()]
+    assert relative_error(found["scores"], expected) < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_compressed_weights(compression, s0, crops, tmp_path):
+    """Smaller packages whose numbers are those of rounded weights."""
+    path = tmp_path / "s0.mlpackage"
+    report = export_coreml(s0, path, minimum="iOS16", compression=compression)
+    assert report.bytes < 2.4e6
+    expected = np.asarray(s0(preprocess_input(crops[0])[None]))
+    found = np.float64(run_package(path, crops[0])["scores"])
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.95
+    assert found.argmax() == expected.argmax()
+
+
+def test_blocks_are_fused_and_the_tensor_input(ten, noise, tmp_path, relative_error):
+    path = tmp_path / "ten.mlpackage"
+    report = export_coreml(ten, path, "float32", image=False)
+    images = noise(1, 32, 32, 3)
+    assert relative_error(run_package(path, images)["scores"], ten(images, training=False)) < 1e-4
+    assert report.input.startswith("(1, 32, 32, 3) float32")
+
+
+def test_what_xcode_shows(ten, tmp_path):
+    path = tmp_path / "ten.mlpackage"
+    labels = [f"class {i}" for i in range(10)]
+    about = About("Ten.", author="A", licence="L", version="1.2")
+    export_coreml(ten, path, labels=labels, minimum="iOS16", about=about)
+    found = description(path)
+    meta = found.metadata
+    assert (meta.shortDescription, meta.author, meta.license) == ("Ten.", "A", "L")
+    assert meta.versionString == "1.2"
+    assert meta.userDefined["com.apple.coreml.model.preview.type"] == "imageClassifier"
+    assert found.input[0].type.imageType.width == 32
+    assert found.input[0].shortDescription == "RGB image, 32×32 pixels; the package normalizes it"
+    assert [output.name for output in found.output] == ["classLabel", "scores"]
+    assert all(output.shortDescription for output in found.output)
+
+
+def test_a_wrong_evaluator_is_seen(ten, noise, tmp_path, relative_error, monkeypatch):
+    """The comparison fails where one operation is wrong."""
+    import mil_numpy
+
+    path = tmp_path / "ten.mlpackage"
+    export_coreml(ten, path, "float32", image=False)
+    images = noise(1, 32, 32, 3)
+    monkeypatch.setitem(mil_numpy.OPERATIONS, "relu", lambda x: np.maximum(x, 0.01))
+    assert relative_error(run_package(path, images)["scores"], ten(images, training=False)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"compute": "int8"}, "float16, float32"),
+        ({"minimum": "iOS14"}, "iOS15"),
+        ({"compression": "zip", "minimum": "iOS16"}, "palette8"),
+        ({"compression": "linear8"}, "iOS16 or newer"),
+        ({"labels": ["one", "two"]}, "Expected 10 labels.*Received: 2"),
+        ({"labels": ["one"] * 10}, "more than once"),
+        ({"path": "model.mlmodel"}, "mlpackage"),
+        ({"path": "none/model.mlpackage"}, "Create it first"),
+        ({"path": "there.mlpackage"}, "exists"),
+    ],
+)
+def test_bad_input(arguments, words, ten, tmp_path):
+    (tmp_path / "there.mlpackage").mkdir()
+    arguments = dict(arguments)
+    path = tmp_path / arguments.pop("path", "model.mlpackage")
+    with pytest.raises((ValueError, OSError), match=words):
+        export_coreml(ten, path, **arguments)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["there.mlpackage"]
+
+
+def test_layers_that_keras_does_not_have(tmp_path):
+    class Twice(keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(Twice(name="mine")(inputs)))
+    with pytest.raises(TypeError, match="'mine' of type Twice"):
+        export_coreml(model, tmp_path / "model.mlpackage")
+
+
+def test_without_coremltools(run_python, tmp_path):
+    """One sentence that names the extra."""
+    printed = run_python(
+        "import sys; sys.modules['coremltools'] = None\n"
+        "import keras, keras_mobileone\n"
+        "inputs = keras.Input((32, 32, 3))\n"
+        "model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))\n"
+        "try:\n"
+        f"    keras_mobileone.export_coreml(model, {str(tmp_path / 'x.mlpackage')!r})\n"
+        "except ImportError as error:\n"
+        "    print(error)"
+    )
+    assert "keras-mobileone[coreml]" in printed
+
+
+def test_latency_needs_a_mac(tmp_path):
+    """Elsewhere the benchmark says so, in one sentence and before anything else."""
+    if sys.platform == "darwin":
+        pytest.skip("this is a Mac")
+    script = Path(__file__).parents[1] / "benchmarks" / "coreml_latency.py"
+    process = subprocess.run(
+        [sys.executable, script, "none.mlpackage", "--json", tmp_path / "x.json"],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1] == (
+        "Error: Core ML predicts on macOS only. Received: Linux. Run this on a Mac."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_without_labels(ten, tmp_path):
+    ten.save(tmp_path / "ten.keras")
+    command = ["export", "coreml", "--model", str(tmp_path / "ten.keras")]
+    result = CliRunner().invoke(main, [*command, "--output", str(tmp_path / "ten.mlpackage")])
+    assert result.exit_code == 2
+    assert "Expected --labels with the names of the 10 classes, or --scores" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ten.keras"]
+
+
+def test_command(shared, tmp_path):
+    """`export coreml` with labels of its own, texts and a page for the app's developer."""
+    weights = shared / "weights" / "mobileone_s0_apple_fused.safetensors"
+    labels, output, usage = (tmp_path / n for n in ("labels.txt", "S0.mlpackage", "page.md"))
+    command = ["export", "coreml", "--weights", str(weights), "--output", str(output)]
+    command += ["--author", "Ada", "--labels", str(labels), "--usage", str(usage)]
+
+    def run(*more):
+        return CliRunner().invoke(main, [*command, *more])
+
+    assert "Expected a file of class names" in run().output
+    labels.write_text("one\ntwo\n")
+    result = run()
+    assert result.exit_code == 2
+    assert "Expected 1000 labels" in result.output
+    assert not output.exists() and not usage.exists()
+
+    labels.write_text("".join(f"class {i}\n" for i in range(1000)))
+    result = run()
+    assert result.exit_code == 0, result.output
+    found = description(output)
+    assert found.metadata.author == "Ada"
+    assert "S0(configuration:" in usage.read_text()
+    assert "1000, inside the package: class 0, class 1" in usage.read_text()
+    assert "exists" in run().output
