@@ -66,7 +66,7 @@ def run(arguments, branches: int, seed: int) -> dict:
     """The report of one training, which is done if need be."""
     directory = arguments.runs / f"k{branches}-seed{seed}"
     if not (directory / REPORT).is_file():
-        variant = dataclasses.replace(S0, name=f"{S0.name}_k{branches}", conv_branches=branches)
+        variant = dataclasses.replace(S0, name=f"{S0.name}_k{branches}", num_conv_branches=branches)
         recipe = dataclasses.replace(
             get_recipe("imagenette").with_epochs(arguments.epochs),
             name="branches",

@@ -14,7 +14,7 @@ from functools import partial
 import keras
 from keras import layers, ops
 
-from keras_mobileone import complexity
+from keras_mobileone import model_complexity
 from keras_mobileone.benchmarking.baselines import Peer
 
 HEADS, FORMER_HEADS = 2, 4
@@ -237,7 +237,7 @@ def peer(name: str) -> Peer:
 def main():
     """Prints what this network counts beside what is published."""
     for name, variant in VARIANTS.items():
-        found = complexity(build(name), strict=True)
+        found = model_complexity(build(name), strict=True)
         macs, parameters = found.macs / 1e6, found.trainable / 1e6
         print(
             f"{name}: {macs:.1f} M MACs, published {variant.macs:g}; "

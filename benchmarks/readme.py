@@ -76,7 +76,7 @@ def family() -> str:
     rows = []
     for key, variant in keras_mobileone.VARIANTS.items():
         train, deploy = (
-            keras_mobileone.complexity(
+            keras_mobileone.model_complexity(
                 keras_mobileone.MobileOne(key, weights=None, deploy=deployed)
             )
             for deployed in (False, True)

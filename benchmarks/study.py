@@ -19,7 +19,7 @@ from pathlib import Path
 
 import keras
 
-from keras_mobileone import benchmarking, complexity
+from keras_mobileone import benchmarking, model_complexity
 from keras_mobileone.benchmarking import Latency, benchmark, processor_name
 from keras_mobileone.benchmarking.baselines import export_network
 from keras_mobileone.files import atomic_write
@@ -53,7 +53,7 @@ class Study:
 
     Attributes:
         name: Of its files, `NAME.json` and `NAME.png`.
-        prepare: `prepare(files)` exports what is missing in the directory `files`.
+        prepare: `write_tfrecords(files)` exports what is missing in the directory `files`.
         measure: `measure(files, rounds, runs)` returns the result, plain data for JSON.
         draw: `draw(result)` returns its picture, a matplotlib Figure.
     """
@@ -134,7 +134,7 @@ def export(network, files: Path, precisions: Sequence[str] = ("float32",)) -> No
         print(f"{network.name} {precision}", file=sys.stderr)
     path = _size_path(network, files)
     if not path.is_file():
-        found = complexity(network.build(), strict=True)
+        found = model_complexity(network.build(), strict=True)
         size = {"macs": found.macs, "parameters": found.trainable}
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(size) + "\n")

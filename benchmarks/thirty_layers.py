@@ -64,11 +64,11 @@ def build(
 
 
 def build_branches(
-    conv_branches: int, *, fused: bool = False, input_shape=(224, 224, 3)
+    num_conv_branches: int, *, fused: bool = False, input_shape=(224, 224, 3)
 ) -> keras.Model:
     """The network of MobileOne blocks, at train time or fused."""
     images = keras.Input(input_shape)
-    block = partial(MobileOneBlock, conv_branches=conv_branches)
+    block = partial(MobileOneBlock, num_conv_branches=num_conv_branches)
     x = MobileOneBlock(STEM, strides=2)(images)
     for filters, strides in _pairs():
         x = block(x.shape[-1], strides=strides, depthwise=True)(x)

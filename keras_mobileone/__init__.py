@@ -10,19 +10,19 @@ from keras_mobileone.applications import (
 )
 from keras_mobileone.data.imagenet import decode_predictions, preprocess_input
 from keras_mobileone.data.images import evaluation_crop, load_image
-from keras_mobileone.data.preparing import prepare
+from keras_mobileone.data.tfrecord_writer import write_tfrecords
 from keras_mobileone.evaluation.accuracy import Evaluation, evaluate
 from keras_mobileone.evaluation.comparison import Comparison, compare
 from keras_mobileone.export.coreml import CoreMLReport, export_coreml
 from keras_mobileone.export.tflite import ExportReport, export_tflite
 from keras_mobileone.layers.block import MobileOneBlock
-from keras_mobileone.models.complexity import Complexity, complexity
+from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.models.network import MobileOneModel, feature_extractor
 from keras_mobileone.models.unfusing import unfuse
 from keras_mobileone.quantization.equalization import Equalization, equalize
 from keras_mobileone.quantization.ptq import QuantizationReport, quantize
-from keras_mobileone.quantization.qat import carry_back, export_qat, quantize_aware
+from keras_mobileone.quantization.qat import export_qat, quantize_aware, tf_keras_to_keras
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.finalize import TrainingReport
 from keras_mobileone.training.finetuning import finetune
@@ -30,7 +30,7 @@ from keras_mobileone.training.recipe import RECIPES, Phase, Recipe, get_recipe
 from keras_mobileone.training.train import train
 from keras_mobileone.variants import VARIANTS, Variant, get_variant
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "RECIPES",
@@ -55,9 +55,7 @@ __all__ = [
     "Recipe",
     "TrainingReport",
     "Variant",
-    "carry_back",
     "compare",
-    "complexity",
     "decode_predictions",
     "equalize",
     "evaluate",
@@ -71,10 +69,12 @@ __all__ = [
     "get_recipe",
     "get_variant",
     "load_image",
-    "prepare",
+    "model_complexity",
     "preprocess_input",
     "quantize",
     "quantize_aware",
+    "tf_keras_to_keras",
     "train",
     "unfuse",
+    "write_tfrecords",
 ]

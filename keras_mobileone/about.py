@@ -11,12 +11,12 @@ class About:
 
     Attributes:
         description: None: the model's name and the paper.
-        author, licence, version: Left out if empty.
+        author, license, version: Left out if empty.
     """
 
     description: str | None = None
     author: str = ""
-    licence: str = ""
+    license: str = ""
     version: str = ""
 
     def text(self, name: str) -> str:

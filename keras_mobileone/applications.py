@@ -7,6 +7,7 @@ import keras
 
 from keras_mobileone.checks import require_channels_last
 from keras_mobileone.data.imagenet import NUM_CLASSES, PRETRAINED_CLASSES
+from keras_mobileone.errors import InputTypeError, InputValueError
 from keras_mobileone.models.network import build
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
 from keras_mobileone.weights.loading import model_from_weights
@@ -98,7 +99,7 @@ def MobileOne(
 
 def _check_arguments(include_top, weights, pooling, classes, classifier_activation):
     if not isinstance(weights, (str, os.PathLike, type(None))):
-        raise TypeError(
+        raise InputTypeError(
             f"`weights` must be None, {KNOWN_WEIGHTS} or the path of a file. "
             f"Received: weights of type {type(weights).__name__}."
         )
@@ -109,17 +110,21 @@ def _check_arguments(include_top, weights, pooling, classes, classifier_activati
             f"Received: weights={str(weights)!r}, which does not exist."
         )
     if known and include_top and classes != PRETRAINED_CLASSES[weights]:
-        raise ValueError(
+        raise InputValueError(
             f"The classifier of the {weights} weights has {PRETRAINED_CLASSES[weights]} classes. "
             f"Received: classes={classes}. Use classes={PRETRAINED_CLASSES[weights]}, or "
             "include_top=False and a classifier of your own."
         )
     if pooling not in (None, "avg", "max"):
-        raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}.")
+        raise InputValueError(
+            f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}."
+        )
     if not isinstance(classes, int) or classes < 1:
-        raise ValueError(f"`classes` must be a positive integer. Received: classes={classes!r}.")
+        raise InputValueError(
+            f"`classes` must be a positive integer. Received: classes={classes!r}."
+        )
     if known and include_top and classifier_activation not in (None, "softmax"):
-        raise ValueError(
+        raise InputValueError(
             "With pretrained weights `classifier_activation` must be None or 'softmax'. "
             f"Received: classifier_activation={classifier_activation!r}."
         )
@@ -129,13 +134,13 @@ def _image_input(input_tensor, input_shape, include_top, weights):
     """The image tensor to build on, and the inputs of the model (None when they are the same)."""
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
-            raise TypeError(
+            raise InputTypeError(
                 "`input_tensor` must be a symbolic Keras tensor such as keras.Input(...). "
                 f"Received: {type(input_tensor).__name__}."
             )
         shape = tuple(input_tensor.shape[1:])
         if input_shape is not None and tuple(input_shape) != shape:
-            raise ValueError(
+            raise InputValueError(
                 "`input_tensor` and `input_shape` must agree. "
                 f"Received: {shape} and input_shape={tuple(input_shape)}."
             )
@@ -151,22 +156,22 @@ def _image_input(input_tensor, input_shape, include_top, weights):
 
 def _check_shape(shape, include_top, weights):
     if len(shape) != 3 or shape[2] is None:
-        raise ValueError(
+        raise InputValueError(
             "The input shape must be (height, width, channels), channels last. "
             f"Received: input_shape={shape}."
         )
     if weights is not None and shape[2] != 3:
-        raise ValueError(
+        raise InputValueError(
             "Pretrained weights need RGB images. "
             f"Received: {shape[2]} channels. Convert the images, or use weights=None."
         )
     if include_top and None in shape:
-        raise ValueError(
+        raise InputValueError(
             f"With include_top=True the image size must be fixed. Received: input_shape={shape}. "
             "Give a size, or use include_top=False."
         )
     if any(size is not None and size < MIN_SIZE for size in shape[:2]):
-        raise ValueError(
+        raise InputValueError(
             f"Images must be at least {MIN_SIZE}×{MIN_SIZE} pixels. Received: input_shape={shape}."
         )
 

@@ -2,11 +2,13 @@
 
 import keras
 
+from keras_mobileone.errors import InputValueError
+
 
 def require_channels_last():
     """Raises ValueError when Keras is set to channels first."""
     if keras.config.image_data_format() != "channels_last":
-        raise ValueError(
+        raise InputValueError(
             "MobileOne is built channels last. Received: image_data_format="
             f"{keras.config.image_data_format()!r}. "
             'Call keras.config.set_image_data_format("channels_last").'

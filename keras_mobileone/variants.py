@@ -7,6 +7,8 @@ github.com/apple/ml-mobileone.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from keras_mobileone.errors import InputValueError
+
 STAGE_NAMES = ("stage1", "stage2", "stage3", "stage4")
 
 
@@ -22,7 +24,7 @@ class BlockSpec:
         kernel_size: Side of the square kernel, in pixels.
         strides: 1 or 2.
         depthwise: One filter for each channel, instead of a dense convolution.
-        conv_branches: Number k of equal convolution branches at train time.
+        num_conv_branches: Number k of equal convolution branches at train time.
         se_ratio: Reduction of the squeeze-and-excitation, 0 for none.
     """
 
@@ -33,7 +35,7 @@ class BlockSpec:
     kernel_size: int
     strides: int
     depthwise: bool
-    conv_branches: int
+    num_conv_branches: int
     se_ratio: float
 
 
@@ -44,7 +46,8 @@ class Variant:
     Attributes:
         name: Used for the model and in reports.
         widths: Multiplier of `base_filters` for each of the four stages.
-        conv_branches: Number k of convolution branches of each block at train time. The stem has 1.
+        num_conv_branches: Number k of convolution branches of each block at train time; the stem
+            has 1.
         se_pairs: For each stage, how many of its last depthwise + pointwise pairs have
             squeeze-and-excitation (in both blocks).
         depths: Pairs in each stage.
@@ -57,14 +60,14 @@ class Variant:
 
     Example:
 
-    >>> tiny = Variant("tiny", widths=(0.5, 0.5, 0.5, 0.5), conv_branches=2, depths=(1, 2, 2, 1))
+    >>> tiny = Variant("tiny", widths=(0.5, 0.5, 0.5, 0.5), depths=(1, 2, 2, 1))
     >>> tiny.stage_filters
     (32, 64, 128, 256)
     """
 
     name: str
     widths: tuple[float, float, float, float]
-    conv_branches: int = 1
+    num_conv_branches: int = 1
     se_pairs: tuple[int, int, int, int] = (0, 0, 0, 0)
     depths: tuple[int, int, int, int] = (2, 8, 10, 1)
     base_filters: tuple[int, int, int, int] = (64, 128, 256, 512)
@@ -75,28 +78,28 @@ class Variant:
         for field in ("widths", "se_pairs", "depths", "base_filters"):
             value = tuple(getattr(self, field))
             if len(value) != len(STAGE_NAMES):
-                raise ValueError(
+                raise InputValueError(
                     f"`{field}` needs one entry for each of the {len(STAGE_NAMES)} stages. "
                     f"Received: {field}={value}."
                 )
             object.__setattr__(self, field, value)
         if min(self.widths) <= 0 or min(self.stage_filters) < 1:
-            raise ValueError(
+            raise InputValueError(
                 "`widths` must leave each stage at least one channel. "
                 f"Received: widths={self.widths}."
             )
-        if self.conv_branches < 1 or min(self.depths) < 1:
-            raise ValueError(
-                "`conv_branches` and `depths` must be at least 1. Received: "
-                f"conv_branches={self.conv_branches}, depths={self.depths}."
+        if self.num_conv_branches < 1 or min(self.depths) < 1:
+            raise InputValueError(
+                "`num_conv_branches` and `depths` must be at least 1. Received: "
+                f"num_conv_branches={self.num_conv_branches}, depths={self.depths}."
             )
         if any(not 0 <= se <= depth for se, depth in zip(self.se_pairs, self.depths, strict=True)):
-            raise ValueError(
+            raise InputValueError(
                 "`se_pairs` counts pairs of a stage and must lie between 0 and `depths`. "
                 f"Received: se_pairs={self.se_pairs}, depths={self.depths}."
             )
         if not 0 < self.se_ratio <= 1 or not 0 < self.crop_fraction <= 1:
-            raise ValueError(
+            raise InputValueError(
                 "`se_ratio` and `crop_fraction` must lie in (0, 1]. Received: "
                 f"se_ratio={self.se_ratio}, crop_fraction={self.crop_fraction}."
             )
@@ -122,7 +125,7 @@ class Variant:
                 se_ratio = self.se_ratio if pair >= depth - se_pairs else 0.0
                 strides = 2 if pair == 0 else 1
                 name = f"stage{stage}_pair{pair + 1}"
-                k = self.conv_branches
+                k = self.num_conv_branches
                 yield BlockSpec(
                     f"{name}_depthwise", stage, 2 * pair, channels, 3, strides, True, k, se_ratio
                 )
@@ -132,7 +135,7 @@ class Variant:
                 channels = filters
 
 
-S0 = Variant("mobileone_s0", (0.75, 1.0, 1.0, 2.0), conv_branches=4, crop_fraction=0.875)
+S0 = Variant("mobileone_s0", (0.75, 1.0, 1.0, 2.0), num_conv_branches=4, crop_fraction=0.875)
 S1 = Variant("mobileone_s1", (1.5, 1.5, 2.0, 2.5))
 S2 = Variant("mobileone_s2", (1.5, 2.0, 2.5, 4.0))
 S3 = Variant("mobileone_s3", (2.0, 2.5, 3.0, 4.0))
@@ -149,5 +152,7 @@ def get_variant(name: str) -> Variant:
     """
     key = name.lower().removeprefix("mobileone").lstrip("_-")
     if key not in VARIANTS:
-        raise ValueError(f"`variant` must be one of {', '.join(VARIANTS)}. Received: {name!r}.")
+        raise InputValueError(
+            f"`variant` must be one of {', '.join(VARIANTS)}. Received: {name!r}."
+        )
     return VARIANTS[key]

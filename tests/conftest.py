@@ -52,7 +52,7 @@ def tiny() -> keras_mobileone.Variant:
     return keras_mobileone.Variant(
         "tiny",
         widths=(1.0, 1.0, 1.0, 1.0),
-        conv_branches=2,
+        num_conv_branches=2,
         se_pairs=(0, 1, 0, 1),
         depths=(2, 1, 1, 1),
         base_filters=(16, 16, 32, 32),

@@ -127,7 +127,7 @@ def test_the_order_is_needed(modules):
     assert "layers.reparameterization" in imported(
         modules["layers.block"], set(modules)
     )  # from keras_mobileone import …
-    assert imported(modules["variants"], set(modules)) == set()
+    assert imported(modules["errors"], set(modules)) == set()
     assert {"keras", "numpy"} <= top_level_imports(modules["models.fusing"])
 
 

@@ -74,7 +74,7 @@ def test_fuse_then_export_then_evaluate_then_predict(model_file, folder, tmp_pat
     classes = folder / "classes"
     result = run(
         *("export", "tflite", "--model", fused, "--precision", "int8", "--calibration", classes),
-        *("--normalize", "--input-type", "uint8", "--output", exported),
+        *("--normalize", "--input-dtype", "uint8", "--output", exported),
     )
     assert result.exit_code == 0, result.stderr
     assert "pixels (1, 64, 64, 3) uint8" in result.output

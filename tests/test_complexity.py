@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from keras_mobileone import VARIANTS, MobileOne, MobileOneBlock, complexity
+from keras_mobileone import VARIANTS, MobileOne, MobileOneBlock, model_complexity
 from keras_mobileone.benchmarking.baselines import PEERS
 
 # Counted from the authors' mobileone.py: at train time trainable parameters and moving statistics
@@ -20,14 +20,14 @@ REFERENCE = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_train_time_parameters(name):
-    found = complexity(MobileOne(name, weights=None))
+    found = model_complexity(MobileOne(name, weights=None))
     assert (found.trainable, found.non_trainable) == REFERENCE[name][:2]
     assert found.macs > REFERENCE[name][3]  # the branches cost more than their sum
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_deploy_parameters_and_work(name):
-    found = complexity(MobileOne(name, weights=None, deploy=True))
+    found = model_complexity(MobileOne(name, weights=None, deploy=True))
     assert (found.trainable, found.non_trainable) == (REFERENCE[name][2], 0)
     assert found.feature_macs == REFERENCE[name][3]
     assert found.dense_macs == found.macs - found.feature_macs
@@ -37,7 +37,7 @@ def test_deploy_parameters_and_work(name):
 def test_fusing_and_building_for_deploy_count_the_same(tiny):
     arguments = {"weights": None, "input_shape": (64, 64, 3), "classes": 10}
     fused = MobileOne(tiny, **arguments).fuse()
-    assert complexity(fused) == complexity(MobileOne(tiny, deploy=True, **arguments))
+    assert model_complexity(fused) == model_complexity(MobileOne(tiny, deploy=True, **arguments))
 
 
 def test_a_plain_net_counted_by_hand():
@@ -54,7 +54,7 @@ def test_a_plain_net_counted_by_hand():
             layers.Dense(6),
         ]
     )
-    found = complexity(model)
+    found = model_complexity(model)
     assert found.trainable == (27 * 4 + 4) + 8 + 9 * 4 + (9 * 4 + 4 * 5 + 5) + (10 + 10) + (60 + 6)
     assert found.non_trainable == 8
     features = (
@@ -65,8 +65,8 @@ def test_a_plain_net_counted_by_hand():
 
 def test_a_block_counted_by_hand():
     inputs = keras.Input((9, 7, 8))
-    block = MobileOneBlock(16, strides=2, conv_branches=3, se_ratio=0.25)
-    found = complexity(keras.Model(inputs, block(inputs)))
+    block = MobileOneBlock(16, strides=2, num_conv_branches=3, se_ratio=0.25)
+    found = model_complexity(keras.Model(inputs, block(inputs)))
     conv, scale, se = 9 * 8 * 16, 8 * 16, 16 * 4 + 4 * 16
     assert found.trainable == 3 * conv + scale + 4 * 2 * 16 + se + 4 + 16
     assert found.non_trainable == 4 * 2 * 16
@@ -75,8 +75,8 @@ def test_a_block_counted_by_hand():
 
 def test_a_depthwise_block_counted_by_hand():
     inputs = keras.Input((6, 6, 8))
-    block = MobileOneBlock(8, depthwise=True, conv_branches=2)
-    found = complexity(keras.Model(inputs, block(inputs)))
+    block = MobileOneBlock(8, depthwise=True, num_conv_branches=2)
+    found = model_complexity(keras.Model(inputs, block(inputs)))
     assert found.trainable == 2 * 9 * 8 + 8 + 4 * 2 * 8  # the skip has a normalization too
     assert found.macs == 36 * (2 * 9 * 8 + 8)
 
@@ -84,8 +84,8 @@ def test_a_depthwise_block_counted_by_hand():
 def test_a_layer_called_twice_works_twice():
     shared = layers.Conv2D(3, 3, padding="same", use_bias=False)
     inputs = keras.Input((8, 8, 3))
-    once = complexity(keras.Model(inputs, shared(inputs)))
-    twice = complexity(keras.Model(inputs, shared(shared(inputs))))
+    once = model_complexity(keras.Model(inputs, shared(inputs)))
+    twice = model_complexity(keras.Model(inputs, shared(shared(inputs))))
     assert twice.macs == 2 * once.macs == 2 * 64 * 81
     assert twice.trainable == once.trainable == 81
 
@@ -94,8 +94,8 @@ def test_a_nested_model_called_twice_works_twice(tiny):
     backbone = MobileOne(tiny, weights=None, include_top=False, pooling="avg")
     left, right = keras.Input((64, 64, 3)), keras.Input((64, 64, 3))
     outputs = layers.Dense(1)(layers.Subtract()([backbone(left), backbone(right)]))
-    once = complexity(backbone, input_shape=(64, 64, 3))
-    twice = complexity(keras.Model([left, right], outputs))
+    once = model_complexity(backbone, input_shape=(64, 64, 3))
+    twice = model_complexity(keras.Model([left, right], outputs))
     assert twice.feature_macs == 2 * once.macs
     assert twice.trainable == once.trainable + 33
     assert twice.dense_macs == 32
@@ -103,7 +103,7 @@ def test_a_nested_model_called_twice_works_twice(tiny):
 
 def test_work_grows_with_the_image(tiny):
     backbone = MobileOne(tiny, weights=None, include_top=False)
-    small, large = (complexity(backbone, (size, size, 3)) for size in (64, 128))
+    small, large = (model_complexity(backbone, (size, size, 3)) for size in (64, 128))
     assert 3 * small.macs < large.macs <= 4 * small.macs
     assert small.trainable == large.trainable
 
@@ -113,13 +113,13 @@ def test_an_open_input_size_is_an_error(tiny):
     with pytest.raises(
         ValueError, match=r"'tiny' is open.*input_shape=\(height, width, channels\)"
     ):
-        complexity(backbone)
+        model_complexity(backbone)
 
 
 def test_counting_leaves_the_model_alone(tiny_model, noise, relative_error):
     images = noise(1, 64, 64, 3)
     before = tiny_model(images, training=False)
-    complexity(tiny_model)
+    model_complexity(tiny_model)
     assert relative_error(tiny_model(images, training=False), before) == 0
 
 
@@ -129,7 +129,7 @@ def test_products_of_tensors_counted_by_hand():
     scores = keras.ops.matmul(tokens, keras.ops.transpose(tokens, (0, 2, 1)))  # 8 × 8, over 12
     mixed = keras.ops.einsum("bij,bjc->bci", scores, tokens)
     model = keras.Model(inputs, layers.PReLU()(layers.LayerNormalization()(mixed)))
-    found = complexity(model, strict=True)
+    found = model_complexity(model, strict=True)
     assert found.macs == 8 * 6 * 12 + 8 * 8 * 12 + 8 * 8 * 12
     assert found.dense_macs == 8 * 6 * 12
 
@@ -146,9 +146,9 @@ def test_products_of_tensors_counted_by_hand():
 def test_work_that_is_not_known_is_an_error_when_strict(build, name):
     inputs = keras.Input((8, 8, 3), batch_size=1)
     model = keras.Model(inputs, build(inputs))
-    assert complexity(model).macs == 0
+    assert model_complexity(model).macs == 0
     with pytest.raises(ValueError, match=f"of type {name} in"):
-        complexity(model, strict=True)
+        model_complexity(model, strict=True)
 
 
 # Multiply-accumulates in millions from the papers (arXiv 1704.04861, 1801.04381, 1905.02244,
@@ -165,7 +165,7 @@ PAPERS = {
 @pytest.mark.parametrize("name", PEERS)
 def test_every_peer_is_counted_whole(name):
     model = PEERS[name].build()
-    found = complexity(model, strict=True)
+    found = model_complexity(model, strict=True)
     assert found.trainable + found.non_trainable == model.count_params()
     if name in PAPERS:
         assert found.macs == pytest.approx(PAPERS[name] * 1e6, rel=0.03)

@@ -120,7 +120,7 @@ def variant() -> keras_mobileone.Variant:
     return keras_mobileone.Variant(
         "tiny",
         (1.0, 1.0, 1.0, 1.0),
-        conv_branches=2,
+        num_conv_branches=2,
         depths=(1, 1, 1, 1),
         base_filters=(8, 8, 16, 16),
     )

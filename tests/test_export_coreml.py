@@ -99,7 +99,7 @@ def test_classifier_names_the_photograph(s0, crops, tmp_path, relative_error):
 def test_compressed_weights(compression, s0, crops, tmp_path):
     """Smaller packages whose numbers are those of rounded weights."""
     path = tmp_path / "s0.mlpackage"
-    report = export_coreml(s0, path, minimum="iOS16", compression=compression)
+    report = export_coreml(s0, path, minimum_deployment_target="iOS16", compression=compression)
     assert report.bytes < 2.4e6
     expected = np.asarray(s0(preprocess_input(crops[0])[None]))
     found = np.float64(run_package(path, crops[0])["scores"])
@@ -118,8 +118,8 @@ def test_blocks_are_fused_and_the_tensor_input(ten, noise, tmp_path, relative_er
 def test_what_xcode_shows(ten, tmp_path):
     path = tmp_path / "ten.mlpackage"
     labels = [f"class {i}" for i in range(10)]
-    about = About("Ten.", author="A", licence="L", version="1.2")
-    export_coreml(ten, path, labels=labels, minimum="iOS16", about=about)
+    about = About("Ten.", author="A", license="L", version="1.2")
+    export_coreml(ten, path, labels=labels, minimum_deployment_target="iOS16", about=about)
     found = description(path)
     meta = found.metadata
     assert (meta.shortDescription, meta.author, meta.license) == ("Ten.", "A", "L")

@@ -68,7 +68,7 @@ def small(randomize):
     """A train-time model without SE: once fused, its operators are MobileOne-S0's."""
     inputs = keras.Input(SIZE, name="image")
     x = MobileOneBlock(8, strides=2)(inputs)
-    x = MobileOneBlock(8, depthwise=True, strides=2, conv_branches=2)(x)
+    x = MobileOneBlock(8, depthwise=True, strides=2, num_conv_branches=2)(x)
     x = layers.GlobalAveragePooling2D()(MobileOneBlock(16, kernel_size=1)(x))
     return randomize(keras.Model(inputs, layers.Dense(5, name="scores")(x), name="small"))
 

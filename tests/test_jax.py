@@ -46,7 +46,7 @@ rng = np.random.default_rng(0)
 """
 
 SMALL = """
-block = MobileOneBlock(8, strides=2, conv_branches=2, se_ratio=0.25)
+block = MobileOneBlock(8, strides=2, num_conv_branches=2, se_ratio=0.25)
 images = rng.standard_normal((4, 9, 9, 3)).astype("float32")
 assert block(images).shape == (4, 5, 5, 8)
 
@@ -67,7 +67,7 @@ fused = check_fused(model, images)
 fused.save(sys.argv[4])
 found = np.array(keras.models.load_model(sys.argv[4])(images))
 assert abs(found - expected).max() / abs(expected).max() < 1e-4
-assert keras_mobileone.complexity(fused).macs > 0
+assert keras_mobileone.model_complexity(fused).macs > 0
 np.testing.assert_allclose(
     keras_mobileone.preprocess_input(keras.ops.ones((1, 2, 2, 3))),
     keras_mobileone.preprocess_input(np.ones((1, 2, 2, 3), "float32")), atol=1e-6)

@@ -15,12 +15,12 @@ KINDS = {
     "pointwise": {"kernel_size": 1},
     "dense": {"kernel_size": 3},
     "dense-stride": {"kernel_size": 3, "strides": 2},
-    "dense-wide": {"kernel_size": 5, "conv_branches": 2},
-    "depthwise": {"depthwise": True, "conv_branches": 4},
-    "depthwise-stride": {"depthwise": True, "strides": 2, "conv_branches": 2},
+    "dense-wide": {"kernel_size": 5, "num_conv_branches": 2},
+    "depthwise": {"depthwise": True, "num_conv_branches": 4},
+    "depthwise-stride": {"depthwise": True, "strides": 2, "num_conv_branches": 2},
     "se": {"kernel_size": 1, "se_ratio": 0.25},
     "depthwise-stride-se": {"depthwise": True, "strides": 2, "se_ratio": 0.25},
-    "linear": {"activation": None, "conv_branches": 2},
+    "linear": {"activation": None, "num_conv_branches": 2},
 }
 
 
@@ -50,7 +50,7 @@ def test_the_fused_block_computes_the_same(block, size, noise, randomize, relati
 
 
 def test_channels_may_change(noise, randomize, relative_error):
-    block = MobileOneBlock(24, strides=2, conv_branches=2)
+    block = MobileOneBlock(24, strides=2, num_conv_branches=2)
     images = noise(2, 9, 8, CHANNELS)
     assert block(images).shape == (2, 5, 4, 24)
     assert block.skip_norm is None
@@ -65,7 +65,7 @@ def test_which_branches_there_are():
         return len(block.conv_layers), block.scale_layer is not None, block.skip_norm is not None
 
     assert branches() == (1, True, True)
-    assert branches(conv_branches=4, depthwise=True) == (4, True, True)
+    assert branches(num_conv_branches=4, depthwise=True) == (4, True, True)
     assert branches(kernel_size=1) == (1, False, True)
     assert branches(strides=2) == (1, True, False)
     assert branches(filters=32) == (1, True, False)
@@ -248,7 +248,7 @@ def test_half_precision_runs(noise, relative_error, randomize):
         ({"filters": 8, "kernel_size": 2}, "kernel_size=2"),
         ({"filters": 8, "kernel_size": 0}, "kernel_size=0"),
         ({"filters": 8, "strides": 0}, "strides=0"),
-        ({"filters": 8, "conv_branches": 0}, "conv_branches=0"),
+        ({"filters": 8, "num_conv_branches": 0}, "num_conv_branches=0"),
         ({"filters": 8, "se_ratio": -0.1}, "se_ratio=-0.1"),
         ({"filters": 8, "se_ratio": 1.1}, "se_ratio=1.1"),
     ],

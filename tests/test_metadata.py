@@ -97,7 +97,7 @@ def metadata(path) -> Table:
 
 
 def test_texts(ten, tmp_path):
-    about = About("What it is.", author="Ada", licence="Apache-2.0", version="1.2")
+    about = About("What it is.", author="Ada", license="Apache-2.0", version="1.2")
     root = metadata(export_tflite(ten, tmp_path / "m.tflite", about=about).path)
     texts = [root.text(number) for number in (0, 1, 2, 4, 5, 7)]
     assert texts == [ten.name, "What it is.", "1.2", "Ada", "Apache-2.0", "1.0.0"]

@@ -11,13 +11,13 @@ from keras_mobileone.layers.block import folded_inference
 
 SHAPE = (4, 12, 11, 16)
 CASES = {
-    "skip": {"filters": 16, "conv_branches": 4},
-    "wider": {"filters": 32, "conv_branches": 2},
-    "squeeze-and-excitation": {"filters": 16, "conv_branches": 4, "se_ratio": 0.25},
-    "stride 2": {"filters": 24, "conv_branches": 3, "strides": 2},
-    "no activation": {"filters": 16, "conv_branches": 4, "activation": None},
+    "skip": {"filters": 16, "num_conv_branches": 4},
+    "wider": {"filters": 32, "num_conv_branches": 2},
+    "squeeze-and-excitation": {"filters": 16, "num_conv_branches": 4, "se_ratio": 0.25},
+    "stride 2": {"filters": 24, "num_conv_branches": 3, "strides": 2},
+    "no activation": {"filters": 16, "num_conv_branches": 4, "activation": None},
     "stem": {"shape": (4, 12, 11, 3), "kernel_size": 3, "filters": 48, "strides": 2},
-    "depthwise": {"kernel_size": 3, "filters": 16, "depthwise": True, "conv_branches": 4},
+    "depthwise": {"kernel_size": 3, "filters": 16, "depthwise": True, "num_conv_branches": 4},
     "one depthwise branch": {
         "shape": (2, 33, 16, 6),
         "kernel_size": 3,
@@ -307,7 +307,7 @@ def test_fuse_after_training_in_one_pass(noise, relative_error):
 
 
 def test_configuration_keeps_the_choice():
-    block = MobileOneBlock(8, kernel_size=1, conv_branches=4, one_pass=False)
+    block = MobileOneBlock(8, kernel_size=1, num_conv_branches=4, one_pass=False)
     assert not MobileOneBlock.from_config(block.get_config()).one_pass
 
 

@@ -17,7 +17,7 @@ from keras_mobileone.data.imagenet import preprocess_input
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.quantization import qat_model
-from keras_mobileone.quantization.qat import carry_back, export_qat, quantize_aware
+from keras_mobileone.quantization.qat import export_qat, quantize_aware, tf_keras_to_keras
 from keras_mobileone.quantization.trace import trace
 
 # Not importorskip: importing tensorflow-model-optimization has side effects, tested below.
@@ -287,7 +287,7 @@ def test_stock_layers_reach_the_file(stock, noise, tmp_path, relative_error):
 @needs_extra
 def test_carry_back(training, fused):
     before = fused.get_weights()
-    carried = carry_back(training.model, fused)
+    carried = tf_keras_to_keras(training.model, fused)
     assert [layer.name for layer in carried.layers] == [layer.name for layer in fused.layers]
     for layer in carried.layers:
         if layer.weights:
@@ -307,7 +307,7 @@ def test_carry_back(training, fused):
 
 @needs_extra
 def test_carry_back_reaches_nested_models(stock, noise):
-    carried = carry_back(quantize_aware(stock), stock)
+    carried = tf_keras_to_keras(quantize_aware(stock), stock)
     inputs = noise(2, 32, 32, 3)
     np.testing.assert_array_equal(carried(inputs), stock(inputs))
 
@@ -356,7 +356,7 @@ def test_unfused_and_foreign_models_are_refused(tiny_model, fused, training, tmp
     with pytest.raises(ValueError, match="quantize_aware"):
         export_qat(fused, tmp_path / "x.tflite")
     with pytest.raises(ValueError, match=r"'stem_conv'|'stem'|'conv'"):
-        carry_back(training.model, with_layer(layers.ReLU()))
+        tf_keras_to_keras(training.model, with_layer(layers.ReLU()))
 
 
 @needs_extra

@@ -21,7 +21,7 @@ from keras_mobileone.quantization.trace import trace
 
 SIZE = (64, 64, 3)
 VARIANT = keras_mobileone.Variant(
-    "small", (0.25,) * 4, depths=(2, 2, 2, 1), se_pairs=(0, 0, 1, 1), conv_branches=2
+    "small", (0.25,) * 4, depths=(2, 2, 2, 1), se_pairs=(0, 0, 1, 1), num_conv_branches=2
 )
 
 

@@ -70,11 +70,11 @@ def test_epsilon_is_the_branchs_own(epsilon):
 
 
 @pytest.mark.parametrize("depthwise", [False, True], ids=["dense", "depthwise"])
-@pytest.mark.parametrize("conv_branches", [1, 2, 4])
+@pytest.mark.parametrize("num_conv_branches", [1, 2, 4])
 @pytest.mark.parametrize("side", [1, 3, 5])
-def test_convolutions_scale_and_skip_sum_to_one_convolution(side, conv_branches, depthwise):
+def test_convolutions_scale_and_skip_sum_to_one_convolution(side, num_conv_branches, depthwise):
     rng = np.random.default_rng(2)
-    convs = [random_branch(rng, side, 4, 4, depthwise) for _ in range(conv_branches)]
+    convs = [random_branch(rng, side, 4, 4, depthwise) for _ in range(num_conv_branches)]
     scale = random_branch(rng, 1, 4, 4, depthwise)
     skip_norm = random_norm(rng, 4)
     image = rng.normal(size=(*SIZE, 4))

@@ -14,9 +14,9 @@ from PIL import Image
 
 from keras_mobileone.data import imagenet, shuffling
 from keras_mobileone.data.folders import ClassFolders
-from keras_mobileone.data.preparing import prepare
 from keras_mobileone.data.records import Records
 from keras_mobileone.data.sources import open_source
+from keras_mobileone.data.tfrecord_writer import write_tfrecords
 
 needs_tfds = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_datasets") is None,
@@ -46,7 +46,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def records(folders, tmp_path_factory):
     """The same as TFRecords, in five training shards."""
-    return prepare(folders, tmp_path_factory.mktemp("records") / "out", 5, 1).directory
+    return write_tfrecords(folders, tmp_path_factory.mktemp("records") / "out", 5, 1).directory
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def wordnet_records(tmp_path_factory):
     for label, (wnid, _) in enumerate(imagenet.classes()[:2]):
         for i in range(8):
             save_image(root / "images" / wnid / f"{i}.jpg", 8 * label + i)
-    prepare(root / "images", root / "out", 4)
+    write_tfrecords(root / "images", root / "out", 4)
     for name in ("dataset.json", "prepare.json"):
         (root / "out" / name).unlink()
     return root / "out"
@@ -406,7 +406,11 @@ def only_validation(directory):
         (cut_shard, ValueError, ["train-00002-of-00004", "cut short after 3 records"]),
         (empty_shard, ValueError, ["train-00002-of-00004", "empty"]),
         (compress_shard, ValueError, ["train-00002-of-00004", "not compressed"]),
-        (other_features, ValueError, ["'image/encoded'", "jpeg", "keras-mobileone prepare"]),
+        (
+            other_features,
+            ValueError,
+            ["'image/encoded'", "jpeg", "keras-mobileone write-tfrecords"],
+        ),
         (labels_from_zero, ValueError, ["labels from 1", "label 1 for n01443537"]),
         (no_examples, ValueError, ["tf.train.Example", "train-00000-of-00004"]),
         (unfinished, ValueError, ["not finished", "again"]),

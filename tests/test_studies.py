@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from keras_mobileone import complexity
+from keras_mobileone import model_complexity
 from keras_mobileone.benchmarking import Benchmark, Latency
 from keras_mobileone.benchmarking.baselines import noise, settle
 from keras_mobileone.litert.converter import convert
@@ -39,7 +39,7 @@ def assert_runs_the_same(model, relative_error):
 def test_mobile_former_is_the_published_one(load_script, name):
     mobile_former = load_script("mobile_former")
     published = mobile_former.VARIANTS[name]
-    found = complexity(mobile_former.build(name), strict=True)
+    found = model_complexity(mobile_former.build(name), strict=True)
     assert found.trainable == pytest.approx(published.parameters * 1e6, rel=0.005)
     assert 0.965 < found.macs / (published.macs * 1e6) < 1
 
@@ -96,7 +96,7 @@ def test_blocks_differ_in_what_their_names_say(load_script, relative_error, monk
     found = {}
     for name, build in thirty_layers.BLOCKS.items():
         found[name] = build(input_shape=(64, 64, 3))
-    macs = {name: complexity(model, strict=True).macs for name, model in found.items()}
+    macs = {name: model_complexity(model, strict=True).macs for name, model in found.items()}
     adds = {
         name: sum(isinstance(layer, keras.layers.Add) for layer in model.layers)
         for name, model in found.items()

@@ -25,8 +25,8 @@ def step(block, images):
     return [value.detach().cpu().numpy() for value in values]
 
 for arguments, shape in (
-    ({"filters": 16, "kernel_size": 1, "conv_branches": 4}, (4, 12, 11, 16)),
-    ({"filters": 16, "depthwise": True, "conv_branches": 4}, (4, 12, 11, 16)),
+    ({"filters": 16, "kernel_size": 1, "num_conv_branches": 4}, (4, 12, 11, 16)),
+    ({"filters": 16, "depthwise": True, "num_conv_branches": 4}, (4, 12, 11, 16)),
     ({"filters": 48, "strides": 2}, (4, 12, 12, 3)),
 ):
     blocks = [MobileOneBlock(one_pass=one_pass, **arguments) for one_pass in (True, False)]

@@ -171,7 +171,7 @@ def test_resuming_a_finished_run_changes_nothing(unbroken, folders, tmp_path):
         ({"learning_rate": 0.7}, "learning_rate=0.7, where"),
         ({"epochs": 5}, "epochs=5, where"),
         ({"phases": (Phase(0, 64),)}, "phases="),
-        ({"variant": dataclasses.replace(MINI, conv_branches=2)}, "variant="),
+        ({"variant": dataclasses.replace(MINI, num_conv_branches=2)}, "variant="),
     ],
 )
 def test_another_recipe_is_refused_on_resume(unbroken, folders, changes, words):

@@ -31,7 +31,7 @@ def test_stem_is_the_first_block(name):
     stem = next(VARIANTS[name].blocks())
     assert (stem.name, stem.stage, stem.filters) == ("stem", 0, CHANNELS[name][0])
     assert (stem.kernel_size, stem.strides, stem.depthwise) == (3, 2, False)
-    assert (stem.conv_branches, stem.se_ratio) == (1, 0)
+    assert (stem.num_conv_branches, stem.se_ratio) == (1, 0)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -51,7 +51,7 @@ def test_blocks_come_in_pairs_of_depthwise_and_pointwise(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_only_s0_has_more_than_one_branch(name):
-    k = {block.conv_branches for block in VARIANTS[name].blocks() if block.stage}
+    k = {block.num_conv_branches for block in VARIANTS[name].blocks() if block.stage}
     assert k == {4 if name == "s0" else 1}
 
 
@@ -72,7 +72,7 @@ def test_block_names_are_unique(name):
 
 def test_variants_are_frozen():
     with pytest.raises(FrozenInstanceError):
-        VARIANTS["s0"].conv_branches = 1
+        VARIANTS["s0"].num_conv_branches = 1
     with pytest.raises(FrozenInstanceError):
         next(VARIANTS["s0"].blocks()).strides = 1
 
@@ -84,7 +84,7 @@ def test_variants_are_hashable_even_from_lists():
 
 def test_a_variant_of_ones_own():
     variant = Variant(
-        "mine", (0.5, 1, 1.5, 2), conv_branches=3, se_pairs=(0, 0, 1, 0), depths=(1, 1, 2, 1)
+        "mine", (0.5, 1, 1.5, 2), num_conv_branches=3, se_pairs=(0, 0, 1, 0), depths=(1, 1, 2, 1)
     )
     blocks = list(variant.blocks())
     assert variant.stage_filters == (32, 128, 384, 1024)
@@ -93,12 +93,12 @@ def test_a_variant_of_ones_own():
         "stage3_pair2_depthwise",
         "stage3_pair2_pointwise",
     ]
-    assert [b.conv_branches for b in blocks] == [1] + [3] * 10
+    assert [b.num_conv_branches for b in blocks] == [1] + [3] * 10
 
 
 def test_replace_checks_too():
-    with pytest.raises(ValueError, match="conv_branches=0"):
-        replace(VARIANTS["s0"], conv_branches=0)
+    with pytest.raises(ValueError, match="num_conv_branches=0"):
+        replace(VARIANTS["s0"], num_conv_branches=0)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_replace_checks_too():
         ({"depths": (2, 8, 10)}, "depths"),
         ({"depths": (2, 8, 0, 1)}, "depths"),
         ({"base_filters": (64,)}, "base_filters"),
-        ({"conv_branches": 0}, "conv_branches"),
+        ({"num_conv_branches": 0}, "num_conv_branches"),
         ({"se_pairs": (0, 0, 5)}, "se_pairs"),
         ({"se_pairs": (0, 0, 11, 0)}, "se_pairs"),
         ({"se_pairs": (0, 0, -1, 0)}, "se_pairs"),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_mobileone.benchmarking.settings import TargetError
+from keras_mobileone.errors import MeasurementError
 
 SECONDS = 60  # for a command that only asks
 PUSH_SECONDS = 600
@@ -99,11 +100,11 @@ class Adb:
             return
         message = _last_line(process)
         if "No space left on device" in message:
-            raise RuntimeError(
+            raise MeasurementError(
                 f"Expected room on device {self.serial} for {name}. Received: no space left. "
                 "Free some under /data."
             )
-        raise RuntimeError(
+        raise MeasurementError(
             f"Expected `adb {command[0]}` to copy {name}. Received: {message}, from device "
             f"{self.serial}. Check its storage and cable."
         )

@@ -17,6 +17,7 @@ from keras_mobileone.benchmarking.native import (
 )
 from keras_mobileone.benchmarking.results import Round
 from keras_mobileone.benchmarking.settings import Settings, TargetError
+from keras_mobileone.errors import InputValueError, MeasurementError
 
 ROOT = "/data/local/tmp"  # the one place where adb's user may run programs
 DELEGATES = ("cpu", "gpu")
@@ -59,11 +60,11 @@ class AndroidDevice:
         profile: Path | None = None,
     ):
         if delegate not in DELEGATES:
-            raise ValueError(
+            raise InputValueError(
                 f"`delegate` must be one of {', '.join(DELEGATES)}. Received: {delegate!r}."
             )
         if cool_down < 0:
-            raise ValueError(f"`cool_down` must be 0 seconds or more. Received: {cool_down}.")
+            raise InputValueError(f"`cool_down` must be 0 seconds or more. Received: {cool_down}.")
         self._serial, self._tool_path, self._delegate = serial, tool, delegate
         self._affinity = None if affinity is None else parse_mask(affinity)
         self._cool_down = cool_down
@@ -163,7 +164,7 @@ class AndroidDevice:
         output = process.stdout + process.stderr
         if process.returncode == KILLED:
             status = device.thermal_status(self._adb)
-            raise RuntimeError(
+            raise MeasurementError(
                 f"Expected the tool to finish on {path}. Received: the device killed it (SIGKILL), "
                 f"thermal status {_thermal_name(status)}. Let the device cool down, free memory, "
                 "and measure again."
@@ -174,12 +175,12 @@ class AndroidDevice:
                 f"Received: {reason(output)}. Give --tool one for {self._tool.abi} of Android."
             )
         if self._delegate == "gpu" and not whole_on_gpu(output):
-            raise RuntimeError(
+            raise MeasurementError(
                 f"Expected the GPU to run all of {path}. Received: {reason(output)}. "
                 "Measure it with --delegate cpu."
             )
         if process.returncode:
-            raise RuntimeError(refusal(path, reason(output)))
+            raise MeasurementError(refusal(path, reason(output)))
         return output
 
     def _cool(self, path):
@@ -188,7 +189,7 @@ class AndroidDevice:
         waited = 0.0
         while (status := device.thermal_status(self._adb) or 0) >= device.SEVERE:
             if waited >= PATIENCE:
-                raise RuntimeError(
+                raise MeasurementError(
                     f"Expected a thermal status below severe to measure {path}. Received: "
                     f"{_thermal_name(status)}, after {waited:g} s of waiting. Let the device cool "
                     "down, out of the sun and off the charger."
@@ -224,7 +225,7 @@ def parse_mask(text: str) -> str:
     except ValueError:
         mask = 0
     if mask <= 0:
-        raise ValueError(
+        raise InputValueError(
             "`affinity` must be a hexadecimal mask of cores, such as f0 for cores 4 … 7. "
             f"Received: {text!r}."
         )

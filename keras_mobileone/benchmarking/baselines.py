@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_mobileone.applications import DEFAULT_SIZE, MobileOne
 from keras_mobileone.benchmarking.published_results import PUBLISHED
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import INTEGER, convert
@@ -97,7 +98,7 @@ def export_peer(name: str, directory: str | os.PathLike, precision: str = "float
         ValueError: For an unknown peer or precision, or another Keras backend than TensorFlow.
     """
     if name not in PEERS:
-        raise ValueError(f"Expected one of the peers {', '.join(PEERS)}. Received: {name!r}.")
+        raise InputValueError(f"Expected one of the peers {', '.join(PEERS)}. Received: {name!r}.")
     return export_network(name, PEERS[name].build, directory, precision)
 
 
@@ -118,7 +119,7 @@ def export_network(
         ValueError: For an unknown precision, or another Keras backend than TensorFlow.
     """
     if precision not in PRECISIONS:
-        raise ValueError(
+        raise InputValueError(
             f"`precision` of a peer must be one of {', '.join(PRECISIONS)}. "
             f"Received: {precision!r}."
         )

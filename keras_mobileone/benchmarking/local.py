@@ -11,6 +11,7 @@ from pathlib import Path
 
 from keras_mobileone.benchmarking.results import Round, round_of
 from keras_mobileone.benchmarking.settings import Settings
+from keras_mobileone.errors import MeasurementError
 
 WORKER = Path(__file__).with_name("worker.py")
 MISSING_OPERATOR = ("unresolved custom op", "Select TensorFlow op", "Didn't find op")
@@ -47,7 +48,7 @@ class ThisMachine:
         except (IndexError, ValueError):
             result = {"error": _death(process)}
         if "error" in result:
-            raise RuntimeError(refusal(path, result["error"]))
+            raise MeasurementError(refusal(path, result["error"]))
         times = [nanoseconds / 1e6 for nanoseconds in result["runs"]]
         return round_of(times, result["initialization"] / 1e6)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from keras_mobileone.benchmarking.results import Round
 from keras_mobileone.benchmarking.settings import Settings, TargetError
-from keras_mobileone.errors import first_line
+from keras_mobileone.errors import InputValueError, first_line
 
 NAME = "benchmark_model"
 # ELF's e_machine of each ABI of Android.
@@ -140,13 +140,13 @@ def parse_output(output: str) -> Round:
     initialized = INITIALIZED.search(output)
     # The first such line is of the warm-up.
     if len(lines) < 2 or not initialized:
-        raise ValueError(
+        raise InputValueError(
             f"Expected the figures of {NAME}. Received: output without its lines "
             "`Initialized session …` and `count=…`."
         )
     figures = {name: float(value) for name, value in FIGURE.findall(lines[-1])}
     if "median" not in figures or "p95" not in figures:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a {NAME} that prints median and p95. Received: {lines[-1].strip()!r}. "
             "Use a newer one."
         )

@@ -10,6 +10,7 @@ from typing import Protocol
 from keras_mobileone.benchmarking.local import ThisMachine
 from keras_mobileone.benchmarking.results import Benchmark, Failure, Round, latency_of
 from keras_mobileone.benchmarking.settings import Settings, TargetError
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.flatbuffer import open_inputs, read_tflite
 
 ROUNDS = 5
@@ -75,7 +76,7 @@ def benchmark(
         RuntimeError: If the runtime can't run a file; `TargetError` if the target fails.
     """
     if min(threads, runs, rounds, warmup_runs + 1) < 1 or not paths:
-        raise ValueError(
+        raise InputValueError(
             "Expected at least one file, `threads`, `runs` and `rounds` of at least 1, and "
             f"`warmup_runs` of at least 0. Received: {len(paths)} files, threads={threads}, "
             f"runs={runs}, rounds={rounds}, warmup_runs={warmup_runs}."
@@ -144,7 +145,7 @@ def require_fixed(path: Path) -> int:
     """
     content = read_tflite(path)
     for name, shape in open_inputs(content):
-        raise ValueError(
+        raise InputValueError(
             f"Expected inputs of fixed shape. Received: {path}, whose input {name!r} is "
             f"{tuple(shape)} with -1 for what is open. Convert the model with a batch of 1 and a "
             "fixed image size."

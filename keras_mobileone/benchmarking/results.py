@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from keras_mobileone.errors import first_line
+from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.files import atomic_write
 
 FORMAT = 1  # of the JSON that `Benchmark.save` writes; a change of its meaning raises it
@@ -178,13 +178,13 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content.get("format")
     except (ValueError, AttributeError) as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a stored benchmark. Received: {path}, which is not its JSON "
             f"({first_line(error)})."
         ) from error
     if found != FORMAT:
         number = "no format number" if found is None else f"format {found}"
-        raise ValueError(
+        raise InputValueError(
             f"Expected a stored benchmark of format {FORMAT}. Received: {path}, which has "
             f"{number}. Measure again, or read it with the version that wrote it."
         )
@@ -195,7 +195,7 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
             failures=[Failure(**failure) for failure in content["failures"]],
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a stored benchmark. Received: {path}, which lacks parts of one "
             f"({first_line(error)})."
         ) from error

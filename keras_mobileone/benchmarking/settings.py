@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from keras_mobileone.errors import MeasurementError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,5 +29,5 @@ class Settings:
         }
 
 
-class TargetError(RuntimeError):
+class TargetError(MeasurementError):
     """No file can be measured any more: there is no device, it went away, a tool is missing."""

@@ -23,6 +23,7 @@ from keras_mobileone.benchmarking.baselines import (
 )
 from keras_mobileone.benchmarking.device import SEVERE, THERMAL
 from keras_mobileone.cli.console import console, print_table, progress_steps
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import require_writable
 
 HEADER = ("File", "MB", "ms", "Ratio", "p90", "p95", "Minimum", "Load")
@@ -106,10 +107,10 @@ def make_target(android: str | None, device: dict) -> AndroidDevice | None:
     if android is None:
         if given:
             option = next(iter(given)).replace("_", "-")
-            raise ValueError(f"--{option} is for a device. Received: no --android. Add it.")
+            raise InputValueError(f"--{option} is for a device. Received: no --android. Add it.")
         return None
     if android.endswith(".tflite"):
-        raise ValueError(
+        raise InputValueError(
             f"Expected the serial of a device after --android. Received: {android}. "
             "Give the files first: benchmark FILES --android."
         )

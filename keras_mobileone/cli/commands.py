@@ -11,7 +11,7 @@ from keras_mobileone.applications import MobileOne
 from keras_mobileone.benchmarking.published_results import PUBLISHED
 from keras_mobileone.cli.benchmarking import benchmark_command
 from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
-from keras_mobileone.cli.data import prepare_command
+from keras_mobileone.cli.data import write_tfrecords_command
 from keras_mobileone.cli.exports import export_group
 from keras_mobileone.cli.qat import qat_command
 from keras_mobileone.cli.sources import (
@@ -29,9 +29,10 @@ from keras_mobileone.data.imagenet import NUM_CLASSES, classes
 from keras_mobileone.data.images import evaluation_crop, load_image
 from keras_mobileone.deployment.pipeline import deploy
 from keras_mobileone.deployment.report import HEADER, package_summary, summary, table_rows
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.accuracy import evaluate
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.models.complexity import complexity
+from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.variants import VARIANTS, get_variant
 from keras_mobileone.weights.loading import load_keras, read_weights
@@ -58,7 +59,7 @@ def info(variants):
     rows, accuracy = [], []
     for key in variants or VARIANTS:
         for deployed in (False, True):
-            counts = complexity(MobileOne(key, weights=None, deploy=deployed))
+            counts = model_complexity(MobileOne(key, weights=None, deploy=deployed))
             form = "deploy" if deployed else "train time"
             sizes = counts.trainable, counts.non_trainable, counts.feature_macs, counts.dense_macs
             rows.append((key, form, *(f"{size:,}" for size in sizes)))
@@ -103,13 +104,13 @@ def class_names(predictor, folders) -> list[tuple[str, str]]:
         if predictor.classes != NUM_CLASSES and labels:
             return [(label, "") for label in labels]
         if predictor.classes != NUM_CLASSES:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected --classes with the names of the {predictor.classes} classes (the run's "
                 f"classes.txt). Received: none, and {predictor.name} has not ImageNet's 1,000."
             )
         return [(name, wnid) for wnid, name in classes()]
     if len(folders) != predictor.classes:
-        raise ValueError(
+        raise InputValueError(
             f"Expected {predictor.classes} class names, one for each output of {predictor.name}. "
             f"Received: {len(folders)}."
         )
@@ -212,7 +213,7 @@ def convert_weights(source, target, variant):
 def save_keras(model, target):
     """Saves a model whole or not at all."""
     if target.suffix != ".keras":
-        raise ValueError(f"The output must end in .keras. Received: {target}.")
+        raise InputValueError(f"The output must end in .keras. Received: {target}.")
     with atomic_write(target) as temporary:
         model.save(temporary)
 
@@ -258,7 +259,7 @@ def deploy_command(variant, weights, calibration, coreml, labels_file, threads, 
 
 for command in (
     export_group,
-    prepare_command,
+    write_tfrecords_command,
     train_command,
     finetune_command,
     recipes_command,

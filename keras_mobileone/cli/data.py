@@ -1,14 +1,14 @@
-"""`keras-mobileone prepare`: class folders as TFRecords."""
+"""`keras-mobileone write-tfrecords`: class folders as TFRecords."""
 
 from pathlib import Path
 
 import click
 
 from keras_mobileone.cli.console import console, progress_steps
-from keras_mobileone.data.preparing import BAD_FILE, prepare
+from keras_mobileone.data.tfrecord_writer import BAD_FILE, write_tfrecords
 
 
-@click.command("prepare")
+@click.command("write-tfrecords")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--shards", required=True, type=click.IntRange(1), help="Files to train from.")
@@ -16,17 +16,17 @@ from keras_mobileone.data.preparing import BAD_FILE, prepare
     "--val-shards", type=click.IntRange(1), help="Files to validate on; else in proportion."
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out images that can't be decoded.")
-def prepare_command(directory, output, shards, val_shards, skip_bad):
+def write_tfrecords_command(directory, output, shards, val_shards, skip_bad):
     """Write class folders as TFRecords, after decoding every image as a check.
 
     DIRECTORY holds train/ and, if there is one, val/ with one folder of images for each class, or
     these folders directly. When interrupted, run it again: finished shards are kept.
 
     \b
-    Example: keras-mobileone prepare imagenet/ imagenet-records/ --shards 1024
+    Example: keras-mobileone write-tfrecords imagenet/ imagenet-records/ --shards 1024
     """
     with progress_steps() as step:
-        prepared = prepare(
+        prepared = write_tfrecords(
             directory,
             output,
             shards,

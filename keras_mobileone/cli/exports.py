@@ -8,7 +8,13 @@ from keras_mobileone.about import About
 from keras_mobileone.cli.console import OneLineErrors, console, print_table
 from keras_mobileone.cli.sources import about_options, load_source, read_labels, source_options
 from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
-from keras_mobileone.export.coreml import COMPRESSIONS, COMPUTE, MINIMUM, export_coreml
+from keras_mobileone.errors import InputValueError
+from keras_mobileone.export.coreml import (
+    COMPRESSIONS,
+    COMPUTE_PRECISIONS,
+    DEPLOYMENT_TARGETS,
+    export_coreml,
+)
 from keras_mobileone.export.snippets import coreml_usage, tflite_usage
 from keras_mobileone.export.tflite import INTEGER_TYPES, export_tflite
 from keras_mobileone.files import atomic_write, require_writable
@@ -34,15 +40,17 @@ def export_group():
     default=None,
     help="Take RGB 0 … 255 and normalize them in the file: the default for RGB models.",
 )
-@click.option("--input-type", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8.")
 @click.option(
-    "--output-type", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8."
+    "--input-dtype", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8."
+)
+@click.option(
+    "--output-dtype", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8."
 )
 @click.option("--usage", type=click.Path(path_type=Path), help=USAGE_HELP)
 @about_options
 def export_tflite_command(
     variant, weights, model_file, precision, calibration, output, softmax, normalize, plain,
-    input_type, output_type, usage, labels_file, **about,
+    input_dtype, output_dtype, usage, labels_file, **about,
 ):  # fmt: skip
     """Write a TFLite file with metadata and labels, compared with Keras.
 
@@ -61,8 +69,8 @@ def export_tflite_command(
             precision,
             calibration,
             normalize=normalize,
-            input_dtype=input_type,
-            output_dtype=output_type,
+            input_dtype=input_dtype,
+            output_dtype=output_dtype,
             plain=plain,
             labels=labels,
             about=About(**about),
@@ -81,8 +89,18 @@ def export_tflite_command(
 
 @export_group.command("coreml")
 @source_options
-@click.option("--compute", default="float16", show_default=True, type=click.Choice(COMPUTE))
-@click.option("--minimum", default="iOS15", show_default=True, type=click.Choice(MINIMUM))
+@click.option(
+    "--compute-precision",
+    default="float16",
+    show_default=True,
+    type=click.Choice(COMPUTE_PRECISIONS),
+)
+@click.option(
+    "--minimum-deployment-target",
+    default="iOS15",
+    show_default=True,
+    type=click.Choice(DEPLOYMENT_TARGETS),
+)
 @click.option("--compression", type=click.Choice(list(COMPRESSIONS)), help="Needs iOS16.")
 @click.option("--scores", is_flag=True, help="The model's outputs instead of a labelled class.")
 @click.option("--tensor", is_flag=True, help="Take normalized float32 instead of a picture.")
@@ -90,8 +108,8 @@ def export_tflite_command(
 @click.option("--usage", type=click.Path(path_type=Path), help=USAGE_HELP)
 @about_options
 def export_coreml_command(
-    variant, weights, model_file, compute, minimum, compression, scores, tensor, output, usage,
-    labels_file, **about,
+    variant, weights, model_file, compute_precision, minimum_deployment_target, compression,
+    scores, tensor, output, usage, labels_file, **about,
 ):  # fmt: skip
     """Write a Core ML package, with ImageNet's labels or those of a file.
 
@@ -106,36 +124,36 @@ def export_coreml_command(
         report = export_coreml(
             keras_model(predictor, model_file),
             output,
-            compute,
+            compute_precision,
             labels=None if scores else labels or default_labels(predictor),
             image=not tensor,
-            minimum=minimum,
+            minimum_deployment_target=minimum_deployment_target,
             compression=compression,
             about=About(**about),
         )
     page = coreml_usage(report)
     rows = [
         *page.facts,
-        ("Reads it", f"{minimum} and newer"),
+        ("Reads it", f"{minimum_deployment_target} and newer"),
         ("Operators", counts(report.operators)),
         ("Parameters", f"{report.deploy.trainable:,}"),
         ("MACs", f"{report.deploy.macs:,}"),
     ]
-    print_table(("", f"Core ML, {compute}"), rows, title=str(report.path))
+    print_table(("", f"Core ML, {compute_precision}"), rows, title=str(report.path))
     write_usage(page, usage)
 
 
 def keras_model(predictor, model_file):
     """The predictor's Keras model, which is what can be exported."""
     if not hasattr(predictor, "model"):
-        raise ValueError(f"Expected a .keras file to export. Received: --model {model_file}.")
+        raise InputValueError(f"Expected a .keras file to export. Received: --model {model_file}.")
     return predictor.model
 
 
 def default_labels(predictor):
     """ImageNet's, for a model of so many outputs."""
     if predictor.classes != NUM_CLASSES:
-        raise ValueError(
+        raise InputValueError(
             f"Expected --labels with the names of the {predictor.classes} classes, or --scores. "
             "Received: neither."
         )

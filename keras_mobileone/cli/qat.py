@@ -12,6 +12,7 @@ import numpy as np
 from keras_mobileone.cli.console import console
 from keras_mobileone.data.imagenet import NUM_CLASSES, class_index, labels_of, preprocess_input
 from keras_mobileone.data.images import list_images, load_crops, spread
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import ends_in_softmax
@@ -57,7 +58,7 @@ def qat_command(model_file, data, epochs, output, run_directory, resume, **setti
     if resume:
         first = load_checkpoint(run_directory / CHECKPOINT, student, settings)
         if first > epochs:
-            raise ValueError(
+            raise InputValueError(
                 f"The checkpoint has {first} epochs done. Received: --epochs {epochs}."
             )
     history = train_student(student, train, val, first, epochs, run_directory, settings)
@@ -73,11 +74,11 @@ def qat_command(model_file, data, epochs, output, run_directory, resume, **setti
 def check_paths(output, run_directory, resume) -> None:
     """Raises for an output, a run directory or a resumption that can't be."""
     if output.suffix != ".tflite":
-        raise ValueError(f"The output must end in .tflite. Received: {output}.")
+        raise InputValueError(f"The output must end in .tflite. Received: {output}.")
     require_writable(output)
     if run_directory is None:
         if resume:
-            raise ValueError("--resume needs the directory of checkpoints. Add --run DIR.")
+            raise InputValueError("--resume needs the directory of checkpoints. Add --run DIR.")
         return
     checkpoint = run_directory / CHECKPOINT
     if resume and not checkpoint.is_file():
@@ -133,7 +134,7 @@ def read_data(data: Path, model) -> tuple[LabelledImages, LabelledImages | None]
         )
     outputs, size = model.output_shape, model.input_shape[1:3]
     if not isinstance(outputs, tuple) or len(outputs) != 2:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a classifier with one output. Received: {model.name!r} with {outputs}."
         )
     root = data / "train" if (data / "train").is_dir() else data
@@ -149,7 +150,7 @@ def class_indices(names: list[str], outputs: int, root: Path) -> dict[str, int]:
     if outputs == NUM_CLASSES and names and all(name in class_index() for name in names):
         return {name: class_index()[name] for name in names}
     if len(names) != outputs:
-        raise ValueError(
+        raise InputValueError(
             f"Expected one class folder for each of the model's {outputs} outputs"
             f"{', or folders named by WordNet id' if outputs == NUM_CLASSES else ''}. "
             f"Received: {len(names)} in {root}."
@@ -163,7 +164,7 @@ def read_folders(root: Path, indices: dict[str, int], size) -> LabelledImages:
     folders = [path.relative_to(root).parts[0] for path in paths]
     for folder, path in zip(folders, paths, strict=True):
         if folder not in indices:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected images in class folders ({', '.join(list(indices)[:3])} …). "
                 f"Received: {path}."
             )
@@ -244,18 +245,18 @@ def load_checkpoint(path: Path, student, settings: dict) -> int:
         before = json.loads(str(stored["settings"]))
         epoch = int(stored["epoch"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a whole checkpoint. Received: {path}, which is damaged. Start anew."
         ) from error
     for name, value in settings.items():
         if before.get(name) != value:
-            raise ValueError(
+            raise InputValueError(
                 f"Resuming needs the settings of the run so far. Received: {name} {value}, where "
                 f"{path} has {before.get(name)}."
             )
     weights = [stored[f"weight{i}"] for i in range(len(student.get_weights()))]
     if [w.shape for w in weights] != [w.shape for w in student.get_weights()]:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a checkpoint of {student.name!r}. Received: {path}, of another."
         )
     student.set_weights(weights)

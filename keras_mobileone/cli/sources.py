@@ -6,6 +6,7 @@ import click
 
 from keras_mobileone.applications import MobileOne
 from keras_mobileone.data.imagenet import IMAGENETTE, NUM_CLASSES, PRETRAINED_CLASSES, labels_of
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.predictor import load_predictor
 from keras_mobileone.variants import VARIANTS, get_variant
 
@@ -34,7 +35,7 @@ def about_options(command):
     """Adds what a model's file says of itself, and its labels."""
     for option in (
         click.option("--version", default=""),
-        click.option("--licence", default=""),
+        click.option("--license", default=""),
         click.option("--author", default=""),
         click.option("--description", help="Of the model, in the file, like the next three."),
         click.option("--labels", "labels_file", type=click.Path(path_type=Path), help=CLASSES_HELP),
@@ -47,7 +48,7 @@ def load_source(variant, weights, model_file, classifier_activation="softmax"):
     """The predictor and the crop fraction that `source_options` ask for."""
     if model_file is not None:
         if variant or weights:
-            raise ValueError(
+            raise InputValueError(
                 "--model already tells variant and weights. "
                 f"Received: --model {model_file} with --variant or --weights. Give one of them."
             )

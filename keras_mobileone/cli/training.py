@@ -60,9 +60,9 @@ def run_options(command):
 def train_command(recipe_name, teacher, **options):
     """Train a MobileOne, then fuse, evaluate and export it.
 
-    DATA holds train/ and val/ with class folders, or TFRecords as `prepare` writes them. A run
-    that was stopped goes on with --resume, exactly where it was. For several machines run the same
-    command on each, with its own --index.
+    DATA holds train/ and val/ with class folders, or TFRecords as `write-tfrecords` writes them. A
+    run that was stopped goes on with --resume, exactly where it was. For several machines run the
+    same command on each, with its own --index.
 
     \b
     Example: keras-mobileone train --data imagenet/ --recipe s0 --output runs/s0

@@ -13,6 +13,7 @@ from functools import cache, partial
 import numpy as np
 
 from keras_mobileone.data.imagenet import MEAN
+from keras_mobileone.errors import InputValueError
 
 FILL = tuple(round(255 * mean) for mean in MEAN)
 SOLARIZE_ADD_BELOW = 128
@@ -289,7 +290,7 @@ def rand_augment(image, seed, strength=1.0, operations=2, magnitude=7.0, deviati
     import tensorflow as tf
 
     if operations < 1 or not 0 <= magnitude <= RAND_MAGNITUDES or deviation < 0:
-        raise ValueError(
+        raise InputValueError(
             f"RandAugment takes operations ≥ 1, magnitude in [0, {RAND_MAGNITUDES}] and "
             f"deviation ≥ 0. Received: operations={operations}, magnitude={magnitude}, "
             f"deviation={deviation}."

@@ -10,6 +10,8 @@ add the file's name.
 
 import math
 
+from keras_mobileone.errors import InputValueError
+
 TRIES = 10  # of a random window before the central one, as in torchvision's RandomResizedCrop
 
 # libjpeg can decode at 1/2, 1/4 and 1/8 of the size, which costs less. From this ratio of the
@@ -77,7 +79,9 @@ def random_crop_window(height, width, seed, area=(0.08, 1.0), ratio=(3 / 4, 4 / 
     _check_range("area", area)
     _check_range("ratio", ratio)
     if area[1] > 1:
-        raise ValueError(f"`area` is a share of the picture, at most 1. Received: area={area}.")
+        raise InputValueError(
+            f"`area` is a share of the picture, at most 1. Received: area={area}."
+        )
     height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
     # Shape (4, TRIES): area, aspect ratio, vertical and horizontal position, all in [0, 1).
     draws = tf.random.stateless_uniform((4, TRIES), seed)
@@ -168,7 +172,7 @@ def evaluation_crop(encoded, size, crop_fraction=0.875):
     import tensorflow as tf
 
     if not 0 < crop_fraction <= 1:
-        raise ValueError(
+        raise InputValueError(
             f"`crop_fraction` is a share of the short side, in (0, 1]. Received: {crop_fraction}."
         )
     image = decode(encoded)
@@ -255,6 +259,6 @@ def _resize_antialiased(image, resized, corner, size):
 
 def _check_range(name, pair):
     if not 0 < pair[0] <= pair[1]:
-        raise ValueError(
+        raise InputValueError(
             f"`{name}` is a pair (smallest, largest) of positive numbers. Received: {name}={pair}."
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_mobileone.data.images import IMAGE_SUFFIXES
 from keras_mobileone.data.shuffling import check_share, pass_range, permutation
+from keras_mobileone.errors import InputValueError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -55,7 +56,7 @@ class ClassFolders:
         self.files, labels = [], []
         for folder in folders:
             if folder not in index:
-                raise ValueError(
+                raise InputValueError(
                     f"Expected folders of the classes {some(self.classes)}. Received: folder "
                     f"{folder!r} in {self.root}. Remove or rename it."
                 )
@@ -123,12 +124,12 @@ def class_folders(root: str | os.PathLike) -> list[str]:
             if entry.is_dir():
                 names.append(entry.name)
             elif is_image(entry.name):
-                raise ValueError(
+                raise InputValueError(
                     f"Expected one folder of images for each class in {root}. Received: image "
                     f"{entry.name} outside of them. Sort the images into class folders."
                 )
     if not names:
-        raise ValueError(
+        raise InputValueError(
             f"Expected one folder of images for each class in {root}. Received: no folder."
         )
     return sorted(names)
@@ -154,7 +155,7 @@ def folder_splits(directory: str | os.PathLike) -> dict[str, Path]:
     if train.is_dir():
         return {"train": train, **({"val": found[0]} if found else {})}
     if found:
-        raise ValueError(
+        raise InputValueError(
             f"Expected training images in {train}, beside {found[0].name}. Received: no such "
             "folder. For training on class folders alone, name the directory that holds them."
         )
@@ -170,7 +171,7 @@ def folder_images(root: Path, folder: str) -> list[str]:
         prefix = os.path.relpath(place, root)
         found += [os.path.join(prefix, name) for name in names if is_image(name)]
     if not found:
-        raise ValueError(
+        raise InputValueError(
             f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in each class folder. Received: none "
             f"in {root / folder}. Remove the folder, or add its images."
         )

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.checks import require_channels_last
+from keras_mobileone.errors import InputValueError
 
 # Per-channel statistics of ImageNet's RGB values scaled to [0, 1], as the authors' training used.
 MEAN = (0.485, 0.456, 0.406)
@@ -51,12 +52,12 @@ def preprocess_input(x, data_format: str | None = None):
     if data_format is None:
         require_channels_last()
     elif data_format != "channels_last":
-        raise ValueError(
+        raise InputValueError(
             f"MobileOne takes channels last. Received: data_format={data_format!r}. "
             "Move the channels to the last axis."
         )
     if x.shape[-1] != 3:
-        raise ValueError(
+        raise InputValueError(
             "Expected RGB images of shape (…, height, width, 3). "
             f"Received: shape {tuple(x.shape)}. Convert grey images to RGB first."
         )
@@ -99,7 +100,7 @@ def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]
     """
     preds = keras.ops.convert_to_numpy(preds)
     if preds.ndim != 2 or preds.shape[1] != NUM_CLASSES:
-        raise ValueError(
+        raise InputValueError(
             "`decode_predictions` expects a batch of ImageNet scores, shape (batch, 1000). "
             f"Received: shape {preds.shape}."
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_mobileone.data.imagenet import class_index
+from keras_mobileone.errors import InputValueError
 
 EXAMPLE_IMAGE = "cat.png"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -31,7 +32,7 @@ def load_image(path: str | os.PathLike):
         with Image.open(path) as image:
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a whole image file. Received: {path}, which can't be decoded "
             f"({str(error).split(' /')[0]}). Remove or replace it."
         ) from error
@@ -97,7 +98,7 @@ def list_images(directory: str | os.PathLike) -> list[Path]:
         )
     found = sorted(p for p in directory.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise ValueError(
+        raise InputValueError(
             f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {directory} or below. "
             "Received: none."
         )
@@ -115,7 +116,7 @@ def list_labelled_images(directory: str | os.PathLike) -> list[tuple[Path, int]]
     for path in list_images(directory):
         wnid = path.parent.name
         if wnid not in class_index():
-            raise ValueError(
+            raise InputValueError(
                 "Expected class folders named by ImageNet's WordNet ids, such as n01440764. "
                 f"Received: folder {wnid!r} with {path.name}."
             )
@@ -148,7 +149,9 @@ def load_crops(
 ) -> Iterator[np.ndarray]:
     """Decodes and crops images in threads, in order: uint8 arrays of shape (size, size, 3)."""
     if size[0] != size[1]:
-        raise ValueError(f"The evaluation transform gives squares. Received: input size {size}.")
+        raise InputValueError(
+            f"The evaluation transform gives squares. Received: input size {size}."
+        )
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         waiting = deque()
         for path in paths:

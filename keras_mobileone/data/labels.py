@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
+from keras_mobileone.errors import InputValueError
 
 
 def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
@@ -10,12 +11,12 @@ def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
     if labels is None:
         return
     if len(labels) != outputs:
-        raise ValueError(
+        raise InputValueError(
             f"Expected {outputs} labels, one for each output of {name!r}. Received: {len(labels)}."
         )
     for label in labels:
         if not label.strip() or len(label.splitlines()) > 1:
-            raise ValueError(f"Expected a line of text for each label. Received: {label!r}.")
+            raise InputValueError(f"Expected a line of text for each label. Received: {label!r}.")
 
 
 def default_labels(model, labels: Sequence[str] | None) -> list[str] | None:
@@ -29,7 +30,7 @@ def default_labels(model, labels: Sequence[str] | None) -> list[str] | None:
     if labels is None:
         return unique_labels(classes()) if outputs == NUM_CLASSES else None
     if outputs is None:
-        raise ValueError(
+        raise InputValueError(
             "Labels need a model with one output of shape (batch, classes). "
             f"Received: {model.name!r} with output shape {shape}. Leave them out."
         )

@@ -14,6 +14,7 @@ import numpy as np
 from keras_mobileone.data.folders import some
 from keras_mobileone.data.imagenet import class_index
 from keras_mobileone.data.shuffling import check_share, pass_range, permutation, shuffle_in_buffer
+from keras_mobileone.errors import InputValueError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -91,12 +92,12 @@ class Records:
         self.buffer = min(buffer, max(self.images, 1))
         unknown = sorted(set(self.stored) - set(self.classes))
         if unknown:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected images of the classes {some(self.classes)}. Received: {name} with "
                 f"{some(unknown)}."
             )
         if not self.images:
-            raise ValueError(f"Expected images in {name}. Received: no record.")
+            raise InputValueError(f"Expected images in {name}. Received: no record.")
 
     def stream(
         self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
@@ -231,24 +232,24 @@ def is_record_directory(directory: Path) -> bool:
 def open_records(
     directory: Path, split: str, classes: Sequence[str] | None = None
 ) -> Records | None:
-    """A split of a directory that `prepare` or another program wrote; None without validation.
+    """A split of a directory of TFRecords, or None where there is no such split.
 
     Raises:
         FileNotFoundError: If a shard is missing.
         ValueError: If a shard is cut short or no TFRecord file, if the records are no labelled
-            images, if `prepare` has not finished, or if there is no training split.
+            images, if `write_tfrecords` has not finished, or if there is no training split.
     """
     if (directory / DATASET_FILE).exists():
         return open_prepared(directory, split, classes)
     if (directory / UNFINISHED_FILE).exists():
-        raise ValueError(
+        raise InputValueError(
             f"Expected a finished data set. Received: {directory} without {DATASET_FILE}, which "
-            "`keras-mobileone prepare` has not finished. Run it again; it goes on where it stopped."
+            "write-tfrecords has not finished. Run it again; it goes on where it stopped."
         )
     place = shard_directory(directory, split)
     if place is None:
         if split == "train":
-            raise ValueError(
+            raise InputValueError(
                 f"Expected TFRecords named train-00000-of-… in {directory}. Received: none."
             )
         return None
@@ -260,7 +261,7 @@ def open_records(
 
 
 def open_prepared(directory: Path, split: str, classes: Sequence[str] | None) -> Records | None:
-    """A split of what `prepare` wrote, by its `dataset.json`; None if it has no such split."""
+    """A split that `write_tfrecords` wrote, or None if `dataset.json` names no such split."""
     path = directory / DATASET_FILE
     try:
         dataset = json.loads(path.read_text(encoding="utf-8"))
@@ -270,8 +271,8 @@ def open_prepared(directory: Path, split: str, classes: Sequence[str] | None) ->
             return None
         shards = [(s["file"], s["images"], s["bytes"]) for s in found["shards"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"Expected {path} as `keras-mobileone prepare` writes it. Received: a damaged one. "
+        raise InputValueError(
+            f"Expected {path} as write-tfrecords writes it. Received: a damaged one. "
             "Prepare the data again."
         ) from error
     for name, _, size in shards:
@@ -281,7 +282,7 @@ def open_prepared(directory: Path, split: str, classes: Sequence[str] | None) ->
                 "prepare the data again."
             )
         if (directory / name).stat().st_size != size:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected {name} of {size} bytes, as {path} says. Received: "
                 f"{(directory / name).stat().st_size}. Copy it again."
             )
@@ -306,7 +307,9 @@ def complete_shards(directory: Path, split: str) -> list[Path]:
     totals = {(match[1], int(match[3])) for match in shards.values()}
     if len(totals) > 1:
         listed = " and ".join(sorted(f"{name}-…-of-{total}" for name, total in totals))
-        raise ValueError(f"Expected one set of {split} shards in {directory}. Received: {listed}.")
+        raise InputValueError(
+            f"Expected one set of {split} shards in {directory}. Received: {listed}."
+        )
     ((_, total),) = totals
     missing = sorted(set(range(total)) - {int(match[2]) for match in shards.values()})
     if missing:
@@ -332,11 +335,11 @@ def count_records(path: str | os.PathLike) -> int:
             offset += int.from_bytes(file.read(8), "little") + 16
             count += offset <= size
     if not count:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a TFRecord file, not compressed. Received: {path}, which is none or empty."
         )
     if offset != size:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a whole TFRecord file. Received: {path}, which is cut short after {count} "
             f"records. Copy or write it again."
         )
@@ -352,20 +355,20 @@ def check_first_record(path: str | os.PathLike) -> None:
         record = next(tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator())
         features = tf.train.Example.FromString(record).features.feature
     except Exception as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected TFRecords of `tf.train.Example`. Received: {path}, whose first record is "
             "damaged or something else."
         ) from error
     for key in (keys.encoded, keys.label):
         if key not in features:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected records with {keys.encoded!r} and {keys.label!r}. Received: {path} "
-                f"with {some(sorted(features))}. Write them with `keras-mobileone prepare`."
+                f"with {some(sorted(features))}. Write them with `keras-mobileone write-tfrecords`."
             )
     synsets = features["image/class/synset"].bytes_list.value
     labels = features[keys.label].int64_list.value
     if synsets and class_index().get(synsets[0].decode()) != labels[0] - keys.first_label:
-        raise ValueError(
+        raise InputValueError(
             f"Expected labels from 1 in the order of ImageNet's 1,000 WordNet ids. Received: label "
             f"{labels[0]} for {synsets[0].decode()} in {path}."
         )

@@ -1,3 +1,5 @@
+from keras_mobileone.errors import InputValueError
+
 """The order of endless shuffled passes over a data set: a function of seed and pass alone."""
 
 
@@ -55,8 +57,8 @@ def pass_range(images: int, start: int, seed: int | None) -> tuple[int, int]:
 def check_share(start: int, worker: int, workers: int) -> None:
     """Raises `ValueError` unless the arguments of `Source.stream` describe a share."""
     if start < 0:
-        raise ValueError(f"`start` is a position of at least 0. Received: start={start}.")
+        raise InputValueError(f"`start` is a position of at least 0. Received: start={start}.")
     if not 0 <= worker < workers:
-        raise ValueError(
+        raise InputValueError(
             f"`worker` counts from 0 to workers − 1. Received: worker={worker}, workers={workers}."
         )

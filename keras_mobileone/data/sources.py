@@ -12,6 +12,7 @@ from keras_mobileone.data.records import (
     is_record_directory,
     open_records,
 )
+from keras_mobileone.errors import InputValueError, MissingPackageError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -65,8 +66,9 @@ def open_source(
     Args:
         data: A directory with train/ and perhaps val/ or validation/, each with one folder of
             images for each class; a directory of class folders, for training alone; a directory
-            of TFRecords, by `keras-mobileone prepare` or by TensorFlow's scripts for ImageNet; or
-            `"tfds:NAME"`, a data set that tensorflow-datasets has prepared on this machine.
+            of TFRecords, by `keras-mobileone write-tfrecords` or by TensorFlow's scripts for
+            ImageNet; or `"tfds:NAME"`, a data set that tensorflow-datasets has prepared on
+            this machine.
         split: `"train"` or `"val"`.
         classes: Names in label order. By default those of the data: its folders in sorted order,
             or as the records were labelled.
@@ -84,7 +86,7 @@ def open_source(
         >>> val = open_source("imagenette", "val", train.classes)
     """
     if split not in SPLITS:
-        raise ValueError(f"`split` is 'train' or 'val'. Received: split={split!r}.")
+        raise InputValueError(f"`split` is 'train' or 'val'. Received: split={split!r}.")
     if isinstance(data, str) and data.startswith(TFDS_PREFIX):
         return open_tfds(data.removeprefix(TFDS_PREFIX), split, classes)
     directory = Path(data)
@@ -114,13 +116,13 @@ def open_tfds(name: str, split: str, classes: Sequence[str] | None = None) -> Re
     builder = _tfds_builder(name)
     info = builder.info
     if not info.splits:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a data set that tensorflow-datasets has prepared. Received: {name!r}, which "
             f"is not in {builder.data_dir}. Prepare it with `tfds build {name}`, or set "
             "TFDS_DATA_DIR to where it is."
         )
     if info.file_format.value != "tfrecord":
-        raise ValueError(
+        raise InputValueError(
             f"Expected TFRecords. Received: {name!r} in {builder.data_dir}, stored as "
             f"{info.file_format.value}. Prepare it with --file_format=tfrecord."
         )
@@ -128,7 +130,7 @@ def open_tfds(name: str, split: str, classes: Sequence[str] | None = None) -> Re
     found = [info.splits[key] for key in TFDS_SPLITS[split] if key in info.splits]
     if not found:
         if split == "train":
-            raise ValueError(
+            raise InputValueError(
                 f"Expected a split named 'train'. Received: {name!r} with {', '.join(info.splits)}."
             )
         return None
@@ -142,14 +144,14 @@ def _tfds_builder(name: str):
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"'tfds:{name}' needs tensorflow-datasets. Install it with "
             "`pip install keras-mobileone[tfds]`."
         ) from error
     try:
         return tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a data set that tensorflow-datasets knows or has prepared in TFDS_DATA_DIR. "
             f"Received: {name!r}."
         ) from error
@@ -161,7 +163,7 @@ def _tfds_keys(name: str, features) -> tuple[RecordKeys, list[str]]:
 
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     if not all(key in features and isinstance(features[key], kinds[key]) for key in kinds):
-        raise ValueError(
+        raise InputValueError(
             "Expected a data set with an 'image' and a class 'label'. Received: "
             f"{name!r} with {', '.join(features)}."
         )

@@ -36,13 +36,14 @@ from keras_mobileone.deployment.report import (
     require_plot,
     write_reports,
 )
+from keras_mobileone.errors import MissingPackageError
 from keras_mobileone.evaluation.accuracy import predict_images
 from keras_mobileone.evaluation.comparison import Comparison, compare_outputs
 from keras_mobileone.evaluation.predictor import load_predictor
 from keras_mobileone.export.coreml import export_coreml, require_coremltools
 from keras_mobileone.export.snippets import coreml_usage, tflite_usage
 from keras_mobileone.export.tflite import ExportReport, export_tflite
-from keras_mobileone.models.complexity import complexity
+from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.variants import Variant
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -131,8 +132,8 @@ def deploy(
         report = DeployReport(
             variant=variant.name,
             weights=Path(weights).name,
-            train=complexity(MobileOne(variant, weights=None, classes=classes)),
-            deploy=complexity(model),
+            train=model_complexity(MobileOne(variant, weights=None, classes=classes)),
+            deploy=model_complexity(model),
             files=[
                 _deployed_file(export, latency, compare_outputs(scores[0], found, truth))
                 for export, latency, found in zip(
@@ -173,8 +174,8 @@ def _package(model, variant, directory, step, labels, about) -> DeployedPackage:
     return DeployedPackage(
         file=path.name,
         bytes=export.bytes,
-        compute=export.compute,
-        minimum=export.minimum,
+        compute_precision=export.compute_precision,
+        minimum_deployment_target=export.minimum_deployment_target,
         operators=export.operators,
         usage=coreml_usage(export),
     )
@@ -227,7 +228,7 @@ def _photographs() -> list[Path]:
     try:
         import skimage
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "No photographs to calibrate and compare with. Pass a directory of some, or install "
             "scikit-image's with `pip install keras-mobileone[photos]`."
         ) from error

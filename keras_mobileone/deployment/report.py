@@ -7,6 +7,7 @@ from pathlib import Path
 from keras_mobileone.benchmarking import Latency, ratio
 from keras_mobileone.data.imagenet import NUM_CLASSES, class_table
 from keras_mobileone.data.images import EXAMPLE_IMAGE
+from keras_mobileone.errors import MissingPackageError
 from keras_mobileone.export.snippets import Usage
 from keras_mobileone.models.complexity import Complexity
 
@@ -50,16 +51,16 @@ class DeployedPackage:
     Attributes:
         file: Its name inside the output directory.
         bytes: Its size.
-        compute: Precision of weights and arithmetic.
-        minimum: Oldest system that reads it.
+        compute_precision: Precision of weights and arithmetic.
+        minimum_deployment_target: Oldest system that reads it.
         operators: How often each operator of the ML Program occurs.
         usage: How an app uses it.
     """
 
     file: str
     bytes: int
-    compute: str
-    minimum: str
+    compute_precision: str
+    minimum_deployment_target: str
     operators: dict[str, int]
     usage: Usage
 
@@ -169,9 +170,9 @@ def _few_classes(weights: str) -> str:
 def package_summary(package: DeployedPackage) -> str:
     """The sentence about the Core ML package."""
     return (
-        f"{package.file}: {package.bytes / 1e6:.2f} MB, Core ML {package.compute}, "
-        f"{package.minimum} and newer. Neither run nor timed here: Core ML predicts on Apple's "
-        "systems only."
+        f"{package.file}: {package.bytes / 1e6:.2f} MB, Core ML {package.compute_precision}, "
+        f"{package.minimum_deployment_target} and newer. Neither run nor timed here: "
+        "Core ML predicts on Apple's systems only."
     )
 
 
@@ -232,7 +233,7 @@ def require_plot() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "The report's picture needs matplotlib. "
             "Install it with `pip install keras-mobileone[plot]`."
         ) from error

@@ -14,6 +14,7 @@ import numpy as np
 from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.data.imagenet import NUM_CLASSES
 from keras_mobileone.data.images import list_labelled_images, load_crops, spread
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.metrics import agreement, best_classes
 from keras_mobileone.evaluation.predictor import Predictor, as_predictor
 from keras_mobileone.files import atomic_write
@@ -88,11 +89,11 @@ def evaluate(
     ```
     """
     if not 0 < crop_fraction <= 1:
-        raise ValueError(
+        raise InputValueError(
             f"`crop_fraction` must lie in (0, 1]. Received: crop_fraction={crop_fraction}."
         )
     if limit is not None and limit < 1:
-        raise ValueError(f"`limit` must be at least 1. Received: limit={limit}.")
+        raise InputValueError(f"`limit` must be at least 1. Received: limit={limit}.")
     predictors = [as_predictor(m, threads) for m in (model, reference) if m is not None]
     outputs = predictors[0].classes
     for predictor in predictors:
@@ -133,7 +134,7 @@ def predict_images(
     """
     sizes = {predictor.image_size for predictor in predictors}
     if len(sizes) != 1:
-        raise ValueError(f"Expected models of one image size. Received: {sorted(sizes)}.")
+        raise InputValueError(f"Expected models of one image size. Received: {sorted(sizes)}.")
     crops = load_crops(paths, sizes.pop(), crop_fraction)
     outputs = [[] for _ in predictors]
     for start in range(0, len(paths), BATCH_SIZE):
@@ -153,7 +154,7 @@ def label_images(
         return list_labelled_images(directory)
     folders = ClassFolders(directory, classes)
     if len(folders.classes) != outputs:
-        raise ValueError(
+        raise InputValueError(
             f"Expected one class for each of the model's {outputs} outputs. Received: "
             f"{len(folders.classes)} in {directory if classes is None else '`classes`'}."
         )
@@ -163,7 +164,7 @@ def label_images(
 
 def _check_outputs(predictor, outputs):
     if predictor.classes is None or predictor.classes != outputs:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a classifier{'' if outputs is None else f' of {outputs} classes'}. "
             f"Received: {predictor.name}, whose output is another."
         )

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.data.images import image_labels, list_images
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.accuracy import predict_images
 from keras_mobileone.evaluation.metrics import agreement, best_classes, sqnr
 from keras_mobileone.evaluation.predictor import Predictor, as_predictor
@@ -90,7 +91,7 @@ def compare_outputs(
         ValueError: If the shapes differ.
     """
     if reference.shape != candidate.shape or (labels is not None and len(labels) != len(reference)):
-        raise ValueError(
+        raise InputValueError(
             "Expected outputs of one shape, and a label for each image. Received: "
             f"{reference.shape}, {candidate.shape}, "
             f"{'no' if labels is None else len(labels)} labels."

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.flatbuffer import read_tflite
 from keras_mobileone.litert.metadata import read_labels
 from keras_mobileone.litert.runner import PIXEL_INPUT, LiteRTRunner
@@ -53,7 +54,7 @@ def load_predictor(source: "keras.Model | str | os.PathLike", threads: int = 1) 
         return LiteRTPredictor(source, threads)
     if suffix == ".keras":
         return KerasPredictor(load_keras(source))
-    raise ValueError(f"Expected a .keras or .tflite file. Received: {source}.")
+    raise InputValueError(f"Expected a .keras or .tflite file. Received: {source}.")
 
 
 def as_predictor(source, threads: int = 1) -> Predictor:
@@ -69,7 +70,7 @@ class KerasPredictor:
     def __init__(self, model: keras.Model):
         shape = model.input_shape
         if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] != 3:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected a model with one input of RGB images. Received: {model.name!r} with "
                 f"input shape {shape}."
             )
@@ -97,7 +98,7 @@ class LiteRTPredictor:
         inputs = self._runner.inputs
         shape = inputs[0].shape
         if len(inputs) != 1 or len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
-            raise ValueError(
+            raise InputValueError(
                 "Expected a TFLite file with one input of shape (1, height, width, 3). "
                 f"Received: {path} with {', '.join(str(i.shape) for i in inputs)}."
             )

@@ -17,13 +17,14 @@ from keras_mobileone.about import About
 from keras_mobileone.data.imagenet import MEAN, STD, preprocess_input, top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import check_labels
-from keras_mobileone.models.complexity import Complexity, complexity
+from keras_mobileone.errors import InputTypeError, InputValueError, MissingPackageError
+from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import ends_in_softmax, in_float32, require_graph
 
-COMPUTE = ("float16", "float32")
+COMPUTE_PRECISIONS = ("float16", "float32")
 # The oldest system that reads a package, by the name that Core ML gives it.
-MINIMUM = ("iOS15", "iOS16", "iOS17", "iOS18")
+DEPLOYMENT_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
 # Of the weights, which packages for iOS16 and newer can hold. Fewer bits than 8 are not offered:
 # with 6 the logits of S0 correlate by 0.8 with those of float weights, with 4 not at all.
 COMPRESSIONS = ("linear8", "palette8")
@@ -38,8 +39,8 @@ class CoreMLReport:
     Attributes:
         path: The package, a directory.
         bytes: Size of all its files.
-        compute: Precision of weights and arithmetic.
-        minimum: Oldest system that reads it.
+        compute_precision: Precision of weights and arithmetic.
+        minimum_deployment_target: Oldest system that reads it.
         compression: Of the weights, or None.
         shape: (height, width, channels) of its input.
         image: Whether it takes a picture; else normalized float32.
@@ -54,8 +55,8 @@ class CoreMLReport:
 
     path: Path
     bytes: int
-    compute: str
-    minimum: str
+    compute_precision: str
+    minimum_deployment_target: str
     compression: str | None
     shape: tuple[int, int, int]
     image: bool
@@ -70,11 +71,11 @@ class CoreMLReport:
 def export_coreml(
     model: keras.Model,
     path: str | os.PathLike,
-    compute: str = "float16",
+    compute_precision: str = "float16",
     *,
     labels: Sequence[str] | None = None,
     image: bool = True,
-    minimum: str = "iOS15",
+    minimum_deployment_target: str = "iOS15",
     compression: str | None = None,
     about: About | None = None,
 ) -> CoreMLReport:
@@ -84,13 +85,14 @@ def export_coreml(
         model: Functional or Sequential classifier of normalized images of fixed size. MobileOne
             blocks are fused first; `model` itself stays untouched.
         path: Directory to make, ending in `.mlpackage`. It appears whole or not at all.
-        compute: `"float16"` or `"float32"` weights and arithmetic.
+        compute_precision: `"float16"` or `"float32"` weights and arithmetic.
         labels: Names of the classes in the order of the outputs: the package is then a classifier,
             giving the best label and the probability of each. None: the model's own outputs, as
             the multi-array `"scores"`.
         image: Take an RGB image 0 … 255, normalized in the graph. Else a multi-array (1, height,
             width, 3) of normalized float32.
-        minimum: Oldest system that has to read it: `"iOS15"` … `"iOS18"`, or macOS of that year.
+        minimum_deployment_target: Oldest system that has to read it: `"iOS15"` …
+            `"iOS18"`, or macOS of that year.
         compression: None; `"linear8"`, 8-bit weights with a scale for each channel; `"palette8"`,
             8 bits pointing into a table for each layer, the more exact of the two. Depthwise
             kernels, a fiftieth of S0's weights, keep their precision. Needs iOS16.
@@ -115,7 +117,7 @@ def export_coreml(
     ```
     """
     path = Path(path)
-    _check_arguments(path, compute, minimum, compression)
+    _check_arguments(path, compute_precision, minimum_deployment_target, compression)
     _check_model(model, image, labels)
     ct = require_coremltools()
     deploy = in_float32(fuse(model) if has_blocks(model) else model)
@@ -133,8 +135,8 @@ def export_coreml(
             convert_to="mlprogram",
             inputs=[tensor],
             classifier_config=ct.ClassifierConfig(list(labels), LABEL) if labels else None,
-            minimum_deployment_target=getattr(ct.target, minimum),
-            compute_precision=getattr(ct.precision, compute.upper()),
+            minimum_deployment_target=getattr(ct.target, minimum_deployment_target),
+            compute_precision=getattr(ct.precision, compute_precision.upper()),
             skip_model_load=True,
         )
         if compression:
@@ -147,8 +149,8 @@ def export_coreml(
     return CoreMLReport(
         path=path,
         bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
-        compute=compute,
-        minimum=minimum,
+        compute_precision=compute_precision,
+        minimum_deployment_target=minimum_deployment_target,
         compression=compression,
         shape=tuple(network.input_shape[1:]),
         image=image,
@@ -159,7 +161,7 @@ def export_coreml(
         ),
         expected=_expected(network, image, labels),
         operators=operators,
-        deploy=complexity(deploy),
+        deploy=model_complexity(deploy),
     )
 
 
@@ -186,30 +188,30 @@ def require_coremltools():
         try:
             import coremltools
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackageError(
                 "Core ML export needs coremltools. Received: "
                 f"{error}. Install it with `pip install keras-mobileone[coreml]`."
             ) from error
     return coremltools
 
 
-def _check_arguments(path, compute, minimum, compression):
+def _check_arguments(path, compute_precision, minimum_deployment_target, compression):
     for name, value, known in (
-        ("compute", compute, COMPUTE),
-        ("minimum", minimum, MINIMUM),
+        ("compute_precision", compute_precision, COMPUTE_PRECISIONS),
+        ("minimum_deployment_target", minimum_deployment_target, DEPLOYMENT_TARGETS),
         ("compression", compression, (None, *COMPRESSIONS)),
     ):
         if value not in known:
-            raise ValueError(
+            raise InputValueError(
                 f"`{name}` must be one of {', '.join(map(str, known))}. Received: {value!r}."
             )
-    if compression and minimum == "iOS15":
-        raise ValueError(
+    if compression and minimum_deployment_target == "iOS15":
+        raise InputValueError(
             "Compressed weights need iOS16 or newer. Received: "
-            f"compression={compression!r} with minimum='iOS15'."
+            f"compression={compression!r} with minimum_deployment_target='iOS15'."
         )
     if path.suffix != ".mlpackage":
-        raise ValueError(f"`path` must end in .mlpackage. Received: {path}.")
+        raise InputValueError(f"`path` must end in .mlpackage. Received: {path}.")
     if path.exists():
         raise FileExistsError(
             f"Expected a package to make. Received: {path}, which exists. Remove it first, or "
@@ -223,7 +225,7 @@ def _check_arguments(path, compute, minimum, compression):
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"Expected a writable directory. Received: {path.parent}.")
     if keras.backend.backend() != "tensorflow":
-        raise ValueError(
+        raise InputValueError(
             "Core ML export needs Keras' TensorFlow backend. "
             f"Received: {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
         )
@@ -233,30 +235,30 @@ def _check_model(model, image, labels):
     require_graph(model)
     shape, outputs = model.input_shape, model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a model with one image input of fixed size. Received: {model.name!r} with "
             f"input shape {shape}. Build it with input_shape=(height, width, channels)."
         )
     if image and shape[3] != 3:
-        raise ValueError(
+        raise InputValueError(
             f"An image input needs a model of RGB images. Received: {shape[3]} channels. "
             "Pass image=False."
         )
     if not isinstance(outputs, tuple) or (labels is not None and len(outputs) != 2):
-        raise ValueError(
+        raise InputValueError(
             "Expected a model with one output, of shape (batch, classes) for a classifier. "
             f"Received: {model.name!r} with output shape {outputs}."
         )
     check_labels(labels, outputs[1], model.name)
     if labels is not None and len(set(labels)) != len(labels):
         twice = next(label for label in labels if list(labels).count(label) > 1)
-        raise ValueError(
+        raise InputValueError(
             "Core ML tells classes by their labels, so that all must differ. "
             f"Received: {twice!r} more than once."
         )
     for layer in fuse(model).layers if has_blocks(model) else model.layers:
         if not type(layer).__module__.startswith("keras."):
-            raise TypeError(
+            raise InputTypeError(
                 "Expected layers of Keras itself and MobileOne blocks, which are fused. Received: "
                 f"{layer.name!r} of type {type(layer).__name__}. Replace it before exporting."
             )
@@ -325,7 +327,7 @@ def _depthwise_names(package) -> list[str]:
 
 
 def _describe(package, model, labels, image, about):
-    package.author, package.license, package.version = about.author, about.licence, about.version
+    package.author, package.license, package.version = about.author, about.license, about.version
     height, width, channels = model.input_shape[1:]
     package.short_description = about.text(model.name)
     package.input_description[INPUT] = (

@@ -20,12 +20,13 @@ from keras_mobileone.data.imagenet import (
 )
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import INTEGER, PRECISIONS, convert
 from keras_mobileone.litert.metadata import with_metadata
 from keras_mobileone.litert.runner import LiteRTRunner
-from keras_mobileone.models.complexity import Complexity, complexity
+from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import in_float32, require_graph
 from keras_mobileone.quantization.calibration import calibration_images, scales_itself
@@ -166,8 +167,8 @@ def export_tflite(
         expected=_expected(content, takes_pixels, labels),
         error=_error(deploy, content, images, normalize),
         compared=compared,
-        train=complexity(model) if unfused else None,
-        deploy=complexity(deploy),
+        train=model_complexity(model) if unfused else None,
+        deploy=model_complexity(deploy),
         quantization=quantization,
     )
     with atomic_write(path) as temporary:
@@ -178,12 +179,12 @@ def export_tflite(
 def require_exportable(precision: str) -> None:
     """Raises ValueError unless files of `precision` can be made here."""
     if keras.backend.backend() != "tensorflow":
-        raise ValueError(
+        raise InputValueError(
             "TFLite export needs Keras' TensorFlow backend. "
             f"Received: {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
         )
     if precision not in PRECISIONS:
-        raise ValueError(
+        raise InputValueError(
             f"`precision` must be one of {', '.join(PRECISIONS)}. Received: {precision!r}."
         )
 
@@ -191,22 +192,22 @@ def require_exportable(precision: str) -> None:
 def _check_arguments(path, precision, calibration, input_dtype, output_dtype):
     require_exportable(precision)
     if precision in INTEGER and calibration is None:
-        raise ValueError(
+        raise InputValueError(
             f"`calibration` is required for precision {precision!r}. Received: calibration=None. "
             "Pass a directory of images, an array or an iterable of batches."
         )
     for argument, value in (("input_dtype", input_dtype), ("output_dtype", output_dtype)):
         if value not in INTEGER_TYPES:
-            raise ValueError(
+            raise InputValueError(
                 f"`{argument}` must be one of {', '.join(INTEGER_TYPES)}. Received: {value!r}."
             )
         if value != "float32" and precision != "int8":
-            raise ValueError(
+            raise InputValueError(
                 f"`{argument}` can be an integer only with precision 'int8'. "
                 f"Received: {argument}={value!r} with precision={precision!r}."
             )
     if path.suffix != ".tflite":
-        raise ValueError(f"`path` must end in .tflite. Received: {path}.")
+        raise InputValueError(f"`path` must end in .tflite. Received: {path}.")
     require_writable(path)
 
 
@@ -214,13 +215,13 @@ def _check_input(model, normalize):
     require_graph(model)
     shape = model.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
-        raise ValueError(
+        raise InputValueError(
             "Expected a model with one image input of fixed size, since phones' accelerators "
             f"refuse open ones. Received: {model.name!r} with input shape {shape}. "
             "Build it with input_shape=(height, width, channels)."
         )
     if normalize and shape[3] != 3:
-        raise ValueError(
+        raise InputValueError(
             f"`normalize` needs a model of RGB images. Received: {shape[3]} channels. "
             "Pass normalize=False, and normalize where the file is used."
         )

@@ -9,6 +9,7 @@ import keras
 from keras import layers, ops
 
 from keras_mobileone.checks import require_channels_last
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers import one_pass, reparameterization
 from keras_mobileone.layers.batch_norm import BatchNorm
 
@@ -149,7 +150,7 @@ def convolution(filters, kernel_size, strides, depthwise, **kwargs) -> layers.La
 class MobileOneBlock(layers.Layer):
     """Trainable multi-branch block of MobileOne.
 
-    Sums `conv_branches` convolutions with batch normalization, a 1×1 "scale" convolution with
+    Sums `num_conv_branches` convolutions with batch normalization, a 1×1 "scale" convolution with
     batch normalization (when the kernel is larger than 1), and a batch-normalized "skip" of the
     input (when it has the output's shape); then squeeze-and-excitation and activation. `fuse`
     folds all of it into one convolution.
@@ -162,7 +163,7 @@ class MobileOneBlock(layers.Layer):
         kernel_size: Side of the square kernel, odd. Padding keeps the size at stride 1.
         strides: Stride, equal in both directions.
         depthwise: One filter for each channel, instead of a dense convolution.
-        conv_branches: Number k of convolution branches, at least 1.
+        num_conv_branches: Number k of convolution branches, at least 1.
         se_ratio: Channels of the squeeze-and-excitation's bottleneck over `filters`; 0 for none.
         activation: Keras activation identifier, or None.
         synchronized: Batch statistics over all replicas of a `tf.distribute` strategy.
@@ -182,7 +183,7 @@ class MobileOneBlock(layers.Layer):
 
     Example:
 
-    >>> block = MobileOneBlock(32, conv_branches=4)
+    >>> block = MobileOneBlock(32, num_conv_branches=4)
     >>> block(keras.ops.ones((1, 8, 8, 32))).shape
     (1, 8, 8, 32)
     >>> [type(layer).__name__ for layer in block.fuse().layers]
@@ -195,7 +196,7 @@ class MobileOneBlock(layers.Layer):
         kernel_size: int = 3,
         strides: int = 1,
         depthwise: bool = False,
-        conv_branches: int = 1,
+        num_conv_branches: int = 1,
         se_ratio: float = 0.0,
         activation="relu",
         synchronized: bool = False,
@@ -205,21 +206,21 @@ class MobileOneBlock(layers.Layer):
         super().__init__(**kwargs)
         require_channels_last()
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(
+            raise InputValueError(
                 "`kernel_size` must be odd, so that smaller branches can be centred in it. "
                 f"Received: kernel_size={kernel_size}."
             )
-        if filters < 1 or strides < 1 or conv_branches < 1 or not 0 <= se_ratio <= 1:
-            raise ValueError(
-                "`filters`, `strides` and `conv_branches` must be at least 1 and `se_ratio` must "
-                f"lie in [0, 1]. Received: filters={filters}, strides={strides}, "
-                f"conv_branches={conv_branches}, se_ratio={se_ratio}."
+        if filters < 1 or strides < 1 or num_conv_branches < 1 or not 0 <= se_ratio <= 1:
+            raise InputValueError(
+                "`filters`, `strides` and `num_conv_branches` must be at least 1 and `se_ratio` "
+                f"must lie in [0, 1]. Received: filters={filters}, strides={strides}, "
+                f"num_conv_branches={num_conv_branches}, se_ratio={se_ratio}."
             )
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
         self.depthwise = depthwise
-        self.conv_branches = conv_branches
+        self.num_conv_branches = num_conv_branches
         self.se_ratio = se_ratio
         self.activation = keras.activations.get(activation)
         self.synchronized = synchronized
@@ -228,7 +229,7 @@ class MobileOneBlock(layers.Layer):
     def build(self, input_shape):
         channels = input_shape[-1]
         if self.depthwise and channels != self.filters:
-            raise ValueError(
+            raise InputValueError(
                 f"A depthwise block keeps its channels. Received: {channels} input channels and "
                 f"filters={self.filters} in block {self.name!r}."
             )
@@ -237,7 +238,7 @@ class MobileOneBlock(layers.Layer):
         output_shape = self.compute_output_shape(input_shape)
 
         self.conv_layers, self.conv_norms = [], []
-        for i in range(self.conv_branches):
+        for i in range(self.num_conv_branches):
             self.conv_layers.append(
                 self._conv(self.kernel_size, self.strides, f"conv{i}", shape=padded)
             )
@@ -303,7 +304,7 @@ class MobileOneBlock(layers.Layer):
         if not self.one_pass or not all(norm.trainable for _, norm in self._branches()):
             return False
         *image, channels = input_shape
-        branches = self.conv_branches
+        branches = self.num_conv_branches
         if self.depthwise:
             values = None if None in image else math.prod(image)
             return one_pass.depthwise_pays(values, self.kernel_size, self.strides, branches)
@@ -378,7 +379,7 @@ class MobileOneBlock(layers.Layer):
             "kernel_size": self.kernel_size,
             "strides": self.strides,
             "depthwise": self.depthwise,
-            "conv_branches": self.conv_branches,
+            "num_conv_branches": self.num_conv_branches,
             "se_ratio": self.se_ratio,
             "activation": keras.activations.serialize(self.activation),
             "synchronized": self.synchronized,
@@ -409,7 +410,7 @@ class MobileOneBlock(layers.Layer):
     def plain(self) -> PlainBlock:
         """The fused block as stock layers with their weights set, to be called in any graph."""
         if not self.built:
-            raise ValueError(
+            raise InputValueError(
                 f"Block {self.name!r} has no weights yet. Call it on an input before fusing it."
             )
         block = PlainBlock(

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_mobileone.errors import InputValueError
+
 IDENTIFIER = b"TFL3"
 
 
@@ -43,7 +45,7 @@ def read_tflite(path: str | os.PathLike) -> bytes:
         raise FileNotFoundError(f"Expected a .tflite file. Received: {path}, which does not exist.")
     content = path.read_bytes()
     if content[4:8] != IDENTIFIER:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a TFLite file. Received: {path}, which lacks the mark TFL3 of one. "
             "Export the model to TFLite first."
         )
@@ -54,9 +56,9 @@ def read_tflite(path: str | os.PathLike) -> bytes:
     try:
         model = parse(content)
     except Exception as error:  # any error of the flatbuffer reader means a damaged file
-        raise ValueError(damaged) from error
+        raise InputValueError(damaged) from error
     if not model.subgraphs:
-        raise ValueError(damaged)
+        raise InputValueError(damaged)
     return content
 
 

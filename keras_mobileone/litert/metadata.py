@@ -54,7 +54,7 @@ def with_metadata(
         3: [_output_tensor(tensor, labels) for tensor in outputs],
     }
     fields = {0: name, 1: about.text(name), 2: about.version, 3: [subgraph], 4: about.author}
-    fields |= {5: about.licence, 7: PARSER_VERSION}
+    fields |= {5: about.license, 7: PARSER_VERSION}
     described = flatbuffer.with_buffer(content, FIELD, flatbuffer.encode(fields, IDENTIFIER))
     return described if labels is None else _with_file(described, labels)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_mobileone.errors import first_line
+from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.litert.flatbuffer import TensorInfo, inputs_and_outputs
 
 # Exported files tell by the name of their input what it takes: normalized values, or pixels.
@@ -32,7 +32,7 @@ class LiteRTRunner:
             self._interpreter = Interpreter(model_content=content, num_threads=threads)
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"LiteRT can't run the file: {first_line(error)}") from error
+            raise InputValueError(f"LiteRT can't run the file: {first_line(error)}") from error
         self._input_index = self._interpreter.get_input_details()[0]["index"]
         self._output_indices = [d["index"] for d in self._interpreter.get_output_details()]
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.graph import rebuild, require_graph
 
@@ -51,7 +52,7 @@ class Complexity(NamedTuple):
         return self.macs - self.dense_macs
 
 
-def complexity(
+def model_complexity(
     model: keras.Model,
     input_shape: tuple[int, int, int] | None = None,
     *,
@@ -75,20 +76,20 @@ def complexity(
 
     Example:
 
-    >>> complexity(keras_mobileone.MobileOneS0(weights=None, deploy=True))
+    >>> model_complexity(keras_mobileone.MobileOneS0(weights=None, deploy=True))
     Complexity(trainable=2078504, non_trainable=0, macs=275160576, dense_macs=1024000)
     """
     inputs = None
     require_graph(model)
     if input_shape is not None:
         if len(model.inputs) != 1:
-            raise ValueError(
+            raise InputValueError(
                 f"`input_shape` is for a model with one input. Received: {model.name!r} with "
                 f"{len(model.inputs)}. Build it with fixed sizes."
             )
         inputs = keras.Input(input_shape, dtype=model.inputs[0].dtype)
     elif any(None in tensor.shape[1:] for tensor in model.inputs):
-        raise ValueError(
+        raise InputValueError(
             f"The input size of {model.name!r} is open, and so is its work. "
             "Received: input_shape=None. Pass input_shape=(height, width, channels)."
         )
@@ -99,10 +100,10 @@ def complexity(
         outputs = layer(*args, **kwargs)
         work = _macs(layer, args, outputs)
         if work is None and strict:
-            raise ValueError(
-                f"Expected layers and operations whose work `complexity` can count. Received: "
-                f"{layer.name!r} of type {type(layer).__name__} in {model.name!r}. Leave `strict` "
-                "out to count the others."
+            raise InputValueError(
+                "Expected layers and operations whose work `model_complexity` can count. "
+                f"Received: {layer.name!r} of type {type(layer).__name__} in {model.name!r}. "
+                "Leave `strict` out to count the others."
             )
         macs += work or 0
         dense_macs += work if isinstance(layer, layers.Dense) else 0

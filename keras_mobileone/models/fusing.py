@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from keras_mobileone.errors import InputValueError, VerificationError
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.graph import (
     call_copy,
@@ -45,7 +46,7 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
     """
     require_graph(model)
     if not has_blocks(model):
-        raise ValueError(
+        raise InputValueError(
             f"Expected a model with MobileOne blocks. Received: {model.name!r}, which has none: "
             "it is fused already, or of another family."
         )
@@ -61,7 +62,7 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
     fused = rebuild(model, call)
     left = [layer.name for layer in fused._flatten_layers() if isinstance(layer, MobileOneBlock)]
     if left:
-        raise ValueError(
+        raise InputValueError(
             f"Blocks inside a layer that is not a model can't be fused: {', '.join(left)}. "
             "Apply them in a Functional or Sequential model."
         )
@@ -94,7 +95,7 @@ def verify_equal(
     error = _relative_error(model(inputs, training=False), fused(inputs, training=False))
     if not error <= tolerance:
         layer, layer_error = _first_difference(model, fused, inputs, tolerance)
-        raise ArithmeticError(
+        raise VerificationError(
             f"The fused model differs from {model.name!r} by {error:.1e} of the output's range; "
             f"the limit is {tolerance:.0e}. The first layer that differs is {layer!r}, by "
             f"{layer_error:.1e}."

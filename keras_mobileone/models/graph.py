@@ -6,6 +6,8 @@ from functools import partial
 import keras
 import numpy as np
 
+from keras_mobileone.errors import InputTypeError, InputValueError
+
 
 def rebuild(
     model: keras.Model, call: Callable, inputs=None, *, flatten: bool = False
@@ -65,14 +67,14 @@ def inputs_and_outputs(model: keras.Model) -> tuple:
 def require_graph(model) -> None:
     """Raises unless `model` is a Functional or a built Sequential model."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: {type(model).__name__}.")
+        raise InputTypeError(f"Expected a Keras model. Received: {type(model).__name__}.")
     if isinstance(model, keras.Sequential) and not model.built:
-        raise ValueError(
+        raise InputValueError(
             f"The Sequential model {model.name!r} has no input shape yet. "
             "Start it with keras.Input(...) or call it once."
         )
     if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
-        raise TypeError(
+        raise InputTypeError(
             "Expected a Functional or Sequential model, whose graph can be read. "
             f"Received: {model.name!r} of the subclassed type {type(model).__name__}."
         )

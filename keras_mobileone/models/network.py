@@ -48,7 +48,7 @@ def build(
         else:
             block = MobileOneBlock(
                 **_block_arguments(spec),
-                conv_branches=spec.conv_branches,
+                num_conv_branches=spec.num_conv_branches,
                 synchronized=synchronized,
                 dtype=dtype,
             )

@@ -27,6 +27,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mobileone.errors import InputTypeError, InputValueError, VerificationError
 from keras_mobileone.layers import reparameterization
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.fusing import has_blocks
@@ -80,7 +81,7 @@ def unfuse(
     variant = get_variant(variant) if isinstance(variant, str) else variant
     require_graph(deploy_model)
     if has_blocks(deploy_model):
-        raise ValueError(
+        raise InputValueError(
             f"Expected a fused model. Received: {deploy_model.name!r}, which has its train-time "
             "branches. Train it as it is."
         )
@@ -124,7 +125,7 @@ def _head(model) -> dict:
 def _require_fit(model, variant, head):
     """Raises unless `model` has exactly the layers of a deploy model of `variant`."""
     if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ValueError(
+        raise InputValueError(
             "Expected a model of one input and one output. Received: "
             f"{model.name!r} with {len(model.inputs)} and {len(model.outputs)}."
         )
@@ -139,7 +140,7 @@ def _require_fit(model, variant, head):
     ]
     if mistakes:
         more = f" ({len(mistakes) - 1} more differences)" if len(mistakes) > 1 else ""
-        raise ValueError(
+        raise InputValueError(
             f"Expected a fused {variant.name} and nothing else. Received: {model.name!r}: "
             f"{mistakes[0]}{more}. Check the variant; of a larger model pass the MobileOne alone."
         )
@@ -158,7 +159,7 @@ def _chunks(data, input_shape) -> Iterator[np.ndarray]:
     """float32 images of `data`, a few at a time, checked."""
     batches = [data] if hasattr(data, "shape") else data
     if not isinstance(batches, Iterable):
-        raise TypeError(
+        raise InputTypeError(
             f"`data` must be an array or an iterable of arrays. Received: {type(data).__name__}."
         )
     empty = True
@@ -168,12 +169,12 @@ def _chunks(data, input_shape) -> Iterator[np.ndarray]:
             empty = False
             yield images[start : start + CHUNK]
     if empty:
-        raise ValueError("`data` must hold images, best 64 … 256. Received: none.")
+        raise InputValueError("`data` must hold images, best 64 … 256. Received: none.")
 
 
 def _checked(batch, input_shape) -> np.ndarray:
     if not hasattr(batch, "shape"):
-        raise ValueError(
+        raise InputValueError(
             "Batches of `data` must be arrays of images alone. "
             f"Received: a {type(batch).__name__}. Leave out labels."
         )
@@ -181,19 +182,21 @@ def _checked(batch, input_shape) -> np.ndarray:
     pairs = zip(input_shape[1:], images.shape[1:], strict=False)
     if images.ndim != 4 or any(expected not in (None, side) for expected, side in pairs):
         shape = ", ".join("any" if side is None else str(side) for side in input_shape[1:])
-        raise ValueError(
+        raise InputValueError(
             f"`data` must have shape (count, {shape}), like the model's input. "
             f"Received: shape {images.shape}."
         )
     if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(
+        raise InputValueError(
             f"`data` must be normalized images in floating point. Received: {images.dtype}. "
             "Pass them through preprocess_input."
         )
     if not np.isfinite(images).all():
-        raise ValueError("`data` must be finite. Received: NaN or infinity. Remove those images.")
+        raise InputValueError(
+            "`data` must be finite. Received: NaN or infinity. Remove those images."
+        )
     if images.shape[3] == 3 and images.size and images.max() > BRIGHTEST:
-        raise ValueError(
+        raise InputValueError(
             f"`data` must be normalized, about -2.1 … 2.6. Received: values up to {images.max():g}."
             " Pass the images through preprocess_input."
         )
@@ -379,7 +382,7 @@ def _verify(model, source, variant, images):
     if not errors[-1] <= VERIFY_TOLERANCE:
         named = zip([*names, "the head"], errors, strict=True)
         wrong = next(name for name, error in named if not error <= VERIFY_TOLERANCE)
-        raise ArithmeticError(
+        raise VerificationError(
             f"The train-time model differs from {source.name!r} by {errors[-1]:.1e} of the "
             f"output's largest magnitude; the limit is {VERIFY_TOLERANCE:.0e}. The first part "
             f"that differs is {wrong!r}."

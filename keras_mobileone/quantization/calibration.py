@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_mobileone.data.imagenet import preprocess_input
 from keras_mobileone.data.images import list_images, load_crops, spread
+from keras_mobileone.errors import InputValueError
 
 CALIBRATION_IMAGES = 200  # of a directory, spread evenly over it
 
@@ -31,7 +32,7 @@ def calibration_batches(source, size: tuple[int, int], normalize: bool) -> Itera
         return
     batches = [source] if hasattr(source, "shape") else source
     if not isinstance(batches, Iterable):
-        raise ValueError(
+        raise InputValueError(
             "`calibration` must be a directory, an array or an iterable of batches. "
             f"Received: {type(source).__name__}."
         )
@@ -39,7 +40,7 @@ def calibration_batches(source, size: tuple[int, int], normalize: bool) -> Itera
     for batch in batches:
         batch = np.asarray(batch, np.float32)
         if batch.ndim != 4 or batch.shape[1:3] != tuple(size):
-            raise ValueError(
+            raise InputValueError(
                 f"Calibration batches must have shape (count, {size[0]}, {size[1]}, channels). "
                 f"Received: {batch.shape}."
             )
@@ -47,7 +48,7 @@ def calibration_batches(source, size: tuple[int, int], normalize: bool) -> Itera
             empty = False
             yield batch
     if empty:
-        raise ValueError("`calibration` must hold at least one image. Received: none.")
+        raise InputValueError("`calibration` must hold at least one image. Received: none.")
 
 
 def calibration_images(source, model: keras.Model, normalize: bool) -> np.ndarray:
@@ -69,7 +70,7 @@ def calibration_images(source, model: keras.Model, normalize: bool) -> np.ndarra
     _, *size, channels = model.input_shape
     images = np.concatenate(list(calibration_batches(source, size, normalize)))
     if images.shape[3] != channels:
-        raise ValueError(
+        raise InputValueError(
             f"Calibration images must have {channels} channels, like the model's input. "
             f"Received: shape {images.shape}."
         )
@@ -101,7 +102,7 @@ def _check_normalized(images):
         mistake = "look like values normalized twice. Call preprocess_input once"
     else:
         return
-    raise ValueError(
+    raise InputValueError(
         "Calibration images must be normalized: about -2.1 … 2.6. Received: values "
         f"{low:.3g} … {high:.3g}, which {mistake}."
     )
@@ -117,7 +118,7 @@ def _check_pixels(images):
         mistake = "exceed 255. Pass 8-bit pixels"
     else:
         return
-    raise ValueError(
+    raise InputValueError(
         "With normalize=True calibration images must be pixels, 0 … 255. Received: values "
         f"{low:.3g} … {high:.3g}, which {mistake}."
     )

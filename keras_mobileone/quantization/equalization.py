@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from keras_mobileone.errors import VerificationError
 from keras_mobileone.quantization.scaling_groups import Blocked, Region, find_regions
 from keras_mobileone.quantization.statistics import RegionStatistics, is_depthwise, measure
 from keras_mobileone.quantization.trace import Call, Trace, trace
@@ -80,7 +81,7 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
         for a, b in zip(before, _outputs(traced, probe), strict=True)
     )
     if not change <= EXACTNESS:
-        raise ArithmeticError(
+        raise VerificationError(
             f"Equalization moved the outputs of {model.name!r} by {change:.1e} of their largest "
             f"magnitude; the limit is {EXACTNESS:.0e}. Its weights may span too wide a range."
         )

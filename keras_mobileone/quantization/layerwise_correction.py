@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.quantization import operators
 from keras_mobileone.quantization.int8_graph import LINEAR, Int8Graph, bias_of
@@ -167,7 +168,7 @@ def _other(graph, kind, operator, values, steps):
             for i in (0, 1)
         )
     except NotImplementedError as error:
-        raise ValueError(
+        raise InputValueError(
             f"The int8 correction does not know the operator {kind}, which makes "
             f"{graph.name(output)!r}. Pass plain=True for the converter's own int8."
         ) from error
@@ -224,7 +225,7 @@ def _matching_weights(graph, float_graph) -> list[tuple[np.ndarray, np.ndarray]]
         for (kernel, _), (stored, _) in zip(weights, quantized, strict=True)
     )
     if not close:
-        raise ValueError(
+        raise InputValueError(
             "The int8 file and the float file do not hold the same layers in the same order. "
             "Convert both from one model."
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 
 from keras_mobileone.data.imagenet import PIXEL_RANGE, preprocess_input
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.models.fusing import has_blocks
@@ -112,7 +113,7 @@ def quantize(
     A layer whose output is mostly noise (below 3 dB) is named in a warning.
     """
     if has_blocks(model):
-        raise ValueError(
+        raise InputValueError(
             f"Expected a fused model. Received: {model.name!r}, which has MobileOne blocks. "
             "Call keras_mobileone.fuse(model) first."
         )

@@ -10,6 +10,7 @@ import keras
 from keras_mobileone.about import About
 from keras_mobileone.data.imagenet import PIXEL_RANGE
 from keras_mobileone.data.labels import default_labels
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import normalized
@@ -79,7 +80,7 @@ def quantize_aware(model: keras.Model, calibration=None) -> "tf_keras.Model":
     tfmot, keras2 = packages()
     require_graph(model)
     if has_blocks(model):
-        raise ValueError(
+        raise InputValueError(
             "Quantization-aware training needs a fused model. "
             f"Received: {model.name!r}, which still has MobileOne blocks. "
             "Fold them first: keras_mobileone.fuse(model)."
@@ -154,13 +155,13 @@ def export_qat(
     wrapped = _wrapped_layers(qat_model)
     for argument, value in (("input_dtype", input_dtype), ("output_dtype", output_dtype)):
         if value not in END_TYPES:
-            raise ValueError(
+            raise InputValueError(
                 f"`{argument}` must be one of {', '.join(END_TYPES)}. Received: {value!r}."
             )
     if path.suffix != ".tflite":
-        raise ValueError(f"`path` must end in .tflite. Received: {path}.")
+        raise InputValueError(f"`path` must end in .tflite. Received: {path}.")
     if None in qat_model.input_shape[1:]:
-        raise ValueError(
+        raise InputValueError(
             "Expected a model with a fixed image size. "
             f"Received: {qat_model.name!r} with input shape {qat_model.input_shape}."
         )
@@ -186,7 +187,7 @@ def _wrapped_layers(qat_model) -> dict:
         if isinstance(getattr(layer, "quantize_config", None), config_class())
     }
     if not found:
-        raise ValueError(
+        raise InputValueError(
             "Expected a model made by quantize_aware. "
             f"Received: {getattr(qat_model, 'name', qat_model)!r}."
         )
@@ -232,14 +233,14 @@ def _require_integers(content: bytes) -> None:
     ends = {int(index) for index in (*graph.inputs, *graph.outputs)}
     for index, tensor in enumerate(graph.tensors):
         if tensor.type == flatbuffer.tensor_type("FLOAT32") and index not in ends:
-            raise ValueError(
+            raise InputValueError(
                 "Expected integers throughout the file. "
                 f"Received: the float tensor {tensor.name.decode()!r}, whose operator TFLite's "
                 "converter does not quantize. Replace that layer."
             )
 
 
-def carry_back(qat_model: "tf_keras.Model", model: keras.Model) -> keras.Model:
+def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.Model:
     """A Keras 3 model like `model` with the weights that quantization-aware training learned.
 
     Args:
@@ -258,7 +259,7 @@ def carry_back(qat_model: "tf_keras.Model", model: keras.Model) -> keras.Model:
     ```python
     student = quantize_aware(fused, calibration=images)
     student.fit(dataset)
-    carry_back(student, fused).save("finetuned.keras")
+    tf_keras_to_keras(student, fused).save("finetuned.keras")
     ```
     """
     packages()
@@ -274,7 +275,7 @@ def carry_back(qat_model: "tf_keras.Model", model: keras.Model) -> keras.Model:
         found = [weight.shape for weight in learned.get(layer.name, [])]
         expected = [tuple(weight.shape) for weight in layer.weights]
         if found != expected:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected weights of shapes {expected} for layer {layer.name!r} of "
                 f"{model.name!r}. Received: {found or 'none of that name'} in {qat_model.name!r}. "
                 "Pass the model that quantize_aware was given."

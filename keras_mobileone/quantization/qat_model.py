@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from keras_mobileone.errors import InputValueError, MissingPackageError
 from keras_mobileone.quantization.trace import Call, Trace
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def packages():
         import tensorflow_model_optimization as tfmot
         import tf_keras
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "Quantization-aware training needs tensorflow-model-optimization and tf-keras. "
             "Install them with `pip install keras-mobileone[qat]`."
         ) from error
@@ -126,7 +127,7 @@ def require_rules(traced: Trace) -> None:
         elif traced.times_called(layer) > 1:
             reason, kind = "takes layers called once", f"{kind}, called again"
         if reason:
-            raise ValueError(
+            raise InputValueError(
                 f"Quantization-aware training {reason}. "
                 f"Received: layer {layer.name!r} of {traced.model.name!r}, {kind}. "
                 "Replace it, or leave it outside of the model."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import keras
 
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.graph import call_copy, rebuild
 
 LINEAR_LAYERS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
@@ -86,7 +87,7 @@ def trace(model: keras.Model) -> Trace:
         ValueError: If the model has several inputs.
     """
     if len(model.inputs) != 1:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a model with one input. Received: {model.name!r} with {len(model.inputs)}."
         )
     copies, activations, calls = {}, {}, []

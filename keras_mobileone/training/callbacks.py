@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 
+from keras_mobileone.errors import VerificationError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.training.checkpoint import Progress, save_checkpoint
 from keras_mobileone.training.trainer import Trainer
@@ -57,7 +58,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(logs["loss"]):
-            raise ArithmeticError(
+            raise VerificationError(
                 f"The loss is {float(logs['loss'])} in step {self.progress.step + 1}. Lower the "
                 "learning rate (--set learning_rate=…), or lengthen the warm-up. The last "
                 "checkpoint was kept."

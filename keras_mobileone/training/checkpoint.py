@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.trainer import Trainer
@@ -82,13 +83,13 @@ def load_checkpoint(path: str | os.PathLike, trainer: Trainer) -> Progress:
             progress = Progress(**json.loads(file.metadata()[STATE_KEY]))
             arrays = [file.get_tensor(name) for name in sorted(file.keys())]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a whole checkpoint. Received: {path}, which is damaged ({error}). "
             "Start anew in another directory."
         ) from error
     variables = state_variables(trainer)
     if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a checkpoint of {trainer.network.name!r} with this recipe. "
             f"Received: {path}, whose variables have other shapes."
         )

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import keras
 import numpy as np
 
-from keras_mobileone.errors import first_line
+from keras_mobileone.errors import InputValueError, first_line
 
 SERVICE_PREFIX = "grpc://"
 SERVICE_TIMEOUT = 10  # seconds to reach it
@@ -55,14 +55,14 @@ class Devices:
     def __init__(self, workers: tuple[str, ...] = (), index: int | None = None, strategy=None):
         backend = keras.backend.backend()
         if workers and backend != "tensorflow":
-            raise ValueError(
+            raise InputValueError(
                 "Several machines need the TensorFlow backend. Received: the Keras backend "
                 f"{backend!r}. Set KERAS_BACKEND=tensorflow."
             )
         if workers:
             _set_tf_config(workers, index)
         elif index is not None:
-            raise ValueError(
+            raise InputValueError(
                 f"`index` says which of `workers` this machine is. Received: index={index} "
                 "without workers. Name all machines with --workers host:port,host:port."
             )
@@ -100,7 +100,7 @@ class Devices:
             ValueError: If the batch can't be divided.
         """
         if global_batch % self.replicas:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected a batch size that {self.replicas} devices can share equally. "
                 f"Received: batch_size={global_batch}. Change it with --set batch_size=…."
             )
@@ -140,7 +140,7 @@ class Devices:
             return
         digest = np.frombuffer(hashlib.sha256(work.encode()).digest(), np.int32)
         if (self.from_chief(digest) != digest).any():
-            raise ValueError(
+            raise InputValueError(
                 f"Expected the same {name} on all machines. Received: on machine {self.worker} "
                 "others than on machine 0. Start the same command on all of them, with copies of "
                 "the same data."
@@ -191,13 +191,15 @@ def check_service(service: str | None, skip_bad: bool) -> None:
     if service is None:
         return
     if skip_bad:
-        raise ValueError(
+        raise InputValueError(
             "`skip_bad` needs the images to be decoded in this process. Received: skip_bad=True "
             f"with data_service={service!r}. Leave out one of them."
         )
     host, _, port = service.removeprefix(SERVICE_PREFIX).rpartition(":")
     if not service.startswith(SERVICE_PREFIX) or not host or not port.isdigit():
-        raise ValueError(f"Expected `data_service` as grpc://host:port. Received: {service!r}.")
+        raise InputValueError(
+            f"Expected `data_service` as grpc://host:port. Received: {service!r}."
+        )
     try:
         socket.create_connection((host, int(port)), SERVICE_TIMEOUT).close()
     except OSError as error:
@@ -209,14 +211,14 @@ def check_service(service: str | None, skip_bad: bool) -> None:
 
 def _set_tf_config(workers, index):
     if index is None or not 0 <= index < len(workers):
-        raise ValueError(
+        raise InputValueError(
             f"Expected `index` from 0 to {len(workers) - 1}, the place of this machine in "
             f"`workers`. Received: index={index}."
         )
     for address in workers:
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
-            raise ValueError(f"Expected `workers` as host:port. Received: {address!r}.")
+            raise InputValueError(f"Expected `workers` as host:port. Received: {address!r}.")
     os.environ["TF_CONFIG"] = json.dumps(
         {"cluster": {"worker": list(workers)}, "task": {"type": "worker", "index": index}}
     )
@@ -229,7 +231,7 @@ def _tensorflow_strategy():
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except RuntimeError as error:
-            raise ValueError(
+            raise InputValueError(
                 f"The machines must be named before TensorFlow is used in this process ({error})."
             ) from error
         except tf.errors.OpError as error:

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.fused_updates import resource_of
 from keras_mobileone.training.recipe import Recipe
 
@@ -32,9 +33,9 @@ class SGD(keras.optimizers.Optimizer):
 
     def __init__(self, learning_rate=0.1, momentum=0.9, decay=0.0, name="sgd", **kwargs):
         if kwargs.pop("weight_decay", None) is not None:
-            raise ValueError("Keras' `weight_decay` means something else. Use `decay`.")
+            raise InputValueError("Keras' `weight_decay` means something else. Use `decay`.")
         if not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must lie in [0, 1). Received: momentum={momentum}.")
+            raise InputValueError(f"`momentum` must lie in [0, 1). Received: momentum={momentum}.")
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = momentum
         self.decay = decay

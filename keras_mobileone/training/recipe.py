@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
 
 REFERENCE_BATCH = 256  # images for which a recipe states its learning rate
@@ -111,13 +112,13 @@ class Recipe:
         }
         for name, holds in limits.items():
             if not holds:
-                raise ValueError(
+                raise InputValueError(
                     f"Recipe {self.name!r} has a `{name}` that is out of range (see the class "
                     f"`Recipe`). Received: {name}={getattr(self, name)}."
                 )
         for phase in self.phases:
             if phase.image_size < 32 or not 0 <= phase.strength <= 1:
-                raise ValueError(
+                raise InputValueError(
                     "A phase needs an image size of at least 32 and a strength in [0, 1]. "
                     f"Received: {phase}."
                 )
@@ -125,7 +126,7 @@ class Recipe:
     def with_epochs(self, epochs: int) -> "Recipe":
         """The same recipe stretched to `epochs`, warm-up and phases in proportion."""
         if epochs < 1:
-            raise ValueError(f"`epochs` must be at least 1. Received: epochs={epochs}.")
+            raise InputValueError(f"`epochs` must be at least 1. Received: epochs={epochs}.")
         factor = epochs / self.epochs
         phases = {}  # of phases that fall on the same epoch, the last one stays
         for phase in self.phases:
@@ -180,7 +181,7 @@ SETTINGS = sorted({f.name for f in dataclasses.fields(Recipe) if f.compare} - {"
 def _parse_setting(setting: str):
     name, equals, text = setting.partition("=")
     if not equals or name not in (*SETTINGS, "image_size"):
-        raise ValueError(
+        raise InputValueError(
             f"Expected NAME=VALUE with one of {', '.join([*SETTINGS, 'image_size'])}. "
             f"Received: {setting!r}."
         )
@@ -191,9 +192,9 @@ def _parse_setting(setting: str):
     default = {f.name: f.type for f in dataclasses.fields(Recipe)}.get(name, int)
     numeric = default in (int, float) or name == "ema_decay"
     if numeric and not (isinstance(value, (int, float)) or (value is None and name == "ema_decay")):
-        raise ValueError(f"Expected a number for {name}. Received: {setting!r}.")
+        raise InputValueError(f"Expected a number for {name}. Received: {setting!r}.")
     if default is int and value != int(value):
-        raise ValueError(f"Expected a whole number for {name}. Received: {setting!r}.")
+        raise InputValueError(f"Expected a whole number for {name}. Received: {setting!r}.")
     return name, value
 
 
@@ -218,7 +219,7 @@ def get_recipe(name: str | os.PathLike) -> Recipe:
         data["phases"] = [Phase(**phase) for phase in data["phases"]]
         return Recipe(**data)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a recipe as `Recipe.save` writes it. Received: {path} ({error})."
         ) from error
 

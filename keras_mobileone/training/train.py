@@ -18,6 +18,7 @@ from keras_mobileone.data.pipeline import (
     training_batches,
 )
 from keras_mobileone.data.sources import Source, open_source
+from keras_mobileone.errors import InputValueError, MissingPackageError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
 from keras_mobileone.models.network import build
@@ -66,7 +67,7 @@ def train(
     Args:
         recipe: See `get_recipe`.
         data: Directory with `train/` and, if there is one, `val/`, of class folders; or directory
-            of TFRecords, as `prepare` writes them; or `"tfds:NAME"`.
+            of TFRecords, as `write_tfrecords` writes them; or `"tfds:NAME"`.
         output: Directory of the run, new or empty. It is made if need be.
         resume: Go on from the checkpoint in `output`.
         initial: From the training images to the train-time model with whose weights to start; for
@@ -107,7 +108,7 @@ def train(
     check_teacher(recipe, teacher, len(source.classes))
     validation = open_source(data, "val", source.classes)
     if source.images < recipe.batch_size:
-        raise ValueError(
+        raise InputValueError(
             f"Expected at least one batch of {recipe.batch_size} training images. Received: "
             f"{source.images} in {data}. Lower it with --set batch_size=…."
         )
@@ -206,7 +207,7 @@ class Run:
         if name is None and self.val_source is not None:
             name = first_broken(self.val_source.stream())
         if name is not None:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected whole images. Received: {name}, which is damaged. Replace the file, or "
                 "leave such files out with --skip-bad."
             ) from error
@@ -295,14 +296,14 @@ def check_same(directory: Path, recipe: Recipe, classes: Sequence[str]) -> None:
     for field in dataclasses.fields(Recipe):
         old, new = getattr(before, field.name), getattr(recipe, field.name)
         if field.compare and old != new:
-            raise ValueError(
+            raise InputValueError(
                 f"Resuming needs the recipe of the run so far. Received: {field.name}={new}, where "
                 f"{directory / RECIPE} has {old}."
             )
     names = directory / CLASSES
     known = names.read_text(encoding="utf-8").splitlines() if names.is_file() else list(classes)
     if known != list(classes):
-        raise ValueError(
+        raise InputValueError(
             f"Resuming needs the classes of the run so far. Received: {len(classes)} classes where "
             f"{names} has {len(known)}, or others of the same number."
         )
@@ -341,13 +342,13 @@ def make_trainer(
 def check_teacher(recipe: Recipe, teacher, classes: int) -> None:
     """Raises unless a teacher is given just when the recipe has distillation, and fits."""
     if (teacher is not None) != (recipe.distillation > 0):
-        raise ValueError(
+        raise InputValueError(
             f"Recipe {recipe.name!r} has distillation={recipe.distillation}. Received: "
             f"{'a' if teacher is not None else 'no'} teacher. Give a teacher (--teacher) to a "
             "recipe with distillation, and to no other."
         )
     if teacher is not None and teacher.output_shape != (None, classes):
-        raise ValueError(
+        raise InputValueError(
             f"Expected a teacher with one output for each of the {classes} classes. Received: "
             f"{teacher.name!r} with outputs of shape {teacher.output_shape}."
         )
@@ -358,7 +359,7 @@ def tensorboard_callback(directory: Path) -> keras.callbacks.Callback:
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "TensorBoard logs need the package tensorboard: pip install "
             "'keras-mobileone[tensorboard]'."
         ) from error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mobileone.errors import first_line
+from keras_mobileone.errors import InputValueError, MissingPackageError, first_line
 from keras_mobileone.files import atomic_write
 
 TORCH_SUFFIXES = (".tar", ".pth", ".pt", ".bin", ".ckpt")
@@ -33,7 +33,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     elif path.suffix in TORCH_SUFFIXES:
         tensors = _read_torch(path)
     else:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a weight file ending in one of {', '.join(SUFFIXES)}. Received: {path}."
         )
     return {
@@ -59,7 +59,7 @@ def _read_safetensors(path):
     try:
         return load_file(path)
     except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a whole safetensors file of float32 or float16. Received: {path} ({error}). "
             "Fetch it again."
         ) from error
@@ -69,14 +69,14 @@ def _read_torch(path):
     try:
         import torch
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"Reading the PyTorch file {path} needs torch. Install it with "
             "`pip install keras-mobileone[torch]`, or use a .safetensors file."
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged or unsafe pickle
-        raise ValueError(
+        raise InputValueError(
             f"Expected a PyTorch state dict that loads with weights_only=True. Received: {path} "
             f"({first_line(error)})."
         ) from error
@@ -84,7 +84,7 @@ def _read_torch(path):
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             content = content[container]
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
-        raise ValueError(
+        raise InputValueError(
             f"Expected a state dict, names to tensors. Received: {path}, which holds something "
             "else. Save it with torch.save(model.state_dict(), path)."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_mobileone.errors import first_line
+from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.models.network import CLASSIFIER_NAME, build
 from keras_mobileone.variants import Variant
@@ -38,7 +38,7 @@ def model_from_weights(
     tensors = read_weights(variant, path)
     fused = is_fused(tensors)
     if fused and not deploy:
-        raise ValueError(
+        raise InputValueError(
             f"{path} holds fused weights, in which the branches are summed up and can't be told "
             "apart: they make a deploy model. Received: deploy=False. Pass deploy=True, or use a "
             "file of unfused weights; for fine-tuning, `unfuse` makes new branches."
@@ -68,7 +68,7 @@ def export_tensors(model: keras.Model, variant: Variant, origin="the model") -> 
     try:
         named = slots(model, variant, APPLE)
     except ValueError as error:
-        raise ValueError(
+        raise InputValueError(
             f"{origin} does not hold the layers of {variant.name}: {str(error).split('.')[0]}."
         ) from error
     return {name: slot.to_torch() for name, slot in named.items()}
@@ -84,7 +84,7 @@ def assign(model: keras.Model, variant: Variant, tensors: dict, origin) -> None:
     """
     scheme = detect_scheme(tensors)
     if scheme is None:
-        raise ValueError(
+        raise InputValueError(
             f"Expected the {' or '.join(SCHEMES)} names of MobileOne's weights. "
             f"Received: {origin} with {_some(list(tensors))}."
         )
@@ -103,7 +103,7 @@ def assign(model: keras.Model, variant: Variant, tensors: dict, origin) -> None:
     }
     found = "; ".join(f"{kind}: {_some(names)}" for kind, names in mistakes.items() if names)
     if found:
-        raise ValueError(
+        raise InputValueError(
             f"The weights in {origin} do not fit {model.name!r} ({variant.name}). "
             f"{found[0].upper()}{found[1:]}. Check the variant and the number of classes."
         )
@@ -122,14 +122,14 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
     if not path.is_file():
         raise FileNotFoundError(f"Expected a .keras file. Received: {path}, which does not exist.")
     if not zipfile.is_zipfile(path):
-        raise ValueError(
+        raise InputValueError(
             f"Expected a .keras file as Keras 3 writes it. Received: {path}, which is damaged or "
             "of another format."
         )
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises many types for a damaged archive
-        raise ValueError(f"Keras can't load {path}: {first_line(error)}") from error
+        raise InputValueError(f"Keras can't load {path}: {first_line(error)}") from error
 
 
 def _load_h5(variant, path):
@@ -139,7 +139,7 @@ def _load_h5(variant, path):
         with h5py.File(path) as file:
             shapes = _dataset_shapes(file)
     except OSError as error:
-        raise ValueError(
+        raise InputValueError(
             f"Expected a whole HDF5 file. Received: {path}, which is damaged or of another format."
         ) from error
     unfused = any("mobile_one_block" in name for name in shapes)
@@ -159,7 +159,7 @@ def _load_h5(variant, path):
             expected = _dataset_shapes(file)
     wrong = sorted(k for k in expected | shapes if expected.get(k) != shapes.get(k))
     if wrong:
-        raise ValueError(
+        raise InputValueError(
             f"The weights in {path} do not fit {variant.name}. Missing, unknown or misshapen: "
             f"{_some(wrong)}. Check the variant."
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant
 
@@ -94,7 +95,7 @@ def find_weights(name: str, variant: Variant, deploy: bool) -> Path:
     if name == "imagenet":
         return find_imagenet_weights(variant, deploy)
     if variant.name != S0.name:
-        raise ValueError(
+        raise InputValueError(
             f"Imagenette weights exist for {S0.name}. Received: {variant.name!r}. "
             "Pass weights=None or the path of a file."
         )
@@ -121,7 +122,7 @@ def find_imagenet_weights(variant: Variant, deploy: bool) -> Path:
             and where.
     """
     if variant.name not in PRETRAINED:
-        raise ValueError(
+        raise InputValueError(
             f"ImageNet weights exist for {', '.join(PRETRAINED)}. Received: {variant.name!r}. "
             "Pass weights=None or the path of a file."
         )
@@ -196,7 +197,7 @@ def _check(path, file):
     with open(path, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != file.sha256:
-        raise ValueError(
+        raise InputValueError(
             f"The download {file.url} must have sha256 {file.sha256}. Received: {found}. "
             "It was removed; try again, or check the mirror."
         )

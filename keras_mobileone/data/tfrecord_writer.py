@@ -14,6 +14,7 @@ from keras_mobileone.data import imagenet
 from keras_mobileone.data.examples import BadImage, example_bytes
 from keras_mobileone.data.folders import ClassFolders, folder_splits
 from keras_mobileone.data.records import DATASET_FILE, UNFINISHED_FILE
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
 
 BAD_FILE = "bad-images.txt"
@@ -39,7 +40,7 @@ class PreparedSplit:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` wrote.
+    """What `write_tfrecords` wrote.
 
     Attributes:
         directory: Where.
@@ -71,7 +72,7 @@ class Written:
     bad: dict[str, str]
 
 
-def prepare(
+def write_tfrecords(
     directory: str | os.PathLike,
     output: str | os.PathLike,
     shards: int,
@@ -109,7 +110,7 @@ def prepare(
         OSError: If `output` can't be written.
 
     Example:
-        >>> prepared = prepare("imagenette", "imagenette-records", shards=8)
+        >>> prepared = write_tfrecords("imagenette", "imagenette-records", shards=8)
         >>> prepared.splits["train"].images
         9469
     """
@@ -129,7 +130,7 @@ def require_apart(directory: Path, output: Path) -> None:
     """Raises `ValueError` if one of the directories is in the other."""
     a, b = directory.resolve(), output.resolve()
     if a == b or a in b.parents or b in a.parents:
-        raise ValueError(
+        raise InputValueError(
             f"Expected an output directory apart from the images. Received: {output}, with images "
             f"in {directory}."
         )
@@ -145,7 +146,7 @@ def plan_shards(directory: Path, shards: int, val_shards: int | None) -> tuple[l
         default = min(max(1, round(shards * val.images / train.images)), val.images)
         plan += split_shards("validation", val, val_shards or default)
     elif val_shards:
-        raise ValueError(
+        raise InputValueError(
             f"Validation shards need a folder val/ beside train/. Received: {val_shards} for "
             f"{directory}, which has none."
         )
@@ -155,7 +156,7 @@ def plan_shards(directory: Path, shards: int, val_shards: int | None) -> tuple[l
 def split_shards(split: str, source: ClassFolders, count: int) -> list[Shard]:
     """The files of a split, with their shares of its images in mixed order."""
     if not 1 <= count <= source.images:
-        raise ValueError(
+        raise InputValueError(
             f"Expected from 1 to {source.images} {split} shards, one image in each at least. "
             f"Received: {count}."
         )
@@ -208,7 +209,7 @@ class Journal:
             self._read()
         elif len(names) > len(leftovers):
             other = sorted(set(names) - set(leftovers))[0]
-            raise ValueError(
+            raise InputValueError(
                 "Expected a new or empty directory, or one of an interrupted run. Received: "
                 f"{output} with {other}."
             )
@@ -248,12 +249,12 @@ class Journal:
             before = content["fingerprint"]
             self.done = {file: Written(**row) for file, row in content["shards"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected the notes of an interrupted run. Received: {self.path}, which is "
                 "damaged. Empty the directory, or name another."
             ) from error
         if before != self.fingerprint:
-            raise ValueError(
+            raise InputValueError(
                 f"Expected the images and numbers of shards that {self.path.parent} was begun "
                 "with. Received: others. Empty the directory, or name another."
             )
@@ -353,7 +354,7 @@ def report_bad(output: Path, splits: dict[str, PreparedSplit], skip_bad: bool) -
     if skip_bad and all(split.images for split in splits.values()):
         return
     more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    raise ValueError(
+    raise InputValueError(
         f"Expected whole images. Received: {len(bad)} that can't be decoded: "
         f"{', '.join(sorted(bad)[:NAMED])}{more}; see {output / BAD_FILE}. Replace them and run "
         "again, or leave them out with skip_bad=True (--skip-bad)."

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from keras_mobileone.cli.console import OneLineErrors
-from keras_mobileone.cli.data import prepare_command
-from keras_mobileone.data.preparing import prepare
+from keras_mobileone.cli.data import write_tfrecords_command
 from keras_mobileone.data.sources import open_source
+from keras_mobileone.data.tfrecord_writer import write_tfrecords
 
 WNIDS = ("n01440764", "n02102040")
 
@@ -89,7 +89,7 @@ def examples(directory, split):
 
 
 def test_every_feature_of_imagenets_records(folders, tmp_path):
-    prepared = prepare(folders, tmp_path / "out", 4)
+    prepared = write_tfrecords(folders, tmp_path / "out", 4)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "dataset.json",
         "prepare.json",
@@ -125,7 +125,7 @@ def test_every_feature_of_imagenets_records(folders, tmp_path):
 
 
 def test_classes_are_mixed_over_shards_of_equal_size(folders, tmp_path):
-    prepare(folders, tmp_path / "out", 3)
+    write_tfrecords(folders, tmp_path / "out", 3)
     dataset = json.loads((tmp_path / "out" / "dataset.json").read_text())
     train = dataset["splits"]["train"]
     assert [shard["images"] for shard in train["shards"]] == [7, 7, 8]
@@ -139,7 +139,7 @@ def test_classes_are_mixed_over_shards_of_equal_size(folders, tmp_path):
 def test_other_names_have_no_text(tmp_path):
     for name in ("cat", "dog"):
         save(picture(), tmp_path / "images" / name / "0.jpg")
-    prepare(tmp_path / "images", tmp_path / "out", 1)
+    write_tfrecords(tmp_path / "images", tmp_path / "out", 1)
     for row in examples(tmp_path / "out", "train").values():
         assert "image/class/text" not in row
     assert open_source(tmp_path / "out", "train").classes == ("cat", "dog")
@@ -148,7 +148,7 @@ def test_other_names_have_no_text(tmp_path):
 def test_threads_do_not_change_a_byte(folders, tmp_path):
     progress = []
     for threads in (1, 4):
-        prepare(
+        write_tfrecords(
             folders,
             tmp_path / str(threads),
             5,
@@ -167,7 +167,7 @@ def test_imagenette_reads_the_same_from_folders_and_records(shared, tmp_path):
             (tmp_path / "data" / split / folder.name).mkdir(parents=True)
             for file in sorted(folder.iterdir())[:count]:
                 (tmp_path / "data" / split / folder.name / file.name).symlink_to(file)
-    prepare(tmp_path / "data", tmp_path / "out", 7)
+    write_tfrecords(tmp_path / "data", tmp_path / "out", 7)
     for split, count in (("train", 300), ("val", 50)):
         found = []
         for place in ("data", "out"):
@@ -185,10 +185,10 @@ def test_imagenette_reads_the_same_from_folders_and_records(shared, tmp_path):
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     for i in range(160):
         save(picture(seed=i, size=(240, 200)), tmp_path / "images" / "ab"[i % 2] / f"{i}.jpg")
-    prepare(tmp_path / "images", tmp_path / "unbroken", 40)
+    write_tfrecords(tmp_path / "images", tmp_path / "unbroken", 40)
     out = tmp_path / "out"
     program = (
-        "import sys; from keras_mobileone.data.preparing import prepare;"
+        "import sys; from keras_mobileone.data.tfrecord_writer import write_tfrecords;"
         "prepare(sys.argv[1], sys.argv[2], 40, threads=1)"
     )
     process = subprocess.Popen(
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
         open_source(out, "train")
 
     (out / ".train-00009-of-00040-half").write_bytes(b"of a killed run")
-    prepare(tmp_path / "images", out, 40)
+    write_tfrecords(tmp_path / "images", out, 40)
     assert contents(out) == contents(tmp_path / "unbroken")
     kept = [n for n, changed in before.items() if (out / n).stat().st_mtime_ns == changed]
     assert len(kept) >= len(before) - 1  # one may have been finished but not noted
@@ -212,12 +212,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
 
 def test_finished_shards_are_kept_and_damaged_ones_written_again(folders, tmp_path):
     out = tmp_path / "out"
-    prepare(folders, out, 4)
+    write_tfrecords(folders, out, 4)
     whole = contents(out)
     times = {p.name: p.stat().st_mtime_ns for p in out.glob("*-of-*")}
     (out / "train-00001-of-00004").write_bytes(b"short")
     (out / "train-00002-of-00004").unlink()
-    prepare(folders, out, 4)
+    write_tfrecords(folders, out, 4)
     assert contents(out) == whole
     again = {p.name for p in out.glob("*-of-*") if p.stat().st_mtime_ns != times[p.name]}
     assert again == {"train-00001-of-00004", "train-00002-of-00004"}
@@ -227,10 +227,10 @@ def test_an_error_in_one_shard_ends_the_run_and_leaves_no_half_file(folders, tmp
     """As on a full disk: no file may grow beyond 20 kB."""
     program = (
         "import resource, signal, sys; import tensorflow;"
-        "from keras_mobileone.data.preparing import prepare\n"
+        "from keras_mobileone.data.tfrecord_writer import write_tfrecords\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        "try: prepare(sys.argv[1], sys.argv[2], 1, threads=2)\n"
+        "try: write_tfrecords(sys.argv[1], sys.argv[2], 1, threads=2)\n"
         "except OSError as error: print('caught', error)"
     )
     printed = run_python(program, folders, tmp_path / "out")
@@ -247,10 +247,10 @@ def test_an_interruption_stops_soon_and_keeps_what_is_finished(folders, tmp_path
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(folders, tmp_path / "out", 22, threads=1, progress=interrupt)
+        write_tfrecords(folders, tmp_path / "out", 22, threads=1, progress=interrupt)
     assert not [p.name for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
-    prepare(folders, tmp_path / "out", 22)
-    prepare(folders, tmp_path / "unbroken", 22)
+    write_tfrecords(folders, tmp_path / "out", 22)
+    write_tfrecords(folders, tmp_path / "unbroken", 22)
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
 
 
@@ -266,7 +266,7 @@ def test_an_interruption_does_not_wait_for_the_end_of_a_shard(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(tmp_path / "images", tmp_path / "out", 1, progress=interrupt)
+        write_tfrecords(tmp_path / "images", tmp_path / "out", 1, progress=interrupt)
     assert seen[0][0] < seen[0][1] == 400
     assert os.listdir(tmp_path / "out") == ["prepare.json"]
 
@@ -277,7 +277,7 @@ def test_an_interruption_does_not_wait_for_the_end_of_a_shard(tmp_path):
 def test_bad_images_are_named_and_may_be_left_out(bad_folders, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="3 that can't be decoded") as caught:
-        prepare(bad_folders, out, 5)
+        write_tfrecords(bad_folders, out, 5)
     for word in ("a/cut.jpg", "a/empty.jpg", "b/scan.jpg", "bad-images.txt", "--skip-bad"):
         assert word in str(caught.value)
     assert not (out / "dataset.json").exists()
@@ -286,7 +286,7 @@ def test_bad_images_are_named_and_may_be_left_out(bad_folders, tmp_path):
     assert listed[1:] == ["a/empty.jpg: no image", f"b/scan.jpg: TIFF is none of {formats}"]
     assert listed[0].startswith("a/cut.jpg: image file is truncated")
 
-    prepared = prepare(bad_folders, out, 5, skip_bad=True)
+    prepared = write_tfrecords(bad_folders, out, 5, skip_bad=True)
     assert set(prepared.splits["train"].bad) == {"a/cut.jpg", "a/empty.jpg", "b/scan.jpg"}
     assert open_source(out, "train").images == prepared.splits["train"].images == 20
     assert len(examples(out, "train")) == 20
@@ -295,10 +295,10 @@ def test_bad_images_are_named_and_may_be_left_out(bad_folders, tmp_path):
 def test_replaced_images_are_taken_up(bad_folders, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="cut"):
-        prepare(bad_folders, out, 5)
+        write_tfrecords(bad_folders, out, 5)
     for name in ("a/cut.jpg", "a/empty.jpg", "b/scan.jpg"):
         save(picture(), bad_folders / name)
-    assert prepare(bad_folders, out, 5).splits["train"].bad == {}
+    assert write_tfrecords(bad_folders, out, 5).splits["train"].bad == {}
     assert len(examples(out, "train")) == 23
     assert not (out / "bad-images.txt").exists()
 
@@ -308,7 +308,7 @@ def test_many_bad_images_are_counted(tmp_path):
     for i in range(14):
         (tmp_path / "images" / "a" / f"{i:02}.jpg").write_bytes(b"text")
     with pytest.raises(ValueError, match=r"14 that .* a/09\.jpg and 4 more; see"):
-        prepare(tmp_path / "images", tmp_path / "out", 2)
+        write_tfrecords(tmp_path / "images", tmp_path / "out", 2)
     assert len((tmp_path / "out" / "bad-images.txt").read_text().splitlines()) == 14
 
 
@@ -316,15 +316,15 @@ def test_a_set_of_bad_images_alone_is_refused(tmp_path):
     (tmp_path / "images" / "a").mkdir(parents=True)
     (tmp_path / "images" / "a" / "0.jpg").write_bytes(b"text")
     with pytest.raises(ValueError, match="1 that can't be decoded"):
-        prepare(tmp_path / "images", tmp_path / "out", 1, skip_bad=True)
+        write_tfrecords(tmp_path / "images", tmp_path / "out", 1, skip_bad=True)
 
 
 # The command
 
 
 def run(*arguments):
-    group = OneLineErrors(commands=[prepare_command])
-    return CliRunner().invoke(group, ["prepare", *(str(a) for a in arguments)])
+    group = OneLineErrors(commands=[write_tfrecords_command])
+    return CliRunner().invoke(group, ["write_tfrecords", *(str(a) for a in arguments)])
 
 
 def test_command_says_what_was_written(folders, bad_folders, tmp_path):
@@ -335,7 +335,7 @@ def test_command_says_what_was_written(folders, bad_folders, tmp_path):
     result = run(bad_folders, tmp_path / "other", "--shards", 2, "--skip-bad")
     assert result.exit_code == 0, result.stderr
     assert "3 left out" in result.output
-    assert "Example: keras-mobileone prepare" in run("--help").output
+    assert "Example: keras-mobileone write-tfrecords" in run("--help").output
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, words, folders, tmp_pa
     (tmp_path / "full" / "notes.txt").write_text("mine")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "prepare.json").write_text("{")
-    prepare(folders, tmp_path / "begun", 2)
+    write_tfrecords(folders, tmp_path / "begun", 2)
     before = {name: contents(tmp_path / name) for name in ("full", "damaged", "begun")}
     result = run(*(a.format(root=folders, tmp=tmp_path) for a in arguments))
     assert result.exit_code == 2, result.output
@@ -379,4 +379,4 @@ def test_an_unwritable_place_is_one_sentence(folders, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(PermissionError, match="writable"):
-        prepare(folders, tmp_path / "out", 2)
+        write_tfrecords(folders, tmp_path / "out", 2)
