@@ -93,7 +93,7 @@ def measure(job: tuple) -> dict:
         content = convert(model, "int8", calibration)
     elif configuration in QUANTIZE_STEPS:
         steps = QUANTIZE_STEPS[configuration]
-        content, report = keras_mobileone.quantize(model, calibration, steps=steps)
+        content, report = keras_mobileone.quantize(model, calibration, normalize=False, steps=steps)
         change = report.change
     else:
         equalized = keras_mobileone.equalize(model, calibration)
@@ -119,7 +119,7 @@ def measure(job: tuple) -> dict:
 def layers(directory: Path, target: Path) -> None:
     """S0's report on each layer, of the converter's int8 and of ours."""
     model, calibration, _, _ = real(directory)
-    _, report = keras_mobileone.quantize(model, calibration, before=True)
+    _, report = keras_mobileone.quantize(model, calibration, normalize=False, before=True)
     report.save(target)
     report.plot(target.with_suffix(".png"))
 

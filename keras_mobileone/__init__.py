@@ -8,6 +8,7 @@ from keras_mobileone.applications import (
     MobileOneS3,
     MobileOneS4,
 )
+from keras_mobileone.data.image_config import ImageConfig, image_config, set_image_config
 from keras_mobileone.data.imagenet import decode_predictions, preprocess_input
 from keras_mobileone.data.images import evaluation_crop, load_image
 from keras_mobileone.data.tfrecord_writer import write_tfrecords
@@ -42,6 +43,7 @@ __all__ = [
     "Equalization",
     "Evaluation",
     "ExportReport",
+    "ImageConfig",
     "MobileOne",
     "MobileOneBlock",
     "MobileOneModel",
@@ -68,11 +70,13 @@ __all__ = [
     "fuse",
     "get_recipe",
     "get_variant",
+    "image_config",
     "load_image",
     "model_complexity",
     "preprocess_input",
     "quantize",
     "quantize_aware",
+    "set_image_config",
     "tf_keras_to_keras",
     "train",
     "unfuse",

@@ -6,7 +6,13 @@ from pathlib import Path
 import keras
 
 from keras_mobileone.checks import require_channels_last
-from keras_mobileone.data.imagenet import NUM_CLASSES, PRETRAINED_CLASSES
+from keras_mobileone.data.image_config import ImageConfig, set_image_config
+from keras_mobileone.data.imagenet import (
+    NUM_CLASSES,
+    PRETRAINED_CLASSES,
+    class_table,
+    unique_labels,
+)
 from keras_mobileone.errors import InputTypeError, InputValueError
 from keras_mobileone.models.network import build
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
@@ -91,10 +97,18 @@ def MobileOne(
         "name": name,
     }
     if weights is None:
-        return build(variant, deploy=deploy, **arguments)
-    known = weights in PRETRAINED_CLASSES
-    path = find_weights(weights, variant, deploy) if known else Path(weights)
-    return model_from_weights(variant, path, deploy=deploy, **arguments)
+        model = build(variant, deploy=deploy, **arguments)
+    else:
+        known = weights in PRETRAINED_CLASSES
+        path = find_weights(weights, variant, deploy) if known else Path(weights)
+        model = model_from_weights(variant, path, deploy=deploy, **arguments)
+    if inputs is None and image.shape[3] == 3:
+        labels = unique_labels(class_table(weights)) if weights == "imagenette" else None
+        config = ImageConfig(
+            crop_fraction=variant.crop_fraction, labels=labels if include_top else None
+        )
+        set_image_config(model, config)
+    return model
 
 
 def _check_arguments(include_top, weights, pooling, classes, classifier_activation):

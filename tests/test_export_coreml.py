@@ -54,7 +54,7 @@ def description(path):
 @pytest.mark.parametrize("compute", TOLERANCE)
 def test_s0_gives_keras_numbers(compute, s0, crops, tmp_path, relative_error):
     path = tmp_path / "s0.mlpackage"
-    report = export_coreml(s0, path, compute)
+    report = export_coreml(s0, path, compute, classifier=False)
     for crop in crops:
         expected = np.asarray(s0(preprocess_input(crop)[None]))
         found = run_package(path, crop)["scores"]
@@ -145,9 +145,9 @@ def test_a_wrong_evaluator_is_seen(ten, noise, tmp_path, relative_error, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"compute": "int8"}, "float16, float32"),
-        ({"minimum": "iOS14"}, "iOS15"),
-        ({"compression": "zip", "minimum": "iOS16"}, "palette8"),
+        ({"compute_precision": "int8"}, "float16, float32"),
+        ({"minimum_deployment_target": "iOS14"}, "iOS15"),
+        ({"compression": "zip", "minimum_deployment_target": "iOS16"}, "palette8"),
         ({"compression": "linear8"}, "iOS16 or newer"),
         ({"labels": ["one", "two"]}, "Expected 10 labels.*Received: 2"),
         ({"labels": ["one"] * 10}, "more than once"),
@@ -213,7 +213,7 @@ def test_command_without_labels(ten, tmp_path):
     command = ["export", "coreml", "--model", str(tmp_path / "ten.keras")]
     result = CliRunner().invoke(main, [*command, "--output", str(tmp_path / "ten.mlpackage")])
     assert result.exit_code == 2
-    assert "Expected --labels with the names of the 10 classes, or --scores" in result.stderr
+    assert "Expected --labels with the names of the classes of 'tiny'" in result.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["ten.keras"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_mobileone
-from keras_mobileone import export_tflite, quantize
+from keras_mobileone import ImageConfig, export_tflite, image_config, quantize
 from keras_mobileone.evaluation.comparison import compare_outputs
 from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.litert import flatbuffer
@@ -71,7 +71,7 @@ def plain(model, images):
 
 @pytest.fixture(scope="module")
 def accurate(model, images):
-    return quantize(model, images[:32], before=True)
+    return quantize(model, images[:32], normalize=False, before=True)
 
 
 def test_equalization_keeps_the_outputs_and_the_source(model, images):
@@ -137,7 +137,7 @@ def test_correction_beats_the_converter_on_other_images(model, images, plain, ac
 
 def test_each_step_pays(model, images):
     def result(**steps):
-        content, _ = quantize(model, images[:32], **steps)
+        content, _ = quantize(model, images[:32], normalize=False, **steps)
         return float_sqnr(model, content, images[32:])
 
     nearest = Steps(rounding="nearest", biases=False)
@@ -159,13 +159,13 @@ def test_correcting_the_wrong_layer_shows(model, images, accurate, monkeypatch):
         return weights
 
     monkeypatch.setattr(layerwise_correction, "_matching_weights", shuffled)
-    content, _ = quantize(model, images[:32])
+    content, _ = quantize(model, images[:32], normalize=False)
     wrong = float_sqnr(model, content, images[32:])
     assert wrong < float_sqnr(model, accurate[0], images[32:]) - 5
 
 
 def test_same_arguments_same_bytes(model, images, accurate):
-    assert quantize(model, images[:32])[0] == accurate[0]
+    assert quantize(model, images[:32], normalize=False)[0] == accurate[0]
 
 
 def test_simulation_agrees_with_litert(model, images, accurate):
@@ -188,7 +188,7 @@ def test_a_users_model_with_two_outputs(images, randomize):
         assert np.abs(a - b).max() <= EXACTNESS * np.abs(a).max()
     assert any("shared" in name for name in result.factors)  # two consumers, both absorb
     assert {blocked.name for blocked in result.blocked} >= {"boxes", "classes"}
-    content, _ = quantize(fused, images[:32])
+    content, _ = quantize(fused, images[:32], normalize=False)
     runner = LiteRTRunner(content)
     assert {info.name for info in runner.outputs} == {"boxes", "classes"}
     plain_runner = LiteRTRunner(convert(fused, "int8", images[:32]))
@@ -320,21 +320,24 @@ def test_classic_calibration_mistakes_are_told(model, images, tmp_path, change, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_scales_its_own_input_takes_any_values(images):
+def test_a_model_that_scales_its_own_input_takes_pixels(images):
     inputs = keras.Input(SIZE)
     model = keras.Model(inputs, layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(inputs)))
-    assert calibration_images(images[:2] * 100 + 128, model, normalize=False).shape[0] == 2
+    pixels = (images[:2] * 100 + 128).clip(0, 255)
+    assert calibration_images(pixels, image_config(model)).shape[0] == 2
+    with pytest.raises(ValueError, match="look normalized already"):
+        calibration_images(images[:2], image_config(model))
 
 
 def test_one_image_is_allowed_with_a_warning(model, images):
     with pytest.warns(UserWarning, match="single image"):
-        calibration_images(images[:1], model, normalize=False)
+        calibration_images(images[:1], ImageConfig(images.shape[1:3]))
 
 
 def test_unfused_models_are_refused_by_quantize(images):
     source = keras_mobileone.MobileOne(VARIANT, weights=None, input_shape=SIZE)
     with pytest.raises(ValueError, match=r"Expected a fused model.*fuse\(model\)"):
-        quantize(source, images[:4])
+        quantize(source, images[:4], normalize=False)
 
 
 def test_an_operator_that_is_not_known_is_named(images):
@@ -342,7 +345,7 @@ def test_an_operator_that_is_not_known_is_named(images):
     outputs = layers.Conv2D(4, 1)(layers.UpSampling2D()(layers.Conv2D(4, 3)(inputs)))
     model = keras.Model(inputs, outputs)
     with pytest.raises(ValueError, match=r"does not know the operator TILE.*plain=True"):
-        quantize(model, images[:4])
+        quantize(model, images[:4], normalize=False)
 
 
 @pytest.mark.slow
@@ -361,7 +364,7 @@ def test_real_weights_keep_their_accuracy(shared):
         classifier_activation=None,
         deploy=True,
     )
-    content, _ = quantize(model, calibration)
+    content, _ = quantize(model, calibration, normalize=False)
     reference = model.predict(normalized[rest], verbose=0)
     result = compare_outputs(reference, run(content, normalized[rest]), image_labels(others))
     assert result.sqnr >= 16
@@ -379,5 +382,5 @@ def test_a_channel_that_never_fires_does_no_harm(images):
     bias[0] = -5.0
     kernel[..., 1], bias[1] = 0.0, 2.0
     model.get_layer("first").set_weights([kernel, bias])
-    content, _ = quantize(model, images[:8])
+    content, _ = quantize(model, images[:8], normalize=False)
     assert float_sqnr(model, content, images[32:]) > 30

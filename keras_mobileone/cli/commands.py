@@ -90,7 +90,7 @@ def predict(images, variant, weights, model_file, classes_file, top):
     folders = read_classes(classes_file) or known_folders(weights)
     names = class_names(predictor, folders)
     for path, photograph in zip(images, photographs, strict=True):
-        crop = evaluation_crop(photograph, predictor.image_size[0], crop_fraction)
+        crop = evaluation_crop(photograph, predictor.image_config.image_size[0], crop_fraction)
         scores = probabilities(predictor(crop[None]))[0]
         best = np.argsort(-scores, kind="stable")[:top]
         rows = [(*names[index], f"{100 * scores[index]:.1f} %") for index in best]
@@ -100,7 +100,7 @@ def predict(images, variant, weights, model_file, classes_file, top):
 def class_names(predictor, folders) -> list[tuple[str, str]]:
     """(name, folder) of each output; ImageNet's names for folders named by WordNet id."""
     if folders is None:
-        labels = getattr(predictor, "labels", None)
+        labels = predictor.image_config.labels
         if predictor.classes != NUM_CLASSES and labels:
             return [(label, "") for label in labels]
         if predictor.classes != NUM_CLASSES:

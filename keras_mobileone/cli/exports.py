@@ -7,7 +7,6 @@ import click
 from keras_mobileone.about import About
 from keras_mobileone.cli.console import OneLineErrors, console, print_table
 from keras_mobileone.cli.sources import about_options, load_source, read_labels, source_options
-from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.coreml import (
     COMPRESSIONS,
@@ -125,7 +124,8 @@ def export_coreml_command(
             keras_model(predictor, model_file),
             output,
             compute_precision,
-            labels=None if scores else labels or default_labels(predictor),
+            labels=None if scores else labels,
+            classifier=not scores,
             image=not tensor,
             minimum_deployment_target=minimum_deployment_target,
             compression=compression,
@@ -148,16 +148,6 @@ def keras_model(predictor, model_file):
     if not hasattr(predictor, "model"):
         raise InputValueError(f"Expected a .keras file to export. Received: --model {model_file}.")
     return predictor.model
-
-
-def default_labels(predictor):
-    """ImageNet's, for a model of so many outputs."""
-    if predictor.classes != NUM_CLASSES:
-        raise InputValueError(
-            f"Expected --labels with the names of the {predictor.classes} classes, or --scores. "
-            "Received: neither."
-        )
-    return unique_labels(classes())
 
 
 def counts(operators) -> str:

@@ -52,7 +52,8 @@ def load_source(variant, weights, model_file, classifier_activation="softmax"):
                 "--model already tells variant and weights. "
                 f"Received: --model {model_file} with --variant or --weights. Give one of them."
             )
-        return load_predictor(model_file), 0.875
+        predictor = load_predictor(model_file)
+        return predictor, predictor.image_config.crop_fraction
     variant, weights = get_variant(variant or "s0"), weights or "imagenet"
     model = MobileOne(
         variant,
@@ -61,7 +62,8 @@ def load_source(variant, weights, model_file, classifier_activation="softmax"):
         classifier_activation=classifier_activation,
         deploy=True,
     )
-    return load_predictor(model), variant.crop_fraction
+    predictor = load_predictor(model)
+    return predictor, predictor.image_config.crop_fraction
 
 
 def read_classes(path):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_mobileone.data.imagenet import MEAN, STD
+from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
 
 PRECISIONS = ("float32", "float16", "int8-dynamic", "int8", "int16x8")
@@ -14,7 +14,7 @@ def convert(
     model: keras.Model,
     precision: str,
     images: np.ndarray | None = None,
-    normalize: bool = False,
+    normalize: ImageConfig | None = None,
     input_dtype: str = "float32",
     output_dtype: str = "float32",
     output_names: list[str] | None = None,
@@ -22,7 +22,8 @@ def convert(
     """The content of the TFLite file that TensorFlow's converter makes of a fused `model`.
 
     Args:
-        model, precision, normalize, input_dtype, output_dtype: As in `export_tflite`.
+        model, precision, input_dtype, output_dtype: As in `export_tflite`.
+        normalize: The normalization that the file does before the model, or None.
         images: Calibration images for the integer precisions, in the file's units.
         output_names: Names of the file's outputs, the model's own by default.
     """
@@ -31,7 +32,9 @@ def convert(
     input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
 
     def serve(**inputs):
-        image = normalized(inputs[input_name]) if normalize else inputs[input_name]
+        image = inputs[input_name]
+        if normalize:
+            image = normalized(image, normalize)
         outputs = keras.tree.flatten(model(image, training=False))
         return dict(zip(output_names or model.output_names, outputs, strict=True))
 
@@ -60,13 +63,13 @@ def convert(
     return converter.convert()
 
 
-def normalized(pixels):
-    """`preprocess_input` of a TensorFlow tensor, as a 1×1 convolution.
+def normalized(pixels, config: ImageConfig):
+    """The normalization of a configuration, of a TensorFlow tensor, as a 1×1 convolution.
 
     It costs a file one operator, and int8 one rounding; multiplying and adding would cost two.
     """
     import tensorflow as tf
 
-    kernel = np.diag(1 / (255 * np.array(STD)))[None, None].astype(np.float32)
-    offset = (-np.array(MEAN) / STD).astype(np.float32)
+    kernel = np.diag(1 / np.array(config.std))[None, None].astype(np.float32)
+    offset = (-np.array(config.mean) / config.std).astype(np.float32)
     return tf.nn.bias_add(tf.nn.conv2d(pixels, kernel, 1, "VALID"), offset)

@@ -90,6 +90,64 @@ def with_buffer(content: bytes, name: str, buffer: bytes) -> bytes:
     return serialize(model)
 
 
+def read_buffer(content: bytes, name: str) -> bytes | None:
+    """The entry called `name` in a TFLite file's table of metadata, or None."""
+    model = parse(content)
+    for entry in model.metadata or []:
+        if entry.name.decode() == name:
+            data = model.buffers[entry.buffer].data
+            return None if data is None else bytes(data)
+    return None
+
+
+def root(buffer: bytes):
+    """The root table of any flatbuffer, to be read by the numbers of its fields."""
+    from flatbuffers import Table
+    from flatbuffers.encode import Get
+    from flatbuffers.packer import uoffset
+
+    return Table.Table(buffer, Get(uoffset, buffer, 0))
+
+
+def table(parent, field: int):
+    """A table in a field, or None."""
+    place = _place(parent, field)
+    return None if place is None else _table_at(parent, place)
+
+
+def items(parent, field: int) -> list:
+    """The tables in a field that holds a vector of them."""
+    place = parent.Offset(4 + 2 * field)
+    if not place:
+        return []
+    start = parent.Vector(place)
+    return [_table_at(parent, start + 4 * i) for i in range(parent.VectorLen(place))]
+
+
+def floats(parent, field: int) -> tuple[float, ...]:
+    """The float32 values in a field that holds a vector of them."""
+    place = parent.Offset(4 + 2 * field)
+    if not place:
+        return ()
+    start, length = parent.Vector(place), parent.VectorLen(place)
+    return tuple(map(float, np.frombuffer(parent.Bytes, "<f4", length, start)))
+
+
+def byte(parent, field: int) -> int:
+    """The number in a field of one byte, 0 by default."""
+    place = _place(parent, field)
+    return 0 if place is None else parent.Bytes[place]
+
+
+def _place(parent, field: int) -> int | None:
+    offset = parent.Offset(4 + 2 * field)
+    return parent.Pos + offset if offset else None
+
+
+def _table_at(parent, place: int):
+    return type(parent)(parent.Bytes, parent.Indirect(place))
+
+
 class Byte(int):
     """A number that a schema keeps in one byte: an enumeration, the type of a union."""
 

@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_mobileone.errors import InputValueError, VerificationError
 from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.graph import (
     call_copy,
     in_float32,
@@ -68,7 +69,7 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
         )
     if verify:
         verify_equal(model, fused)
-    return fused
+    return copy_attachment(model, fused)
 
 
 def has_blocks(model: keras.Model) -> bool:

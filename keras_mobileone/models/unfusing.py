@@ -30,6 +30,7 @@ from keras import ops
 from keras_mobileone.errors import InputTypeError, InputValueError, VerificationError
 from keras_mobileone.layers import reparameterization
 from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.fusing import has_blocks
 from keras_mobileone.models.graph import in_float32, require_graph
 from keras_mobileone.models.network import CLASSIFIER_NAME, MobileOneModel, build
@@ -105,7 +106,7 @@ def unfuse(
             source.get_layer(CLASSIFIER_NAME).get_weights()
         )
     _verify(model, source, variant, sample)
-    return model
+    return copy_attachment(deploy_model, model)
 
 
 def _head(model) -> dict:

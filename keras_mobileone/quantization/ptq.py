@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from keras_mobileone.data.imagenet import PIXEL_RANGE, preprocess_input
+from keras_mobileone.data.image_config import PIXELS, config_of_file, image_config
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import convert
@@ -82,7 +82,7 @@ def quantize(
     model: keras.Model,
     calibration,
     *,
-    normalize: bool = False,
+    normalize: bool | None = None,
     input_dtype: str = "float32",
     output_dtype: str = "float32",
     equalization: bool = True,
@@ -118,8 +118,10 @@ def quantize(
             "Call keras_mobileone.fuse(model) first."
         )
     model = in_float32(model)
-    images = calibration_images(calibration, model, normalize)
-    ends = {"normalize": normalize, "output_names": model.output_names}
+    config = image_config(model, normalize)
+    file, wrapped = config_of_file(config, normalize)
+    images = calibration_images(calibration, file)
+    ends = {"normalize": wrapped, "output_names": model.output_names}
     types = {"input_dtype": input_dtype, "output_dtype": output_dtype}
     seconds, start = {}, time.perf_counter()
 
@@ -131,13 +133,13 @@ def quantize(
     def corrected(source, steps, converter_images):
         plain = convert(source, "int8", converter_images, **types, **ends)
         floats = convert(source, "float32", **ends)
-        return calibrate(plain, floats, images, steps, PIXEL_RANGE if normalize else None)
+        return calibrate(plain, floats, images, steps, PIXELS if wrapped else None)
 
     earlier = corrected(model, PLAIN, images)[1] if before else []
     lap("reporting on the plain int8")
     equalized, rescaled, blocked, change = model, [], [], 0.0
     if equalization:
-        result = equalize(model, preprocess_input(images) if normalize else images)
+        result = equalize(model, wrapped.normalize(images) if wrapped else images)
         equalized, blocked, change = result.model, result.blocked, result.change
         rescaled = list(result.factors)
     lap("equalizing")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from keras_mobileone.about import About
-from keras_mobileone.data.imagenet import PIXEL_RANGE
+from keras_mobileone.data.image_config import PIXELS, config_of_file, image_config
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
@@ -16,6 +16,7 @@ from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import normalized
 from keras_mobileone.litert.metadata import with_metadata
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
+from keras_mobileone.models.attachment import CONFIG_KEY
 from keras_mobileone.models.fusing import has_blocks
 from keras_mobileone.models.graph import call_copy, in_float32, rebuild, require_graph
 from keras_mobileone.quantization.calibration import calibration_images
@@ -85,6 +86,7 @@ def quantize_aware(model: keras.Model, calibration=None) -> "tf_keras.Model":
             f"Received: {model.name!r}, which still has MobileOne blocks. "
             "Fold them first: keras_mobileone.fuse(model)."
         )
+    config = image_config(model, normalize=True)
     traced = trace(in_float32(model))
     require_rules(traced)
     twin = rebuild_twin(traced, keras2)
@@ -104,10 +106,11 @@ def quantize_aware(model: keras.Model, calibration=None) -> "tf_keras.Model":
         annotated = keras2.models.clone_model(rebuild_twin(traced, keras2), clone_function=annotate)
         student = tfmot.quantization.keras.quantize_apply(annotated, scheme())
     if calibration is not None:
-        images = calibration_images(calibration, model, normalize=False)
+        images = calibration_images(calibration, config)
         learned = [name for name, rule in spots.items() if rule == "range"]
         for name, limits in activation_ranges(twin, learned, images).items():
             set_range(student.get_layer(PREFIX + name), *limits)
+    setattr(student, CONFIG_KEY, config)
     return student
 
 
@@ -152,7 +155,7 @@ def export_qat(
     """
     packages()
     path = Path(path)
-    wrapped = _wrapped_layers(qat_model)
+    wrapped_layers = _wrapped_layers(qat_model)
     for argument, value in (("input_dtype", input_dtype), ("output_dtype", output_dtype)):
         if value not in END_TYPES:
             raise InputValueError(
@@ -166,13 +169,12 @@ def export_qat(
             f"Received: {qat_model.name!r} with input shape {qat_model.input_shape}."
         )
     require_writable(path)
-    if normalize is None:
-        normalize = qat_model.input_shape[3] == 3
+    file, wrapped = config_of_file(getattr(qat_model, CONFIG_KEY), normalize)
     labels = default_labels(qat_model, labels)
-    content = _convert(qat_model, set(wrapped), normalize, input_dtype, output_dtype)
+    content = _convert(qat_model, set(wrapped_layers), wrapped, input_dtype, output_dtype)
     _require_integers(content)
     name = qat_model.name
-    content = with_metadata(content, name, about or About(), labels, takes_pixels=normalize)
+    content = with_metadata(content, name, about or About(), labels, file)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     return path
@@ -209,7 +211,8 @@ def _convert(qat_model, names, normalize, input_dtype, output_dtype) -> bytes:
     def serve(**inputs):
         image = inputs[input_name]
         if normalize:
-            image = normalized(tf.quantization.fake_quant_with_min_max_args(image, *PIXEL_RANGE))
+            image = tf.quantization.fake_quant_with_min_max_args(image, *PIXELS)
+            image = normalized(image, normalize)
         outputs = tf.nest.flatten(qat_model(image, training=False))
         return dict(zip(map(original, qat_model.output_names), outputs, strict=True))
 
