@@ -13,7 +13,7 @@ from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
-from keras_mobileone.litert.converter import normalized
+from keras_mobileone.litert.converter import Tensor, convert_function, normalized
 from keras_mobileone.litert.metadata import with_metadata
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
 from keras_mobileone.models.fusing import has_blocks
@@ -194,37 +194,41 @@ def _wrapped_layers(qat_model) -> dict:
     return found
 
 
-def _convert(qat_model, names, normalize, input_dtype, output_dtype) -> bytes:
-    """The TFLite file's content. Where the model rounds activations, the converter takes over the
-    range; kernels it quantizes itself, for each output channel, to the same integers."""
+def _convert(
+    qat_model: "tf_keras.Model",
+    names: set[str],
+    normalize: bool,
+    input_dtype: str,
+    output_dtype: str,
+) -> bytes:
+    """Converts a model of `quantize_aware` to the content of a TFLite file.
+
+    The converter takes over the ranges of the activations. Kernels it quantizes itself, for each
+    output channel, to the same integers as in training.
+    """
     import tensorflow as tf
 
-    def original(name):
+    def original(name: str) -> str:
         name = name.removeprefix(PREFIX)
         source = name.removesuffix(SPLIT_SUFFIX)
         return source if source in names else name
 
-    input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
-
-    def serve(**inputs):
-        image = inputs[input_name]
+    def serve(image: Tensor) -> dict[str, Tensor]:
         if normalize:
             image = normalized(tf.quantization.fake_quant_with_min_max_args(image, *PIXEL_RANGE))
         outputs = tf.nest.flatten(qat_model(image, training=False))
         return dict(zip(map(original, qat_model.output_names), outputs, strict=True))
 
-    module = tf.Module()
-    module.variables_of_model = qat_model.variables
-    module.serve = tf.function(serve)
-    shape = (1, *qat_model.input_shape[1:])
-    spec = tf.TensorSpec(shape, tf.float32, name=input_name)
+    input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
     with kernels_unrounded():
-        function = module.serve.get_concrete_function(**{input_name: spec})
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.inference_input_type = tf.dtypes.as_dtype(input_dtype)
-    converter.inference_output_type = tf.dtypes.as_dtype(output_dtype)
-    return converter.convert()
+        return convert_function(
+            serve,
+            (input_name, qat_model.input_shape[1:]),
+            qat_model.variables,
+            "int8",
+            input_dtype=input_dtype,
+            output_dtype=output_dtype,
+        )
 
 
 def _require_integers(content: bytes) -> None:
