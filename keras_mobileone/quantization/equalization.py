@@ -76,9 +76,13 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
         t = np.maximum(t, largest_weights(group.producer) / (127 * LARGEST_GAIN))
         apply_factors(group, t)
         factors[group.producer.layer.name] = t
-    change = max(
-        float(np.abs(b - a).max() / max(np.abs(a).max(), DEAD))
-        for a, b in zip(before, _outputs(traced, probe), strict=True)
+    change = (
+        max(
+            float(np.abs(b - a).max() / max(np.abs(a).max(), DEAD))
+            for a, b in zip(before, _outputs(traced, probe), strict=True)
+        )
+        if before
+        else 0.0
     )
     if not change <= EXACTNESS:
         raise VerificationError(
@@ -182,5 +186,7 @@ def _expected_error(statistics, t, live):
 
 
 def _outputs(traced: Trace, images) -> list[np.ndarray]:
-    outputs = traced.model(images, training=False)
-    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
+    """The float outputs of a model."""
+    outputs = keras.tree.flatten(traced.model(images, training=False))
+    outputs = [keras.ops.convert_to_numpy(output) for output in outputs]
+    return [output for output in outputs if output.dtype.kind == "f"]

@@ -19,12 +19,17 @@ HOMOGENEOUS_LAYERS = (
     layers.Dropout,
     layers.ZeroPadding2D,
     layers.Cropping2D,
+    layers.CenterCrop,
+    layers.Resizing,
+    layers.LeakyReLU,
+    layers.PReLU,
     layers.GlobalAveragePooling2D,
     layers.GlobalMaxPooling2D,
     layers.AveragePooling2D,
     layers.MaxPooling2D,
     layers.UpSampling2D,
 )
+HOMOGENEOUS_ACTIVATIONS = (keras.activations.relu, keras.activations.leaky_relu)
 
 
 @dataclass(frozen=True)
@@ -107,11 +112,14 @@ def passes_factors(call: Call) -> bool:
     if isinstance(layer, layers.Multiply):
         return len(call.inputs) == 2
     if isinstance(layer, layers.Activation):
-        return is_linear(layer.activation) or is_relu(layer)
-    return isinstance(layer, HOMOGENEOUS_LAYERS) or is_relu(layer)
+        return is_linear(layer.activation) or layer.activation in HOMOGENEOUS_ACTIVATIONS
+    if isinstance(layer, layers.ReLU):
+        return layer.max_value is None and not layer.threshold
+    return isinstance(layer, HOMOGENEOUS_LAYERS)
 
 
-def is_relu(layer) -> bool:
+def is_relu(layer: keras.Layer) -> bool:
+    """Whether a layer is a ReLU without slope, threshold and upper limit."""
     if isinstance(layer, layers.ReLU):
         return layer.max_value is None and not layer.threshold and not layer.negative_slope
     return isinstance(layer, layers.Activation) and layer.activation is keras.activations.relu

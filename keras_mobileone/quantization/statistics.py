@@ -126,13 +126,17 @@ def _forward_and_backward(trace, tensors, dense, batch, rng):
 
 
 def _before_saturation(trace: Trace) -> list:
-    """The outputs, those of a softmax or sigmoid before it: where it is flat, gradients vanish."""
+    """The float outputs. For those of a softmax or sigmoid its input: where it is flat, gradients
+    vanish."""
     flat = (keras.activations.softmax, keras.activations.sigmoid)
     outputs = []
     for output in trace.model.outputs:
-        call = next(c for c in trace.calls if c.output is output)
-        saturates = getattr(call.layer, "activation", None) in flat and not call.is_linear
-        outputs.append(call.inputs[0] if saturates else output)
+        if not keras.backend.is_float_dtype(output.dtype):
+            continue  # such as the indices of the largest values
+        makers = [call for call in trace.calls if any(t is output for t in call.outputs)]
+        activation = getattr(makers[0].layer, "activation", None) if makers else None
+        saturates = activation in flat and not makers[0].is_linear
+        outputs.append(makers[0].inputs[0] if saturates else output)
     return outputs
 
 
