@@ -97,7 +97,7 @@ def export_qat(
         outputs=outputs,
         operators=flatbuffer.operator_counts(content),
         takes_pixels=normalize,
-        labels=labels and tuple(labels),
+        labels=None if labels is None else tuple(labels),
         expected=expected_classes(content, normalize, labels),
         error=largest_error(content, images, dict(zip(names, reference, strict=True))),
         compared="random input",

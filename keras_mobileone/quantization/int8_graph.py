@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.flatbuffer import operator_names, parse, serialize, tensor_type
 from keras_mobileone.quantization.operators import LINEAR, Operator, Tensor, channel_axis
 
@@ -13,10 +14,14 @@ SMALLEST_RANGE = 1e-9
 
 
 class Int8Graph:
-    """The operators and tensors of a TFLite file; tensors go by their index.
+    """The operators and tensors of a TFLite file. Tensors are referred to by their index.
 
     Args:
-        content: Of the file. With float32 content it serves to read weights.
+        content: Content of the file. A float32 file can be read as well.
+
+    Attributes:
+        operators: Name and `OperatorT` of each operator, in the order in which they run.
+        inputs: The tensors that are inputs of the file.
     """
 
     def __init__(self, content: bytes):
@@ -28,7 +33,7 @@ class Int8Graph:
         self._unshare_weights()
 
     def _unshare_weights(self) -> None:
-        """Gives each linear operator constants of its own, since the converter merges equal ones."""
+        """Gives each linear operator its own constants, since the converter merges equal ones."""
         tensors, buffers = set(), set()
         for kind, operator in self.operators:
             operator.inputs = np.array(operator.inputs)  # what the reader gives is read-only
@@ -51,7 +56,7 @@ class Int8Graph:
         return kind in LINEAR and self.constant(int(operator.inputs[LINEAR[kind][1]])) is not None
 
     def serialize(self) -> bytes:
-        """The content of the file as it is now."""
+        """Content of the file with all changes."""
         return serialize(self._model)
 
     def name(self, tensor: int) -> str:
@@ -64,7 +69,7 @@ class Int8Graph:
         return () if shape is None else tuple(int(n) for n in shape)
 
     def constant(self, tensor: int) -> np.ndarray | None:
-        """Stored content of a constant tensor, None for one that is computed."""
+        """Stored values of a constant tensor, None for a tensor that is computed."""
         entry = self._graph.tensors[tensor]
         data = self._model.buffers[entry.buffer].data
         if data is None or len(data) == 0 or tensor in self.inputs:
@@ -75,8 +80,10 @@ class Int8Graph:
         return np.frombuffer(bytes(data), dtypes[entry.type].lower()).reshape(self.shape(tensor))
 
     def real_constant(self, tensor: int) -> np.ndarray:
-        """float32 values of a constant tensor, dequantized if need be."""
+        """float32 values of a constant tensor. Integers are dequantized."""
         values = self.constant(tensor)
+        if values is None:
+            raise InputValueError(f"Expected a constant. Received: tensor {self.name(tensor)!r}.")
         if not self.is_quantized(tensor):
             return values
         quantization = self._graph.tensors[tensor].quantization
@@ -107,7 +114,7 @@ class Int8Graph:
         return self._graph.tensors[tensor].type == tensor_type("UINT8")
 
     def scale_and_zero_point(self, tensor: int) -> tuple[float, int]:
-        """real = scale · (code − zero point), with the codes counted as int8."""
+        """Scale and zero point: real = scale · (code − zero point), for codes counted as int8."""
         quantization = self._graph.tensors[tensor].quantization
         shift = 128 if self.is_uint8(tensor) else 0
         return float(quantization.scale[0]), int(quantization.zeroPoint[0]) - shift
@@ -118,7 +125,7 @@ class Int8Graph:
         return scale * (-128 - zero_point), scale * (127 - zero_point)
 
     def set_range(self, tensor: int, low: float, high: float) -> None:
-        """Lets a tensor's integers span [low, high], which is widened to hold zero exactly."""
+        """Sets a tensor's scale so that its integers span [low, high], extended to include zero."""
         low, high = min(low, 0.0), max(high, 0.0, low + SMALLEST_RANGE)
         scale = (high - low) / LEVELS
         self._set_quantization(tensor, [scale], round(-128 - low / scale))
@@ -151,7 +158,7 @@ class Int8Graph:
         quantization.min = quantization.max = None
 
     def on_grid(self, tensor: int, values: Tensor) -> Tensor:
-        """The real values that a tensor's integers can hold, nearest to `values`."""
+        """Rounds `values` to the real values that a tensor's integers can hold."""
         import tensorflow as tf
 
         if not self.is_quantized(tensor):
@@ -184,7 +191,7 @@ class Int8Graph:
     def one_operator_in_float(
         self, position: int, inputs: Sequence[int], constants: dict[int, np.ndarray]
     ) -> bytes:
-        """Content of a file with one operator of this one, computed in float.
+        """Content of a file that holds a single operator of this file, computed in float.
 
         Args:
             position: Of the operator.

@@ -1,10 +1,11 @@
-"""`quantize`: from a fused Keras model to the content of an accurate int8 file."""
+"""`quantize`: makes an accurate int8 file of a fused Keras model."""
 
 import os
 import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -22,7 +23,7 @@ from keras_mobileone.quantization.ranges import unknown_operators
 from keras_mobileone.quantization.scaling_groups import Blocked
 from keras_mobileone.reports import Report
 
-# The converter needs some images to make the graph; the ranges are set anew afterwards.
+# The converter needs some images to make the graph. All ranges are set afterwards.
 CONVERTER_IMAGES = 8
 SHOWN_LAYERS = 5
 POOR_SQNR = 3.0  # dB: below it a layer's output is mostly noise
@@ -83,7 +84,7 @@ class QuantizationReport(Report):
 
 def quantize(
     model: keras.Model,
-    calibration,
+    calibration: Any,
     *,
     normalize: bool = False,
     input_dtype: str = "float32",
@@ -92,18 +93,20 @@ def quantize(
     steps: Steps = ALL_STEPS,
     before: bool = False,
 ) -> QuantizationReport:
-    """Post-training quantization to full-integer int8 at no cost when the file runs.
+    """Quantizes a fused model to full-integer int8 after training.
 
     Equalizes the channels of the float model, lets TensorFlow's converter make the int8 graph, and
-    sets its ranges, weights and biases layer by layer beside the float model.
+    sets its ranges, weights and biases layer by layer beside the float model. The file has the
+    same operators as the converter's own and runs as fast.
 
     Args:
-        model: Fused Functional model with one image input of fixed size. It stays untouched.
+        model: Fused Functional model with one image input of fixed size. It is not changed.
         calibration: Directory, array or iterable of batches, see `export_tflite`.
         normalize, input_dtype, output_dtype: As in `export_tflite`.
         equalization: Whether to equalize.
-        steps: Which of the later steps to take.
-        before: Report the layers of the converter's plain int8 too (takes as long again).
+        steps: The later steps to take.
+        before: Whether to report the layers of the converter's plain int8 too, which doubles the
+            time.
 
     Returns:
         A `QuantizationReport`, whose `content` is the content of the `.tflite` file. The same
@@ -111,10 +114,19 @@ def quantize(
 
     Raises:
         ValueError: If the model is not fused or the calibration images look wrong.
-        ArithmeticError: If equalization moves the float outputs.
+        ArithmeticError: If equalization changes the float outputs.
 
     A warning names the layers whose output is mostly noise (below 3 dB), and the operators that are
     left to the converter.
+
+    Example:
+
+    ```python
+    model = keras_mobileone.MobileOneS0(deploy=True, classifier_activation=None)
+    report = keras_mobileone.quantize(model, "photos/")
+    Path("mobileone_s0_int8.tflite").write_bytes(report.content)
+    print(report.worst(3))
+    ```
     """
     if has_blocks(model):
         raise InputValueError(
@@ -123,8 +135,8 @@ def quantize(
         )
     model = in_float32(model)
     images = calibration_images(calibration, model, normalize)
-    ends = {"normalize": normalize, "output_names": model.output_names}
-    types = {"input_dtype": input_dtype, "output_dtype": output_dtype}
+    ends: dict[str, Any] = {"normalize": normalize, "output_names": model.output_names}
+    types: dict[str, Any] = {"input_dtype": input_dtype, "output_dtype": output_dtype}
     limits = PIXEL_RANGE if normalize else None
     clock = Clock()
     earlier: list[TensorReport] = []

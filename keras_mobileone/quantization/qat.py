@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Layer = Any  # a layer of tf-keras, which is imported late
 
 
-def quantize_aware(model: keras.Model, calibration=None) -> "tf_keras.Model":
+def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Model":
     """A tf-keras model that computes as the int8 file of `model` will, ready to be trained.
 
     Kernels are rounded to int8 for each output channel, activations to 8 bits over a range that
@@ -142,7 +142,7 @@ def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.
         name: [w.numpy() for w in layer.weights if w.name.endswith(("kernel:0", "bias:0"))]
         for name, layer in wrapped_layers(qat_model).items()
     }
-    copies = {}
+    copies: dict[int, keras.Layer] = {}
     carried = rebuild(model, lambda layer, *args, **kw: call_copy(copies, layer, args, kw))
     for layer in carried._flatten_layers(include_self=False):
         if isinstance(layer, keras.Model) or not layer.weights:

@@ -1,4 +1,4 @@
-"""From a float kernel to int8 codes, by the nearest value or by compensated rounding."""
+"""Rounds float kernels to int8 codes, to the nearest value or with compensation."""
 
 import numpy as np
 
@@ -74,10 +74,10 @@ def _input_rows(kind: str, operator: Operator, kernel: np.ndarray, inputs: Tenso
         rows = tf.reshape(inputs, (-1, channels))
     else:
         padding = ("SAME", "VALID")[attribute(operator, "padding")]
-        size, strides = [1, height, width, 1], [1, *strides, 1]
+        size, steps = [1, height, width, 1], [1, *strides, 1]
         rates = [1, *dilation(operator), 1]
         # A few images suffice for the large feature maps in which such kernels stand.
-        patches = tf.image.extract_patches(inputs[:16], size, strides, rates, padding)
+        patches = tf.image.extract_patches(inputs[:16], size, steps, rates, padding)
         rows = tf.reshape(patches, (-1, height * width * channels))
     step = max(1, len(rows) // MAX_ROWS) | 1  # odd, so that no column of the images is favored
     return rows[::step].numpy()

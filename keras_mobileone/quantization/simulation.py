@@ -57,7 +57,8 @@ class Simulator:
         if self._is_batched(kind, operator, values):
             inputs = [int(i) for i in operator.inputs if i >= 0]
             real = [self._value(t, values) for t in inputs if self._is_real(t, values)]
-            integers = [self._graph.constant(t) for t in inputs if not self._is_real(t, values)]
+            constants = (self._graph.constant(t) for t in inputs if not self._is_real(t, values))
+            integers = [array for array in constants if array is not None]
             output = operators.batched(kind, operator, real, integers)
         return self._by_litert(position, values) if output is None else [output]
 
@@ -106,8 +107,8 @@ class Simulator:
         if constants and kind not in BROADCASTING:
             return False
         if kind == "MEAN":
-            axes = np.atleast_1d(self._graph.constant(inputs[1]))
-            return bool((axes % len(self._graph.shape(inputs[0])) > 0).all())
+            axes = self._graph.constant(inputs[1])
+            return axes is not None and bool((axes % len(self._graph.shape(inputs[0])) > 0).all())
         rank = max(len(self._graph.shape(t)) for t in computed)
         return all(
             len(self._graph.shape(t)) < rank or self._graph.shape(t)[0] == 1 for t in constants
