@@ -23,6 +23,7 @@ from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import as_functional, ends_in_softmax, in_float32
+from keras_mobileone.reports import Report
 
 COMPUTE_PRECISIONS = ("float16", "float32")
 # The oldest system that reads a package, by the name that Core ML gives it.
@@ -35,7 +36,7 @@ LABEL, SCORES = "classLabel", "scores"
 
 
 @dataclass(frozen=True)
-class CoreMLReport:
+class CoreMLReport(Report):
     """What `export_coreml` wrote.
 
     Attributes:

@@ -7,7 +7,6 @@ available", mediapipe 1.2.2).
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,19 @@ from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError, VerificationError
+from keras_mobileone.export.report import ExportReport
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import INTEGER, PRECISIONS, convert
 from keras_mobileone.litert.metadata import read_file_config, with_metadata
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.models.attachment import copy_attachment
-from keras_mobileone.models.complexity import Complexity, model_complexity
+from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import as_functional, in_float32, output_names
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import equalize
-from keras_mobileone.quantization.ptq import QuantizationReport, quantize
+from keras_mobileone.quantization.ptq import quantize
 
 INTEGER_TYPES = ("float32", "int8", "uint8")
 COMPARED_IMAGES = 8
@@ -46,44 +46,6 @@ ERROR_LIMITS = {
     "int16x8": 0.5,
 }
 TINY = np.finfo(np.float32).tiny
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What `export_tflite` wrote, and how close it is to its source.
-
-    Attributes:
-        path: The file.
-        precision: One of `PRECISIONS`.
-        bytes: Its size.
-        inputs, outputs: Shape, type and quantization of each.
-        operators: How often each TFLite operator occurs.
-        image_config: How the file takes images, as its metadata say.
-        labels: Names of the classes that the file brings, or None.
-        expected: (label, score) of the five best classes of `images.example_image`, as LiteRT
-            runs the file; None for what is no classifier of RGB images.
-        error: Largest difference from the outputs of the model that was given, over their largest
-            magnitude; the worst of all outputs.
-        compared: What `error` was measured on.
-        train: Parameters and multiply-accumulates of the model given, if it had to be fused.
-        deploy: Those of the fused model, which is what the file holds.
-        quantization: For int8 the layers' report; None for the other precisions and `plain`.
-    """
-
-    path: Path
-    precision: str
-    bytes: int
-    inputs: list[flatbuffer.TensorInfo]
-    outputs: list[flatbuffer.TensorInfo]
-    operators: dict[str, int]
-    image_config: ImageConfig
-    labels: tuple[str, ...] | None
-    expected: tuple[tuple[str, float], ...] | None
-    error: float
-    compared: str
-    train: Complexity | None
-    deploy: Complexity
-    quantization: QuantizationReport | None
 
 
 def export_tflite(
@@ -166,7 +128,8 @@ def export_tflite(
     else:
         images = calibration_images(calibration, file)
         if precision == "int8" and not plain:
-            content, quantization = quantize(deploy, images, normalize=normalize, **types)
+            quantization = quantize(deploy, images, normalize=normalize, **types)
+            content = quantization.content
         else:
             source = deploy
             if not plain:
@@ -191,7 +154,7 @@ def export_tflite(
         operators=flatbuffer.operator_counts(content),
         image_config=file,
         labels=labels and tuple(labels),
-        expected=_expected(content, labels),
+        expected=expected_classes(content, labels),
         error=error,
         compared=compared,
         train=model_complexity(functional) if unfused else None,
@@ -253,7 +216,9 @@ def _check_input(model: keras.Model) -> None:
         )
 
 
-def _expected(content: bytes, labels: Sequence[str] | None) -> tuple[tuple[str, float], ...] | None:
+def expected_classes(
+    content: bytes, labels: Sequence[str] | None
+) -> tuple[tuple[str, float], ...] | None:
     """The best classes of the example image by the file itself, fed as its metadata say."""
     run, config = LiteRTRunner(content), read_file_config(content)
     if not config.is_rgb or len(run.outputs) != 1 or len(run.outputs[0].shape) != 2:
@@ -298,22 +263,34 @@ def _compare(
         reference = config.normalize(images) if wraps else images
         compared = "calibration images"
     elif config.is_rgb:
-        pixels = np.concatenate([example_image(config.image_size)[None], _noise(model)])
+        pixels = np.concatenate([example_image(config.image_size)[None], random_images(model)])
         images, reference = file.normalize(pixels), config.normalize(pixels)
         compared = "a photograph and noise"
     else:
-        images = reference = _noise(model).astype(np.float32)
+        images = reference = random_images(model).astype(np.float32)
         compared = "noise"
-    outputs = [run(image[None]) for image in images]
     expected = keras.tree.flatten(model.predict_on_batch(reference))
+    return compared, largest_error(content, images, dict(zip(names, expected, strict=True)))
+
+
+def largest_error(content: bytes, images: np.ndarray, outputs: dict[str, np.ndarray]) -> float:
+    """Largest difference between a file's outputs and those given, relative to their magnitude.
+
+    Args:
+        content: Of the file.
+        images: As the file takes them.
+        outputs: What the source gives for the same images, by the names of the file's outputs.
+    """
+    run = LiteRTRunner(content)
+    found = [run(image[None]) for image in images]
     worst = 0.0
-    for name, values in zip(names, expected, strict=True):
-        differences = np.abs(np.concatenate([output[name] for output in outputs]) - values)
-        worst = max(worst, float(differences.max() / max(np.abs(values).max(), TINY)))
-    return compared, worst
+    for name, expected in outputs.items():
+        difference = np.concatenate([output[name] for output in found]) - expected
+        worst = max(worst, float(np.abs(difference).max() / max(np.abs(expected).max(), TINY)))
+    return worst
 
 
-def _noise(model: keras.Model) -> np.ndarray:
+def random_images(model: Any) -> np.ndarray:
     """Random pixels for a model of RGB images, else standard normal values."""
     rng = np.random.default_rng(0)
     shape = (COMPARED_IMAGES - 1, *model.input_shape[1:])
