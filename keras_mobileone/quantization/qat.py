@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from keras_mobileone.about import About
+from keras_mobileone.compat import flatten_layers
 from keras_mobileone.data.imagenet import PIXEL_RANGE
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError
@@ -269,7 +270,7 @@ def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.
     }
     copies = {}
     carried = rebuild(model, lambda layer, *args, **kw: call_copy(copies, layer, args, kw))
-    for layer in carried._flatten_layers(include_self=False):
+    for layer in flatten_layers(carried, include_self=False):
         if isinstance(layer, keras.Model) or not layer.weights:
             continue
         found = [weight.shape for weight in learned.get(layer.name, [])]
