@@ -344,7 +344,9 @@ class _Split:
         norm.set_weights([value.ravel() for value in (gamma, beta, mean, variance)])
         if conv is not None:
             conv.kernel.assign(self.cropped(stored, conv.kernel_size[0]))
-        parameters = reparameterization.BatchNorm(gamma, beta, mean, variance, norm.epsilon)
+        parameters = reparameterization.BatchNormParameters(
+            gamma, beta, mean, variance, norm.epsilon
+        )
         kernel, bias = reparameterization.fold_branch(reparameterization.Branch(stored, parameters))
         self.rest, self.rest_bias = self.rest - kernel, self.rest_bias - bias
 
