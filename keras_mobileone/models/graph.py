@@ -133,7 +133,18 @@ def rebuild(
     inputs = _like(inputs_and_outputs(model)[0]) if inputs is None else inputs
     if flatten:
         call = _FlatNames(model, inputs).naming(call)
-    return keras.Model(inputs, replay(model, call, inputs, flatten=flatten), name=model.name)
+    outputs = replay(model, call, inputs, flatten=flatten)
+    return called(keras.Model(inputs, outputs, name=model.name))
+
+
+def called(model: keras.Model) -> keras.Model:
+    """`model`, after one call on symbolic inputs.
+
+    A Functional model works without, but `keras.Model.export(…, format="onnx")` refuses models that
+    have never been called.
+    """
+    model(_like(inputs_and_outputs(model)[0]))
+    return model
 
 
 def replay(model: keras.Model, call: Callable, inputs: Tensor, *, flatten: bool = False) -> Tensor:
