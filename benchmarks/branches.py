@@ -59,7 +59,7 @@ def main():
         "conditions": report["conditions"],
     }
     with atomic_write(arguments.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def run(arguments, branches: int, seed: int) -> dict:
@@ -80,7 +80,7 @@ def run(arguments, branches: int, seed: int) -> dict:
         command += ["--recipe", path, "--output", directory]
         resume = ["--resume"] if (directory / CHECKPOINT).is_file() else []
         subprocess.run([*command, *resume], check=True)
-    return json.loads((directory / REPORT).read_text())
+    return json.loads((directory / REPORT).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

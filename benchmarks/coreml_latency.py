@@ -53,7 +53,7 @@ def main() -> int:
     print(markdown_table(header, rows))
     if arguments.json:
         with atomic_write(arguments.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

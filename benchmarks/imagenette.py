@@ -53,7 +53,7 @@ def main():
     RESULTS.mkdir(exist_ok=True)
     runs = stored_runs()
     for run in arguments.runs:
-        report = json.loads((run / "report.json").read_text())
+        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
         del report["directory"]
         name = report["recipe"]["name"]
         shutil.copyfile(run / "log.csv", RESULTS / f"{name}.csv")
@@ -66,7 +66,7 @@ def main():
         "evaluation": evaluate(arguments.data, arguments.size),
     }
     with atomic_write(REPORT) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     plot(runs, RESULTS / "curve.png")
 
 
@@ -74,7 +74,9 @@ def stored_runs() -> dict[str, dict]:
     """Of the report so far, by the names of their recipes."""
     if not REPORT.is_file():
         return {}
-    return {run["recipe"]["name"]: run for run in json.loads(REPORT.read_text())["runs"]}
+    return {
+        run["recipe"]["name"]: run for run in json.loads(REPORT.read_text(encoding="utf-8"))["runs"]
+    }
 
 
 def ship(model) -> None:

@@ -162,7 +162,7 @@ def write(arguments, source, rates, missing) -> None:
         },
     }
     with atomic_write(arguments.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for row in rows:
         print(f"{row['pipeline']:28} {row['images_per_second']:8.1f} {row['ratio']:6.2f}")
 

@@ -15,7 +15,7 @@ def peak() -> float | None:
     """Most memory that this process has had resident so far, MiB."""
     # Not getrusage: its maximum outlives exec, so it would be the parent's.
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]

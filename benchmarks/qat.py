@@ -89,7 +89,7 @@ def main():
             "ai-edge-litert": version("ai-edge-litert"),
         },
     }
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
 
 

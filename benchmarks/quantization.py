@@ -154,7 +154,7 @@ def main():
     }
     layers(arguments.images, arguments.output.with_name("quantization_layers.json"))
     result = {"conditions": conditions, "rows": rows}
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def run(description: str, studies: Sequence[Study]) -> None:
     for study in chosen:
         result = study.measure(arguments.files, arguments.rounds, arguments.runs)
         with atomic_write(directory / f"{study.name}.json") as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         _save(study, result, directory / f"{study.name}.png")
 
 
@@ -113,7 +113,7 @@ def _save(study, result, path) -> None:
 def stored(name: str, results: Path = RESULTS) -> Iterator[tuple[Path, dict]]:
     """Path and content of a study's results, one for each machine."""
     for path in sorted(results.glob(f"*/{name}.json")):
-        yield path, json.loads(path.read_text())
+        yield path, json.loads(path.read_text(encoding="utf-8"))
 
 
 def machine(processor: str) -> str:
@@ -137,12 +137,12 @@ def export(network, files: Path, precisions: Sequence[str] = ("float32",)) -> No
         found = model_complexity(network.build(), strict=True)
         size = {"macs": found.macs, "parameters": found.trainable}
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(size) + "\n")
+            temporary.write_text(json.dumps(size) + "\n", encoding="utf-8")
 
 
 def size_of(network, files: Path) -> dict[str, int]:
     """`macs` and `parameters` of an exported network."""
-    return json.loads(_size_path(network, files).read_text())
+    return json.loads(_size_path(network, files).read_text(encoding="utf-8"))
 
 
 def _size_path(network, files) -> Path:
@@ -205,7 +205,9 @@ def busy_cores(seconds: float = 2.0) -> float | None:
 
 
 def _ticks() -> list[int]:
-    return [int(number) for number in PROC_STAT.read_text().splitlines()[0].split()[1:9]]
+    return [
+        int(number) for number in PROC_STAT.read_text(encoding="utf-8").splitlines()[0].split()[1:9]
+    ]
 
 
 def _progress(done: int, total: int) -> None:

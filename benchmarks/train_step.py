@@ -217,10 +217,10 @@ def conditions(arguments) -> dict:
 
 def write(path, rows) -> None:
     """Adds the rows to those of other variants in a JSON file."""
-    stored = json.loads(path.read_text())["rows"] if path.is_file() else []
+    stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     stored = [row for row in stored if row["variant"] != rows[0]["variant"]]
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"rows": stored + rows}, indent=2) + "\n")
+        temporary.write_text(json.dumps({"rows": stored + rows}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -90,9 +90,13 @@ def test_deploy_compares_on_other_images_than_it_calibrates_with(deployed):
 
 def test_reports_tell_the_same(deployed):
     report, output, _ = deployed
-    restored = report.report_from_dict(json.loads((output / "report.json").read_text()))
-    assert report.markdown(restored) == (output / "report.md").read_text()
-    assert f"{report.files[2].latency.median:.2f}" in (output / "report.md").read_text()
+    restored = report.report_from_dict(
+        json.loads((output / "report.json").read_text(encoding="utf-8"))
+    )
+    assert report.markdown(restored) == (output / "report.md").read_text(encoding="utf-8")
+    assert f"{report.files[2].latency.median:.2f}" in (output / "report.md").read_text(
+        encoding="utf-8"
+    )
     with Image.open(output / "report.png") as picture:
         assert picture.size[0] >= 1000
 
@@ -107,7 +111,7 @@ def test_weights_of_ten_classes_say_which(deployed):
 
 def test_the_report_says_how_apps_use_the_files(deployed):
     report, output, _ = deployed
-    text = (output / "report.md").read_text()
+    text = (output / "report.md").read_text(encoding="utf-8")
     for file in report.files:
         assert f"### {file.file}" in text
         assert dict(file.usage.facts)["Labels"].startswith("1000, `labels.txt` inside the file")
@@ -142,9 +146,9 @@ def test_a_failure_leaves_nothing(weights, photographs, tmp_path, monkeypatch):
 def test_staging_keeps_what_stood_there(tmp_path):
     output = tmp_path / "out"
     output.mkdir()
-    (output / "mine.txt").write_text("mine")
+    (output / "mine.txt").write_text("mine", encoding="utf-8")
     with pipeline.staging(output) as directory:
-        (directory / "new.txt").write_text("new")
+        (directory / "new.txt").write_text("new", encoding="utf-8")
     assert sorted(p.name for p in output.iterdir()) == ["mine.txt", "new.txt"]
 
 

@@ -42,7 +42,9 @@ class ThisMachine:
         # -P: the worker's directory must not hide modules of the same names.
         command = [sys.executable, "-P", WORKER, path, settings.threads]
         command += [settings.warmup_runs, settings.runs]
-        process = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        process = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, encoding="utf-8"
+        )
         try:
             result = json.loads(process.stdout.splitlines()[-1])
         except (IndexError, ValueError):
@@ -92,7 +94,7 @@ def refusal(path: Path, reason: str) -> str:
 def processor_name() -> str:
     """The CPU's name, with the vector extensions that matter to inference."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)

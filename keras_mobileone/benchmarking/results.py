@@ -159,7 +159,7 @@ class Benchmark:
         """Writes the result as JSON, whole or not at all."""
         content = {"format": FORMAT, **asdict(self), "ratios": self.ratios}
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def load_benchmark(path: str | os.PathLike) -> Benchmark:
