@@ -30,7 +30,7 @@ from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.quantization import equalization
 from keras_mobileone.quantization.layerwise_correction import Steps
-from keras_mobileone.quantization.scaling_groups import find_regions
+from keras_mobileone.quantization.scaling_groups import find_scaling_groups
 from keras_mobileone.quantization.trace import trace
 
 CALIBRATION_IMAGES = 100
@@ -73,9 +73,9 @@ def generated(name: str):
         deviation = 0.1 if len(shape) == 1 else (1.8 / fan_in) ** 0.5
         variable.assign(rng.normal(0, deviation, shape))
     traced = trace(model)
-    for region in find_regions(traced)[0]:
-        channels = region.producer.output.shape[-1]
-        equalization.apply_factors(region, np.exp(rng.normal(0, CHANNEL_SPREAD, channels)))
+    for group in find_scaling_groups(traced)[0]:
+        channels = group.producer.output.shape[-1]
+        equalization.apply_factors(group, np.exp(rng.normal(0, CHANNEL_SPREAD, channels)))
     count = GENERATED_CALIBRATION + GENERATED_MEASURED
     cells = GENERATED_SIZE // 16
     coarse = rng.uniform(0, 255, (count, cells, cells, 3)).repeat(16, axis=1).repeat(16, axis=2)
@@ -93,8 +93,8 @@ def measure(job: tuple) -> dict:
         content = convert(model, "int8", calibration)
     elif configuration in QUANTIZE_STEPS:
         steps = QUANTIZE_STEPS[configuration]
-        content, report = keras_mobileone.quantize(model, calibration, steps=steps)
-        change = report.change
+        report = keras_mobileone.quantize(model, calibration, steps=steps)
+        content, change = report.content, report.change
     else:
         equalized = keras_mobileone.equalize(model, calibration)
         change = equalized.change
@@ -119,7 +119,7 @@ def measure(job: tuple) -> dict:
 def layers(directory: Path, target: Path) -> None:
     """S0's report on each layer, of the converter's int8 and of ours."""
     model, calibration, _, _ = real(directory)
-    _, report = keras_mobileone.quantize(model, calibration, before=True)
+    report = keras_mobileone.quantize(model, calibration, before=True)
     report.save(target)
     report.plot(target.with_suffix(".png"))
 

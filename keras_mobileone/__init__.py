@@ -14,15 +14,18 @@ from keras_mobileone.data.tfrecord_writer import write_tfrecords
 from keras_mobileone.evaluation.accuracy import Evaluation, evaluate
 from keras_mobileone.evaluation.comparison import Comparison, compare
 from keras_mobileone.export.coreml import CoreMLReport, export_coreml
-from keras_mobileone.export.tflite import ExportReport, export_tflite
+from keras_mobileone.export.qat import export_qat
+from keras_mobileone.export.report import ExportReport
+from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.models.network import MobileOneModel, feature_extractor
 from keras_mobileone.models.unfusing import unfuse
 from keras_mobileone.quantization.equalization import Equalization, equalize
+from keras_mobileone.quantization.layerwise_correction import Steps
 from keras_mobileone.quantization.ptq import QuantizationReport, quantize
-from keras_mobileone.quantization.qat import export_qat, quantize_aware, tf_keras_to_keras
+from keras_mobileone.quantization.qat import quantize_aware, tf_keras_to_keras
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.finalize import TrainingReport
 from keras_mobileone.training.finetuning import finetune
@@ -53,6 +56,7 @@ __all__ = [
     "Phase",
     "QuantizationReport",
     "Recipe",
+    "Steps",
     "TrainingReport",
     "Variant",
     "compare",

@@ -1,6 +1,7 @@
-"""Quantization-aware training: the twin in tf-keras, its training, its file, and the command."""
+"""Quantization-aware training: the model in tf-keras, its training, its file, and the command."""
 
 import importlib.util
+import json
 import os
 import sys
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ from click.testing import CliRunner
 from keras import layers
 from PIL import Image
 
+import keras_mobileone
 from keras_mobileone import MobileOne, Variant
 from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.export.qat import export_qat
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.quantization import qat_model
-from keras_mobileone.quantization.qat import export_qat, quantize_aware, tf_keras_to_keras
+from keras_mobileone.quantization.qat import quantize_aware, tf_keras_to_keras
 from keras_mobileone.quantization.trace import trace
 
 # Not importorskip: importing tensorflow-model-optimization has side effects, tested below.
@@ -77,14 +80,15 @@ def stock(randomize):
 
 @pytest.fixture(scope="module")
 def training(fused, images, tmp_path_factory):
-    """A calibrated twin, its state and outputs before some steps of training, and its file after.
+    """A calibrated model, its state and outputs before some steps of training, and its file after.
 
     Attributes:
         before: Its weights by name.
         untrained: Its outputs on `images`.
         losses: Of the epochs.
-        model: The twin, trained; tests must not change it.
+        model: The model, trained; tests must not change it.
         path: The exported file.
+        report: What `export_qat` returned.
     """
     _, keras2 = qat_model.packages()
     model = quantize_aware(fused, images)
@@ -95,13 +99,15 @@ def training(fused, images, tmp_path_factory):
     labels = np.arange(16) % 2
     history = model.fit(images, labels, batch_size=8, epochs=8, shuffle=False, verbose=0)
     path = tmp_path_factory.mktemp("qat") / "trained.tflite"
-    assert export_qat(model, path) == path
+    report = export_qat(model, path)
+    assert report.path == path
     return SimpleNamespace(
         before=before,
         untrained=untrained,
         losses=history.history["loss"],
         model=model,
         path=path,
+        report=report,
     )
 
 
@@ -121,16 +127,16 @@ def float_tensors(path) -> int:
     )
 
 
-# The twin
+# The model in tf-keras
 
 
 @needs_extra
 @pytest.mark.parametrize("source", ["fused", "stock"])
-def test_twin_equals_keras_3(source, request, noise, relative_error):
+def test_tf_keras_equals_keras_3(source, request, noise, relative_error):
     model = request.getfixturevalue(source)
     inputs = noise(4, *model.input_shape[1:], seed=3)
     _, keras2 = qat_model.packages()
-    rebuilt = qat_model.rebuild_twin(trace(model), keras2)
+    rebuilt = qat_model.rebuild_in_tf_keras(trace(model), keras2)
     assert relative_error(rebuilt(inputs).numpy(), model(inputs)) < 1e-5
     names = {layer.name for layer in model._flatten_layers() if layer.weights}
     names -= {"nested", model.name}
@@ -267,8 +273,24 @@ def test_file_keeps_the_learned_ranges(training):
 
 @needs_extra
 def test_exporting_twice_gives_the_same_bytes(training, tmp_path):
-    again = export_qat(training.model, tmp_path / "again.tflite")
+    again = export_qat(training.model, tmp_path / "again.tflite").path
     assert again.read_bytes() == training.path.read_bytes()
+
+
+@needs_extra
+def test_the_report_is_that_of_export_tflite(training, fused):
+    report = training.report
+    assert type(report) is keras_mobileone.ExportReport
+    assert report.bytes == training.path.stat().st_size
+    assert (report.precision, report.takes_pixels) == ("int8", True)
+    assert (report.inputs[0].name, report.inputs[0].dtype) == ("pixels", "float32")
+    assert report.operators == flatbuffer.operator_counts(training.path.read_bytes())
+    assert report.deploy == keras_mobileone.model_complexity(fused)
+    assert 0 < report.error < 0.1
+    assert len(report.expected) == 5
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert content["path"] == str(training.path)
+    assert content["deploy"]["macs"] == report.deploy.macs
 
 
 @needs_extra
@@ -276,7 +298,7 @@ def test_stock_layers_reach_the_file(stock, noise, tmp_path, relative_error):
     inputs = noise(8, 32, 32, 3)
     student = quantize_aware(stock, inputs)
     types = {"input_dtype": "uint8", "output_dtype": "int8"}
-    path = export_qat(student, tmp_path / "x.tflite", normalize=False, **types)
+    path = export_qat(student, tmp_path / "x.tflite", normalize=False, **types).path
     assert float_tensors(path) == 0
     sources, results = flatbuffer.inputs_and_outputs(path.read_bytes())
     assert (sources[0].name, sources[0].dtype) == ("image", "uint8")

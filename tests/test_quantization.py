@@ -1,12 +1,14 @@
 """int8 that keeps the accuracy: equalization is exact, correction helps, and both can go wrong."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 import keras_mobileone
-from keras_mobileone import export_tflite, quantize
+from keras_mobileone import Steps, export_tflite, quantize
 from keras_mobileone.evaluation.comparison import compare_outputs
 from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.litert import flatbuffer
@@ -15,8 +17,7 @@ from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.quantization import equalization, layerwise_correction, rounding
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import EXACTNESS, equalize
-from keras_mobileone.quantization.layerwise_correction import Steps
-from keras_mobileone.quantization.scaling_groups import find_regions
+from keras_mobileone.quantization.scaling_groups import find_scaling_groups
 from keras_mobileone.quantization.trace import trace
 
 SIZE = (64, 64, 3)
@@ -38,11 +39,11 @@ def images():
 def imbalance(model, spread=1.5, seed=0):
     """Gives the channels of a fused model unlike ranges: random factors between neighbours."""
     traced = trace(model)
-    regions, _ = find_regions(traced)
+    groups, _ = find_scaling_groups(traced)
     rng = np.random.default_rng(seed)
-    for region in regions:
-        channels = region.producer.output.shape[-1]
-        equalization.apply_factors(region, np.exp(rng.normal(0, spread, channels)))
+    for group in groups:
+        channels = group.producer.output.shape[-1]
+        equalization.apply_factors(group, np.exp(rng.normal(0, spread, channels)))
     return traced.model
 
 
@@ -90,10 +91,10 @@ def test_equalization_evens_out_the_ranges(model, images):
         traced = trace(m)
         values = traced.run(images[:32])
         ratios = []
-        for region in find_regions(traced)[0]:
-            absorber = region.absorbers[0].layer
+        for group in find_scaling_groups(traced)[0]:
+            absorber = group.absorbers[0].layer
             if isinstance(absorber, layers.DepthwiseConv2D):
-                value = ops.convert_to_numpy(values[id(region.absorbers[0].inputs[0])])
+                value = ops.convert_to_numpy(values[id(group.absorbers[0].inputs[0])])
                 peaks = value.max((0, 1, 2))
                 peaks = peaks[peaks > 0]
                 ratios.append(peaks.max() / np.median(peaks))
@@ -107,17 +108,17 @@ def test_equalization_evens_out_the_ranges(model, images):
 def test_a_wrong_factor_is_found(model, images, monkeypatch, bug):
     real = equalization.apply_factors
 
-    def broken(region, t):
-        kernels = [call.layer.get_weights() for call in region.absorbers]
-        real(region, t)
-        last = region.absorbers[0 if bug == "forget the gate's input" else -1].layer
-        if bug == "skip a scale" and region.producer.layer.name.startswith("stage2_pair1"):
+    def broken(group, t):
+        kernels = [call.layer.get_weights() for call in group.absorbers]
+        real(group, t)
+        last = group.absorbers[0 if bug == "forget the gate's input" else -1].layer
+        if bug == "skip a scale" and group.producer.layer.name.startswith("stage2_pair1"):
             last.set_weights(kernels[-1])
-        elif bug == "swap two channels" and region.producer.layer.name == "stem_conv":
+        elif bug == "swap two channels" and group.producer.layer.name == "stem_conv":
             kernel, *bias = last.get_weights()
             kernel[:, :, [0, 1]] = kernel[:, :, [1, 0]]
             last.set_weights([kernel, *bias])
-        elif bug == "forget the gate's input" and len(region.absorbers) > 1:
+        elif bug == "forget the gate's input" and len(group.absorbers) > 1:
             last.set_weights(kernels[0])
 
     monkeypatch.setattr(equalization, "apply_factors", broken)
@@ -126,7 +127,7 @@ def test_a_wrong_factor_is_found(model, images, monkeypatch, bug):
 
 
 def test_correction_beats_the_converter_on_other_images(model, images, plain, accurate):
-    content, report = accurate
+    content, report = accurate.content, accurate
     others = images[32:]
     before, after = float_sqnr(model, plain, others), float_sqnr(model, content, others)
     assert after > before + 3
@@ -137,7 +138,7 @@ def test_correction_beats_the_converter_on_other_images(model, images, plain, ac
 
 def test_each_step_pays(model, images):
     def result(**steps):
-        content, _ = quantize(model, images[:32], **steps)
+        content = quantize(model, images[:32], **steps).content
         return float_sqnr(model, content, images[32:])
 
     nearest = Steps(rounding="nearest", biases=False)
@@ -145,6 +146,12 @@ def test_each_step_pays(model, images):
     equalized = result(steps=nearest)
     corrected = result(steps=Steps(rounding="nearest"))
     assert neither + 1 < equalized < corrected
+
+
+def test_steps_know_their_values():
+    assert Steps() == Steps(ranges=True, rounding="compensated", biases=True)
+    with pytest.raises(ValueError, match=r"`rounding`.*nearest.*compensated.*'up'"):
+        Steps(rounding="up")
 
 
 def test_correcting_the_wrong_layer_shows(model, images, accurate, monkeypatch):
@@ -159,17 +166,17 @@ def test_correcting_the_wrong_layer_shows(model, images, accurate, monkeypatch):
         return weights
 
     monkeypatch.setattr(layerwise_correction, "_matching_weights", shuffled)
-    content, _ = quantize(model, images[:32])
+    content = quantize(model, images[:32]).content
     wrong = float_sqnr(model, content, images[32:])
-    assert wrong < float_sqnr(model, accurate[0], images[32:]) - 5
+    assert wrong < float_sqnr(model, accurate.content, images[32:]) - 5
 
 
 def test_same_arguments_same_bytes(model, images, accurate):
-    assert quantize(model, images[:32])[0] == accurate[0]
+    assert quantize(model, images[:32]).content == accurate.content
 
 
 def test_simulation_agrees_with_litert(model, images, accurate):
-    content, report = accurate
+    content, report = accurate.content, accurate
     found = float_sqnr(model, content, images[:32])
     assert found == pytest.approx(report.tensors[-1].sqnr, abs=1.0)
 
@@ -188,7 +195,7 @@ def test_a_users_model_with_two_outputs(images, randomize):
         assert np.abs(a - b).max() <= EXACTNESS * np.abs(a).max()
     assert any("shared" in name for name in result.factors)  # two consumers, both absorb
     assert {blocked.name for blocked in result.blocked} >= {"boxes", "classes"}
-    content, _ = quantize(fused, images[:32])
+    content = quantize(fused, images[:32]).content
     runner = LiteRTRunner(content)
     assert {info.name for info in runner.outputs} == {"boxes", "classes"}
     plain_runner = LiteRTRunner(convert(fused, "int8", images[:32]))
@@ -254,12 +261,17 @@ def test_int16x8_gains_by_equalization(model, images, plain, tmp_path):
 
 
 def test_report_names_layers_and_saves(accurate, tmp_path):
-    _, report = accurate
+    report = accurate
     assert report.worst(3) == sorted(report.tensors, key=lambda t: t.sqnr)[:3]
     assert all(tensor.low < tensor.high for tensor in report.tensors)
     assert any("stage4_pair1_pointwise" in tensor.name for tensor in report.tensors)
     report.save(tmp_path / "layers.json")
     report.plot(tmp_path / "layers.png")
+    saved = json.loads((tmp_path / "layers.json").read_text())
+    assert saved == report.to_dict()
+    assert "content" not in saved
+    assert "content" not in repr(report)
+    assert saved["tensors"][0]["operator"] == report.tensors[0].operator
     assert (tmp_path / "layers.json").stat().st_size > 1000
     assert (tmp_path / "layers.png").stat().st_size > 1000
 
@@ -361,7 +373,7 @@ def test_real_weights_keep_their_accuracy(shared):
         classifier_activation=None,
         deploy=True,
     )
-    content, _ = quantize(model, calibration)
+    content = quantize(model, calibration).content
     reference = model.predict(normalized[rest], verbose=0)
     result = compare_outputs(reference, run(content, normalized[rest]), image_labels(others))
     assert result.sqnr >= 16
@@ -379,5 +391,5 @@ def test_a_channel_that_never_fires_does_no_harm(images):
     bias[0] = -5.0
     kernel[..., 1], bias[1] = 0.0, 2.0
     model.get_layer("first").set_weights([kernel, bias])
-    content, _ = quantize(model, images[:8])
+    content = quantize(model, images[:8]).content
     assert float_sqnr(model, content, images[32:]) > 30

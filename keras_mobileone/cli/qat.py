@@ -13,11 +13,12 @@ from keras_mobileone.cli.console import console
 from keras_mobileone.data.imagenet import NUM_CLASSES, class_index, labels_of, preprocess_input
 from keras_mobileone.data.images import list_images, load_crops, spread
 from keras_mobileone.errors import InputValueError
+from keras_mobileone.export.qat import export_qat
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import ends_in_softmax
 from keras_mobileone.quantization.equalization import equalize
-from keras_mobileone.quantization.qat import export_qat, quantize_aware
+from keras_mobileone.quantization.qat import quantize_aware
 from keras_mobileone.quantization.qat_model import packages
 from keras_mobileone.weights.loading import load_keras
 

@@ -41,8 +41,9 @@ from keras_mobileone.evaluation.accuracy import predict_images
 from keras_mobileone.evaluation.comparison import Comparison, compare_outputs
 from keras_mobileone.evaluation.predictor import load_predictor
 from keras_mobileone.export.coreml import export_coreml, require_coremltools
+from keras_mobileone.export.report import ExportReport
 from keras_mobileone.export.snippets import coreml_usage, tflite_usage
-from keras_mobileone.export.tflite import ExportReport, export_tflite
+from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.variants import Variant
 

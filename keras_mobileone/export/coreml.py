@@ -21,6 +21,7 @@ from keras_mobileone.errors import InputTypeError, InputValueError, MissingPacka
 from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import ends_in_softmax, in_float32, require_graph
+from keras_mobileone.reports import Report
 
 COMPUTE_PRECISIONS = ("float16", "float32")
 # The oldest system that reads a package, by the name that Core ML gives it.
@@ -33,7 +34,7 @@ LABEL, SCORES = "classLabel", "scores"
 
 
 @dataclass(frozen=True)
-class CoreMLReport:
+class CoreMLReport(Report):
     """What `export_coreml` wrote.
 
     Attributes:

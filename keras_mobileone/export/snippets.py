@@ -6,7 +6,7 @@ from keras_mobileone.data.imagenet import MEAN, STD
 from keras_mobileone.data.images import EXAMPLE_IMAGE
 from keras_mobileone.export.coreml import INPUT as COREML_INPUT
 from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport
-from keras_mobileone.export.tflite import ExportReport
+from keras_mobileone.export.report import ExportReport
 from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.litert.metadata import LABELS_FILE
 

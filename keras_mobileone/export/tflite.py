@@ -7,7 +7,6 @@ available", mediapipe 1.2.2).
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -21,58 +20,21 @@ from keras_mobileone.data.imagenet import (
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError
+from keras_mobileone.export.report import ExportReport
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import INTEGER, PRECISIONS, convert
 from keras_mobileone.litert.metadata import with_metadata
 from keras_mobileone.litert.runner import LiteRTRunner
-from keras_mobileone.models.complexity import Complexity, model_complexity
+from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import in_float32, require_graph
 from keras_mobileone.quantization.calibration import calibration_images, scales_itself
 from keras_mobileone.quantization.equalization import equalize
-from keras_mobileone.quantization.ptq import QuantizationReport, quantize
+from keras_mobileone.quantization.ptq import quantize
 
 INTEGER_TYPES = ("float32", "int8", "uint8")
 COMPARED_IMAGES = 8
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What `export_tflite` wrote, and how close it is to its source.
-
-    Attributes:
-        path: The file.
-        precision: One of `PRECISIONS`.
-        bytes: Its size.
-        inputs, outputs: Shape, type and quantization of each.
-        operators: How often each TFLite operator occurs.
-        takes_pixels: Whether an RGB input takes 0 … 255; else normalized values.
-        labels: Names of the classes that the file brings, or None.
-        expected: (label, score) of the five best classes of `images.example_image`, as LiteRT
-            runs the file; None for what is no classifier of RGB images.
-        error: Largest difference from Keras' output over the largest magnitude of that output, on
-            `compared` images; the worst of all outputs.
-        compared: "calibration images" or "random input": what `error` was measured on.
-        train: Parameters and multiply-accumulates of the model given, if it had to be fused.
-        deploy: Those of the fused model, which is what the file holds.
-        quantization: For int8 the layers' report; None for the other precisions and `plain`.
-    """
-
-    path: Path
-    precision: str
-    bytes: int
-    inputs: list[flatbuffer.TensorInfo]
-    outputs: list[flatbuffer.TensorInfo]
-    operators: dict[str, int]
-    takes_pixels: bool
-    labels: tuple[str, ...] | None
-    expected: tuple[tuple[str, float], ...] | None
-    error: float
-    compared: str
-    train: Complexity | None
-    deploy: Complexity
-    quantization: QuantizationReport | None
 
 
 def export_tflite(
@@ -139,12 +101,13 @@ def export_tflite(
     quantization = None
     types = {"normalize": normalize, "input_dtype": input_dtype, "output_dtype": output_dtype}
     if precision not in INTEGER:
-        images, compared = _random_images(deploy, normalize), "random input"
+        images, compared = random_images(deploy, normalize), "random input"
         content = convert(deploy, precision, normalize=normalize)
     else:
         images, compared = calibration_images(calibration, deploy, normalize), "calibration images"
         if precision == "int8" and not plain:
-            content, quantization = quantize(deploy, images, **types)
+            quantization = quantize(deploy, images, **types)
+            content = quantization.content
         else:
             source = deploy
             if not plain:
@@ -164,8 +127,8 @@ def export_tflite(
         operators=flatbuffer.operator_counts(content),
         takes_pixels=takes_pixels,
         labels=labels and tuple(labels),
-        expected=_expected(content, takes_pixels, labels),
-        error=_error(deploy, content, images, normalize),
+        expected=expected_classes(content, takes_pixels, labels),
+        error=largest_error(content, images, _keras_outputs(deploy, images, normalize)),
         compared=compared,
         train=model_complexity(model) if unfused else None,
         deploy=model_complexity(deploy),
@@ -227,7 +190,7 @@ def _check_input(model, normalize):
         )
 
 
-def _expected(content, takes_pixels, labels) -> tuple[tuple[str, float], ...] | None:
+def expected_classes(content, takes_pixels, labels) -> tuple[tuple[str, float], ...] | None:
     """The best classes of the example image by the file itself."""
     run = LiteRTRunner(content)
     shape = run.inputs[0].shape
@@ -238,7 +201,7 @@ def _expected(content, takes_pixels, labels) -> tuple[tuple[str, float], ...] | 
     return top_labels(run(batch)[run.outputs[0].name][0], labels)
 
 
-def _random_images(model, normalize) -> np.ndarray:
+def random_images(model, normalize) -> np.ndarray:
     """Random pixels as the file takes them; normal values for a model that is not of RGB images."""
     rng = np.random.default_rng(0)
     shape = (COMPARED_IMAGES, *model.input_shape[1:])
@@ -248,13 +211,24 @@ def _random_images(model, normalize) -> np.ndarray:
     return pixels.astype(np.float32) if normalize else preprocess_input(pixels)
 
 
-def _error(model, content, images, normalize) -> float:
-    """Largest difference between the file's outputs and Keras', relative to their magnitude."""
+def largest_error(content: bytes, images: np.ndarray, outputs: dict[str, np.ndarray]) -> float:
+    """Largest difference between a file's outputs and those given, relative to their magnitude.
+
+    Args:
+        content: Of the file.
+        images: As the file takes them.
+        outputs: What the source gives for the same images, by the names of the file's outputs.
+    """
     run = LiteRTRunner(content)
-    outputs = [run(image[None]) for image in images]
-    reference = model.predict_on_batch(preprocess_input(images) if normalize else images)
+    found = [run(image[None]) for image in images]
     worst = 0.0
-    for name, expected in zip(model.output_names, keras.tree.flatten(reference), strict=True):
-        found = np.concatenate([output[name] for output in outputs])
-        worst = max(worst, float(np.abs(found - expected).max() / np.abs(expected).max()))
+    for name, expected in outputs.items():
+        difference = np.concatenate([output[name] for output in found]) - expected
+        worst = max(worst, float(np.abs(difference).max() / np.abs(expected).max()))
     return worst
+
+
+def _keras_outputs(model, images, normalize) -> dict[str, np.ndarray]:
+    """A model's outputs by name, for images in the units of the file's input."""
+    outputs = model.predict_on_batch(preprocess_input(images) if normalize else images)
+    return dict(zip(model.output_names, keras.tree.flatten(outputs), strict=True))

@@ -1,7 +1,7 @@
 """Rescaling channels so that int8 serves all of them alike: exact in float.
 
 A tensor has one int8 scale, but its channels differ in range by orders of magnitude, all the more
-in a folded network. Each `Region` may hand factors from its convolution on to the layers behind.
+in a folded network. Each `ScalingGroup` may hand factors from its convolution on to the layers behind.
 Depthwise layers have a weight scale for each channel, so before them the factors take up the whole
 difference. Before dense layers a factor that helps an activation harms the weights that take it
 up; there the expected error of the outputs decides.
@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 from keras_mobileone.errors import VerificationError
-from keras_mobileone.quantization.scaling_groups import Blocked, Region, find_regions
-from keras_mobileone.quantization.statistics import RegionStatistics, is_depthwise, measure
+from keras_mobileone.quantization.scaling_groups import Blocked, ScalingGroup, find_scaling_groups
+from keras_mobileone.quantization.statistics import GroupStatistics, is_depthwise, measure
 from keras_mobileone.quantization.trace import Call, Trace, trace
 
 EXACTNESS = 1e-4  # of an output's largest magnitude
@@ -66,16 +66,16 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
     Reference: [Data-Free Quantization](https://arxiv.org/abs/1906.04721), section 4.1.
     """
     traced = trace(model)
-    regions, blocked = find_regions(traced)
-    statistics = measure(traced, regions, images)
+    groups, blocked = find_scaling_groups(traced)
+    statistics = measure(traced, groups, images)
     probe = images[: min(8, len(images))]
     before = _outputs(traced, probe)
     factors = {}
-    for region, found in zip(regions, statistics, strict=True):
-        t = choose_factors(found, POOLING_MARGIN if region.pooled else 1.0)
-        t = np.maximum(t, largest_weights(region.producer) / (127 * LARGEST_GAIN))
-        apply_factors(region, t)
-        factors[region.producer.layer.name] = t
+    for group, found in zip(groups, statistics, strict=True):
+        t = choose_factors(found, POOLING_MARGIN if group.pooled else 1.0)
+        t = np.maximum(t, largest_weights(group.producer) / (127 * LARGEST_GAIN))
+        apply_factors(group, t)
+        factors[group.producer.layer.name] = t
     change = max(
         float(np.abs(b - a).max() / max(np.abs(a).max(), DEAD))
         for a, b in zip(before, _outputs(traced, probe), strict=True)
@@ -88,13 +88,13 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
     return Equalization(traced.model, factors, blocked, change)
 
 
-def apply_factors(region: Region, t: np.ndarray) -> None:
-    """Divides the output channels of a region's convolution by `t`; its absorbers multiply."""
-    layer = region.producer.layer
+def apply_factors(group: ScalingGroup, t: np.ndarray) -> None:
+    """Divides the output channels of a group's convolution by `t`; its absorbers multiply."""
+    layer = group.producer.layer
     kernel, *bias = layer.get_weights()
-    shape = kernel.shape[-2:] if is_depthwise(region.producer) else (len(t),)
+    shape = kernel.shape[-2:] if is_depthwise(group.producer) else (len(t),)
     layer.set_weights([kernel / t.reshape(shape), *(b / t for b in bias)])
-    for call in region.absorbers:
+    for call in group.absorbers:
         kernel, *bias = call.layer.get_weights()
         call.layer.set_weights([kernel * t[:, None], *bias])
 
@@ -109,8 +109,8 @@ def largest_weights(call: Call) -> np.ndarray:
     )
 
 
-def choose_factors(statistics: RegionStatistics, margin: float = 1.0) -> np.ndarray:
-    """The factors t of a region's channels, shape (channels,), all positive.
+def choose_factors(statistics: GroupStatistics, margin: float = 1.0) -> np.ndarray:
+    """The factors t of a group's channels, shape (channels,), all positive.
 
     Channel i of the first stored tensor will have the range maximum_i / t_i; the largest of these
     is 1 / `margin`. The expected squared error of the outputs is
@@ -118,7 +118,7 @@ def choose_factors(statistics: RegionStatistics, margin: float = 1.0) -> np.ndar
         Σ over stored tensors  max_i(m_i / t_i)² / (12·255²) · Σ_i g_i t_i²
         + ½ Σ over dense layers  Σ_o max_j(|w_jo| t_j)² / (12·127²) · Σ_i F_io / t_i²
 
-    with the maxima m and the sensitivities g, F of `RegionStatistics`. It is minimized over log t
+    with the maxima m and the sensitivities g, F of `GroupStatistics`. It is minimized over log t
     by Adam, from t_i = sqrt(m_i / max|w_i|).
     """
     first, *others = statistics.tensors

@@ -31,21 +31,42 @@ MARGIN_OUTPUT = 1.05
 LARGEST_BIAS = 2**23
 # input scale · weight scale / output scale, in which integer kernels work (XNNPACK: 2⁻³² … 2⁸).
 SMALLEST_RATIO, LARGEST_RATIO = 2**-30, 2**7
+ROUNDINGS = ("nearest", "compensated")
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Which steps to take, so that the contribution of each can be measured.
+    """The steps that `quantize` takes after equalization.
 
-    Attributes:
-        ranges: Set the activations' ranges; else keep the converter's.
-        rounding: "nearest", or "compensated" (see `rounding.compensated`).
-        biases: Correct the biases.
+    By default all are taken. Leave one out to measure what it contributes, or to save time:
+    compensated rounding takes the largest part of it.
+
+    Args:
+        ranges: Set the ranges of the activations from all calibration images. False keeps those
+            that TensorFlow's converter chose from the first few.
+        rounding: `"compensated"` rounds the weights of a layer one input after the other, and lets
+            the weights not rounded yet make up for the error
+            ([GPTQ](https://arxiv.org/abs/2210.17323)). `"nearest"` rounds each weight by itself.
+        biases: Shift each bias by the mean error of its output.
+
+    Raises:
+        ValueError: If `rounding` is neither of the two.
+
+    Example:
+
+    >>> keras_mobileone.Steps(rounding="nearest")
+    Steps(ranges=True, rounding='nearest', biases=True)
     """
 
     ranges: bool = True
     rounding: str = "compensated"
     biases: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rounding not in ROUNDINGS:
+            raise InputValueError(
+                f"`rounding` must be one of {', '.join(ROUNDINGS)}. Received: {self.rounding!r}."
+            )
 
 
 @dataclass(frozen=True)

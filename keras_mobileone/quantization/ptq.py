@@ -1,10 +1,9 @@
 """`quantize`: from a fused Keras model to the content of an accurate int8 file."""
 
-import json
 import os
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -19,6 +18,7 @@ from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.layerwise_correction import Steps, TensorReport, calibrate
 from keras_mobileone.quantization.scaling_groups import Blocked
+from keras_mobileone.reports import Report
 
 # The converter needs some images to make the graph; the ranges are set anew afterwards.
 CONVERTER_IMAGES = 8
@@ -29,19 +29,22 @@ PLAIN = Steps(ranges=False, rounding="nearest", biases=False)
 
 
 @dataclass(frozen=True)
-class QuantizationReport:
-    """What `quantize` did, layer by layer.
+class QuantizationReport(Report):
+    """What `quantize` made, and what it did layer by layer.
 
     Attributes:
+        content: Content of the `.tflite` file, for `Path.write_bytes`. Left out of `to_dict` and
+            of `repr`.
         tensors: Range and SQNR of each tensor on the calibration images, in order.
         before: The same for the converter's plain int8; empty unless asked for.
         rescaled: The convolutions whose channels were equalized.
-        blocked: Those left alone, and why.
+        blocked: The convolutions that were not equalized, and why.
         change: How far equalization moved the float outputs, relative to their largest magnitude.
-        images: How many calibration images.
+        images: Number of calibration images.
         seconds: Time of each step.
     """
 
+    content: bytes = field(repr=False)
     tensors: list[TensorReport]
     before: list[TensorReport]
     rescaled: list[str]
@@ -51,16 +54,11 @@ class QuantizationReport:
     seconds: dict[str, float]
 
     def worst(self, count: int = SHOWN_LAYERS) -> list[TensorReport]:
-        """The tensors that follow the float model worst."""
+        """The `count` tensors that follow the float model worst."""
         return sorted(self.tensors, key=lambda tensor: tensor.sqnr)[:count]
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the report as JSON, whole or not at all."""
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
     def plot(self, path: str | os.PathLike) -> None:
-        """Draws the SQNR of each layer as PNG; needs matplotlib (extra `plot`)."""
+        """Draws the SQNR of each layer as a PNG. Needs matplotlib (extra `plot`)."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 4), layout="constrained")
@@ -88,7 +86,7 @@ def quantize(
     equalization: bool = True,
     steps: Steps = ALL_STEPS,
     before: bool = False,
-) -> tuple[bytes, QuantizationReport]:
+) -> QuantizationReport:
     """Post-training quantization to full-integer int8 at no cost when the file runs.
 
     Equalizes the channels of the float model, lets TensorFlow's converter make the int8 graph, and
@@ -103,7 +101,8 @@ def quantize(
         before: Report the layers of the converter's plain int8 too (takes as long again).
 
     Returns:
-        The content of the `.tflite` file, the same bytes for the same arguments, and a report.
+        A `QuantizationReport`, whose `content` is the content of the `.tflite` file. The same
+        arguments give the same bytes.
 
     Raises:
         ValueError: If the model is not fused, the calibration images look wrong, or an operator
@@ -143,9 +142,11 @@ def quantize(
     lap("equalizing")
     content, tensors = corrected(equalized, steps, images[:CONVERTER_IMAGES])
     lap("converting and correcting")
-    report = QuantizationReport(tensors, earlier, rescaled, blocked, change, len(images), seconds)
+    report = QuantizationReport(
+        content, tensors, earlier, rescaled, blocked, change, len(images), seconds
+    )
     poor = [tensor for tensor in report.worst() if tensor.sqnr < POOR_SQNR]
     if poor:
         names = ", ".join(f"{tensor.name} ({tensor.sqnr:.1f} dB)" for tensor in poor)
         warnings.warn(f"In int8 these layers are mostly noise: {names}.", stacklevel=2)
-    return content, report
+    return report

@@ -1,4 +1,4 @@
-"""The tf-keras twin of a fused Keras 3 model, and the rules by which tfmot quantizes it.
+"""A fused Keras 3 model rebuilt in tf-keras, and the rules by which tfmot quantizes it.
 
 tensorflow-model-optimization (tfmot) accepts Keras 2 models alone and wraps them by rules that do
 not fit these networks: depthwise kernels share one range over all channels, kernels before a ReLU
@@ -142,21 +142,21 @@ def input_layer(traced: Trace) -> str:
     return name
 
 
-def rebuild_twin(traced: Trace, keras2) -> "tf_keras.Model":
+def rebuild_in_tf_keras(traced: Trace, keras2) -> "tf_keras.Model":
     """The traced model in tf-keras, with its weights and names."""
     source = traced.model.inputs[0]
     image = keras2.Input(batch_shape=source.shape, name=source.name)
     tensors = {id(source): keras2.layers.Activation("linear", name=input_layer(traced))(image)}
     for call in traced.calls:
         inputs = [tensors[id(tensor)] for tensor in call.inputs]
-        layer = _twin_layer(call.layer, keras2)
+        layer = _tf_keras_layer(call.layer, keras2)
         tensors[id(call.output)] = layer(inputs if len(inputs) > 1 else inputs[0])
         layer.set_weights(call.layer.get_weights() if call.layer.weights else [])
     outputs = [tensors[id(tensor)] for tensor in traced.model.outputs]
     return keras2.Model(image, outputs if len(outputs) > 1 else outputs[0], name=traced.model.name)
 
 
-def _twin_layer(layer, keras2):
+def _tf_keras_layer(layer, keras2):
     """The tf-keras layer that computes what a Keras 3 layer does, without its weights."""
     import tensorflow as tf
 

@@ -28,7 +28,7 @@ HOMOGENEOUS_LAYERS = (
 
 
 @dataclass(frozen=True)
-class Region:
+class ScalingGroup:
     """A convolution, the tensors that carry its channels, and the layers that absorb a factor.
 
     Attributes:
@@ -65,17 +65,17 @@ class Blocked:
     reason: str
 
 
-def find_regions(trace: Trace) -> tuple[list[Region], list[Blocked]]:
-    """The regions of a model in order, and the convolutions that have none."""
-    regions, blocked = [], []
+def find_scaling_groups(trace: Trace) -> tuple[list[ScalingGroup], list[Blocked]]:
+    """The groups of a model in order, and the convolutions that have none."""
+    groups, blocked = [], []
     for call in trace.calls:
         if call.is_linear:
-            found = _region(trace, call)
-            (blocked if isinstance(found, Blocked) else regions).append(found)
-    return regions, blocked
+            found = _scaling_group(trace, call)
+            (blocked if isinstance(found, Blocked) else groups).append(found)
+    return groups, blocked
 
 
-def _region(trace: Trace, producer: Call) -> Region | Blocked:
+def _scaling_group(trace: Trace, producer: Call) -> ScalingGroup | Blocked:
     name = producer.layer.name
     if trace.times_called(producer.layer) > 1:
         return Blocked(name, "it is called more than once")
@@ -93,7 +93,7 @@ def _region(trace: Trace, producer: Call) -> Region | Blocked:
                 inside.append(call.output)
             else:
                 return Blocked(name, f"{call.layer.name} does not pass a factor through")
-    return Region(producer, calls, absorbers)
+    return ScalingGroup(producer, calls, absorbers)
 
 
 def absorbs(call: Call) -> bool:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_mobileone.quantization.scaling_groups import Region, is_relu
+from keras_mobileone.quantization.scaling_groups import ScalingGroup, is_relu
 from keras_mobileone.quantization.trace import Call, Trace
 
 BATCH_SIZE = 8
@@ -37,8 +37,8 @@ class TensorStatistics:
 
 
 @dataclass
-class RegionStatistics:
-    """Of a `Region`.
+class GroupStatistics:
+    """Of a `ScalingGroup`.
 
     Attributes:
         tensors: The stored tensors, the one straight behind the convolution first.
@@ -54,15 +54,15 @@ class RegionStatistics:
     kernel_sensitivity: list[np.ndarray]
 
 
-def stored_tensors(trace: Trace, region: Region) -> list:
-    """The symbolic tensors of a region that the integer model keeps in memory.
+def stored_tensors(trace: Trace, group: ScalingGroup) -> list:
+    """The symbolic tensors of a group that the integer model keeps in memory.
 
     What is rectified next is fused with its ReLU, and copies (padding, identity) have the range of
     their source.
     """
     copies = (layers.ZeroPadding2D, layers.Identity, layers.Dropout, layers.MaxPooling2D)
     stored = []
-    for call in (region.producer, *region.calls):
+    for call in (group.producer, *group.calls):
         consumers = trace.consumers(call.output)
         fused = len(consumers) == 1 and is_relu(consumers[0].layer)
         if not fused and not isinstance(call.layer, copies):
@@ -70,12 +70,12 @@ def stored_tensors(trace: Trace, region: Region) -> list:
     return stored
 
 
-def measure(trace: Trace, regions: list[Region], images: np.ndarray) -> list[RegionStatistics]:
-    """Statistics of each region on calibration images (count, height, width, channels)."""
-    tensors = [stored_tensors(trace, region) for region in regions]
-    dense = [[c for c in region.absorbers if not is_depthwise(c)] for region in regions]
+def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> list[GroupStatistics]:
+    """Statistics of each group on calibration images (count, height, width, channels)."""
+    tensors = [stored_tensors(trace, group) for group in groups]
+    dense = [[c for c in group.absorbers if not is_depthwise(c)] for group in groups]
     sums = [
-        RegionStatistics(
+        GroupStatistics(
             [TensorStatistics(np.zeros(1), False, np.zeros(1)) for _ in stored],
             [_taps(call) for call in calls],
             [np.zeros(1) for _ in calls],
