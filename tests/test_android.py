@@ -257,7 +257,7 @@ def test_a_round_that_made_the_device_hot_is_marked(phone, litert_tool, files, n
 @pytest.mark.parametrize(
     ("scenario", "serial", "words"),
     [
-        ({"devices": {}}, None, ["none in `adb devices`", "USB debugging"]),
+        ({"devices": {}}, None, ["empty list from `adb devices`", "USB debugging"]),
         ({"devices": {"A": "unauthorized"}}, None, ["unauthorized", "confirm the dialog"]),
         ({"devices": {"A": "offline"}}, None, ["offline", "adb kill-server"]),
         (
@@ -362,7 +362,7 @@ def test_litert_cli_is_asked_for_its_tool(phone, files, naps, tmp_path, monkeypa
     ("content", "words"),
     [
         (None, ["does not exist"]),
-        (b"#!/bin/sh\n", ["no ELF program"]),
+        (b"#!/bin/sh\n", ["not an ELF program"]),
         (b"\x7fELF" + bytes(14) + struct.pack("<H", 62), ["x86_64"]),
         (b"\x7fELF" + bytes(14) + struct.pack("<H", 243), ["ELF machine 243"]),
     ],

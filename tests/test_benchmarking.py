@@ -180,6 +180,8 @@ def test_arguments_below_one_are_refused(files):
         benchmark(files, warmup_runs=-1)
     with pytest.raises(ValueError, match="at least one file"):
         benchmark([])
+    with pytest.raises(TypeError, match=r"Pass \[path\] instead"):
+        benchmark(str(files[0]))
 
 
 def test_a_result_is_stored_and_read_again(files, tmp_path):
@@ -189,6 +191,7 @@ def test_a_result_is_stored_and_read_again(files, tmp_path):
     content = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert content["format"] == 1
     assert content["ratios"] == [1.0, 2.0]
+    assert content == result.to_dict()
 
 
 @pytest.mark.parametrize(

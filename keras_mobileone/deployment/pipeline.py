@@ -1,4 +1,4 @@
-"""`deploy`: the whole way from weights to verified, timed TFLite files with a report."""
+"""`deploy`: from weights or a model to verified, timed TFLite files with a report."""
 
 import os
 import shutil
@@ -52,6 +52,8 @@ from keras_mobileone.quantization.calibration import scales_itself
 from keras_mobileone.variants import Variant, get_variant
 from keras_mobileone.weights.loading import load_keras
 
+# Announces a step by its title and returns a progress callback (done, total).
+Step = Callable[[str], Callable[[int, int], None]]
 DEPLOYED_PRECISIONS = ("float32", "float16", "int8")
 CALIBRATION_SHARE = 3  # a third of the images calibrates, the others are compared on
 MIN_CALIBRATION_IMAGES = 8  # with fewer, all images calibrate and are compared on
@@ -94,7 +96,7 @@ def deploy(
     labels: Sequence[str] | None = None,
     about: About | None = None,
     threads: int = 1,
-    step: Callable[[str], Callable[[int, int], None]] | None = None,
+    step: Step | None = None,
 ) -> DeployReport:
     """Loads or takes a model, fuses it, exports it, and verifies and times the files.
 
@@ -205,7 +207,7 @@ def _load(
     weights: str | os.PathLike | None,
     model: keras.Model | str | os.PathLike | None,
     labels: Sequence[str] | None,
-    step: Callable[[str], Callable[[int, int], None]],
+    step: Step,
 ) -> _Source:
     """The model that the arguments of `deploy` ask for, fused."""
     if model is not None:
@@ -289,7 +291,7 @@ def _export(
     source: _Source,
     calibration_paths: Sequence[Path],
     directory: Path,
-    step: Callable[[str], Callable[[int, int], None]],
+    step: Step,
     about: About | None,
 ) -> list[ExportReport]:
     size = source.model.input_shape[1:3]
@@ -311,7 +313,7 @@ def _outputs(
     source: _Source,
     exports: Sequence[ExportReport],
     paths: Sequence[Path],
-    step: Callable[[str], Callable[[int, int], None]],
+    step: Step,
 ) -> list[np.ndarray]:
     """Outputs of Keras and of each file for the same photographs, each (images, classes)."""
     predictors = [load_predictor(m) for m in (source.model, *(export.path for export in exports))]
@@ -322,7 +324,7 @@ def _outputs(
 def _package(
     source: _Source,
     directory: Path,
-    step: Callable[[str], Callable[[int, int], None]],
+    step: Step,
     about: About | None,
 ) -> DeployedPackage:
     step("Exporting Core ML")
@@ -418,7 +420,7 @@ def _predictions(
     ImageNet's 1,000 classes cover everyday photographs. With fewer classes the best one says
     nothing about a photograph of something else.
     """
-    known = range(len(paths))
+    known: Sequence[int] = range(len(paths))
     if len(source.names) != NUM_CLASSES:
         known = [i for i in known if paths[i].parent.name in source.folders]
     answers = [[source.names[index] for index in output.argmax(1)] for output in scores]

@@ -268,6 +268,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown(report: DeployReport) -> str:
     """Returns the report as Markdown."""
     first, *conditions = summary(report)
+    packages = [report.package] if report.package else []
+    files: list[DeployedFile | DeployedPackage] = [*report.files, *packages]
     parts = [
         f"# {report.name} for LiteRT",
         first,
@@ -280,7 +282,7 @@ def markdown(report: DeployReport) -> str:
             ["File", "Operators"],
             [
                 [f.file, ", ".join(f"{count} {name}" for name, count in f.operators.items())]
-                for f in (*report.files, *filter(None, [report.package]))
+                for f in files
             ],
         ),
         "## Using the files",
