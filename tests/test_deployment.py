@@ -266,6 +266,14 @@ def test_a_report_is_stored_and_read_again(deployed, tmp_path):
         reporting.load_report(tmp_path / "part.json")
 
 
+def test_the_stored_demo_can_be_read_and_drawn_again():
+    path = ROOT / "benchmarks" / "results" / "demo" / "report.json"
+    found = reporting.load_report(path)
+    assert found.to_dict() == json.loads(path.read_text(encoding="utf-8"))
+    assert [file.agreement for file in found.files] == [200, 200, 188]
+    assert path.with_suffix(".png").is_file()
+
+
 def test_the_picture_shows_latency_and_size(deployed, tmp_path, monkeypatch):
     """It is drawn from the report alone. Agreement stands in words, not as bars."""
     found, output, _ = deployed
