@@ -1,4 +1,4 @@
-"""Latency of TFLite files: one protocol, on this machine or on an Android device."""
+"""Latency of TFLite files, measured by one protocol on this machine or an Android device."""
 
 from keras_mobileone.benchmarking.android import AndroidDevice
 from keras_mobileone.benchmarking.local import ThisMachine, processor_name

@@ -15,8 +15,8 @@ from keras_mobileone.benchmarking import (
 )
 from keras_mobileone.benchmarking.android import COOL_DOWN, DELEGATES
 from keras_mobileone.benchmarking.baselines import (
+    BASELINE_PRECISIONS,
     PEERS,
-    PRECISIONS,
     cache_directory,
     export_peer,
     peer_label,
@@ -40,7 +40,10 @@ ANY_DEVICE = "the only one"  # what --android alone stands for
 )
 @click.option("--peers", is_flag=True, help="MobileOne S0 … S4 and others' networks beside FILES.")
 @click.option(
-    "--peers-precision", default="float32", show_default=True, type=click.Choice(PRECISIONS)
+    "--peers-precision",
+    default="float32",
+    show_default=True,
+    type=click.Choice(BASELINE_PRECISIONS),
 )
 @click.option(
     "--android",

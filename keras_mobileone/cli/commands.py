@@ -219,25 +219,28 @@ def save_keras(model, target):
 
 
 @main.command("deploy")
-@click.option("--variant", default="s0", show_default=True, type=VARIANT_CHOICE)
-@click.option("--weights", default="imagenet", show_default=True, metavar="NAME|PATH")
+@source_options
 @click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
 @click.option("--coreml", is_flag=True, help="A Core ML package too.")
 @about_options
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--output", required=True, type=click.Path(path_type=Path))
-def deploy_command(variant, weights, calibration, coreml, labels_file, threads, output, **about):
+def deploy_command(
+    variant, weights, model_file, calibration, coreml, labels_file, threads, output, **about
+):
     """The whole way: load, fuse, export three precisions, verify, time, report.
 
     \b
     Example: keras-mobileone deploy --variant s0 --calibration photos/ --output s0/
+             keras-mobileone deploy --model mine.keras --labels classes.txt --output mine/
     """
     with progress_steps() as step:
         report = deploy(
-            get_variant(variant),
+            variant,
             weights,
             output,
             calibration,
+            model=model_file,
             coreml=coreml,
             labels=read_labels(labels_file),
             about=About(**about),
@@ -249,7 +252,8 @@ def deploy_command(variant, weights, calibration, coreml, labels_file, threads, 
     print_table(HEADER, table_rows(report))
     names = [file.precision for file in report.files]
     rows = [(photo, answer, *answers) for photo, answer, answers in report.predictions]
-    print_table(("Photograph", "Keras", *names), rows)
+    if rows:
+        print_table(("Photograph", "Keras", *names), rows)
     for line in conditions:
         console.print(line)
     if report.package:
