@@ -51,7 +51,7 @@ benchmark: benchmark-files  ## every study of latency: 20 minutes in which nothi
 benchmark-files: $(VENV)/installed  ## the files that `make benchmark` measures, into build/peers
 	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py --prepare || exit; done
 
-$(VENV)/installed: setup.py
+$(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[test]"
