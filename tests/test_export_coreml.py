@@ -159,9 +159,9 @@ def test_a_wrong_evaluator_is_seen(ten, noise, tmp_path, relative_error, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"compute": "int8"}, "float16, float32"),
-        ({"minimum": "iOS14"}, "iOS15"),
-        ({"compression": "zip", "minimum": "iOS16"}, "palette8"),
+        ({"compute_precision": "int8"}, "float16, float32"),
+        ({"minimum_deployment_target": "iOS14"}, "iOS15"),
+        ({"compression": "zip", "minimum_deployment_target": "iOS16"}, "palette8"),
         ({"compression": "linear8"}, "iOS16 or newer"),
         ({"labels": ["one", "two"]}, "Expected 10 labels.*Received: 2"),
         ({"labels": ["one"] * 10}, "more than once"),
