@@ -78,6 +78,7 @@ def test_deploy_writes_every_file(deployed):
     assert any("int8" in title for title in titles)
 
 
+@pytest.mark.slow
 def test_deploy_compares_on_other_images_than_it_calibrates_with(deployed):
     report, _, _ = deployed
     assert (report.images, report.calibration_images, report.held_out) == (20, 10, True)
@@ -89,6 +90,7 @@ def test_deploy_compares_on_other_images_than_it_calibrates_with(deployed):
     assert float32.sqnr > float16.sqnr > int8.sqnr
 
 
+@pytest.mark.slow
 def test_reports_tell_the_same(deployed):
     report, output, _ = deployed
     restored = report.report_from_dict(json.loads((output / "report.json").read_text()))
@@ -98,6 +100,7 @@ def test_reports_tell_the_same(deployed):
         assert picture.size[0] >= 1000
 
 
+@pytest.mark.slow
 def test_weights_of_ten_classes_say_which(deployed):
     """They call a cat a chain saw: the report says why."""
     report, _, _ = deployed
@@ -106,6 +109,7 @@ def test_weights_of_ten_classes_say_which(deployed):
     assert "one of these: tench, English springer," in report.summary(few)[0]
 
 
+@pytest.mark.slow
 def test_the_report_says_how_apps_use_the_files(deployed):
     report, output, _ = deployed
     text = (output / "report.md").read_text()

@@ -174,6 +174,7 @@ def test_same_arguments_same_bytes(model, images, accurate):
     assert quantize(model, images[:32])[0] == accurate[0]
 
 
+@pytest.mark.slow
 def test_simulation_agrees_with_litert(model, images, accurate):
     content, report = accurate
     found = float_sqnr(model, content, images[:32])
@@ -262,6 +263,7 @@ def test_int16x8_gains_by_equalization(model, images, plain, tmp_path):
     assert found[1] + 3 < found[2]
 
 
+@pytest.mark.slow
 def test_report_names_layers_and_saves(accurate, tmp_path):
     _, report = accurate
     assert report.worst(3) == sorted(report.tensors, key=lambda t: t.sqnr)[:3]

@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     out = tmp_path / "out"
     program = (
         "import sys; from keras_mobileone.data.tfrecord_writer import write_tfrecords;"
-        "prepare(sys.argv[1], sys.argv[2], 40, threads=1)"
+        "write_tfrecords(sys.argv[1], sys.argv[2], 40, threads=1)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, tmp_path / "images", out], stderr=subprocess.DEVNULL
@@ -327,7 +327,7 @@ def test_a_set_of_bad_images_alone_is_refused(tmp_path):
 
 def run(*arguments):
     group = OneLineErrors(commands=[write_tfrecords_command])
-    return CliRunner().invoke(group, ["write_tfrecords", *(str(a) for a in arguments)])
+    return CliRunner().invoke(group, ["write-tfrecords", *(str(a) for a in arguments)])
 
 
 def test_command_says_what_was_written(folders, bad_folders, tmp_path):

@@ -170,6 +170,7 @@ def test_resuming_a_finished_run_changes_nothing(unbroken, folders, tmp_path):
     assert report.top1 == unbroken[0].top1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -186,6 +187,7 @@ def test_another_recipe_is_refused_on_resume(unbroken, folders, changes, words):
     assert before.keys() == state(unbroken[1]).keys()
 
 
+@pytest.mark.slow
 def test_other_classes_are_refused_on_resume(unbroken, folders, tmp_path):
     data = shutil.copytree(folders, tmp_path / "data")
     (data / "train" / "class2").rename(data / "train" / "class9")
@@ -194,6 +196,7 @@ def test_other_classes_are_refused_on_resume(unbroken, folders, tmp_path):
         train(RECIPE, data, unbroken[1], resume=True)
 
 
+@pytest.mark.slow
 def test_wrong_input(unbroken, folders, tmp_path):
     with pytest.raises(FileExistsError, match="Add --resume"):
         train(RECIPE, folders, unbroken[1])
