@@ -64,6 +64,7 @@ def deployed(weights, photographs, tmp_path_factory):
     return report, output, titles
 
 
+@pytest.mark.slow
 def test_deploy_writes_every_file(deployed):
     report, output, titles = deployed
     assert {path.name for path in output.iterdir()} == {
@@ -82,6 +83,7 @@ def test_deploy_writes_every_file(deployed):
     assert any("int8" in title for title in titles)
 
 
+@pytest.mark.slow
 def test_deploy_compares_on_other_images_than_it_calibrates_with(deployed):
     report, _, _ = deployed
     assert (report.images, report.calibration_images, report.held_out) == (20, 10, True)
@@ -93,6 +95,7 @@ def test_deploy_compares_on_other_images_than_it_calibrates_with(deployed):
     assert float32.sqnr > float16.sqnr > int8.sqnr
 
 
+@pytest.mark.slow
 def test_reports_tell_the_same(deployed):
     report, output, _ = deployed
     restored = reporting.report_from_dict(
@@ -296,6 +299,7 @@ def test_the_picture_shows_latency_and_size(deployed, tmp_path, monkeypatch):
     assert figure.get_supxlabel().startswith(words)
 
 
+@pytest.mark.slow
 def test_the_report_says_how_apps_use_the_files(deployed):
     report, output, _ = deployed
     text = (output / "report.md").read_text(encoding="utf-8")
@@ -320,6 +324,7 @@ def test_deploying_again_replaces_the_package(tmp_path):
     assert [p.name for p in (output / "m.mlpackage").iterdir()] == ["new"]
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_nothing(weights, photographs, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("planted")
@@ -350,6 +355,7 @@ def test_bundled_photographs_exist():
     assert all(path.is_file() for path in pipeline._photographs())
 
 
+@pytest.mark.slow
 def test_readme_is_generated_from_the_stored_results():
     process = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "readme.py", "--check"],

@@ -160,6 +160,7 @@ def test_threads_do_not_change_a_byte(folders, tmp_path):
     assert progress[-1] == (28, 28)
 
 
+@pytest.mark.slow
 def test_imagenette_reads_the_same_from_folders_and_records(shared, tmp_path):
     source = shared / "imagenette"
     for split, count in (("train", 30), ("val", 5)):
@@ -182,6 +183,7 @@ def test_imagenette_reads_the_same_from_folders_and_records(shared, tmp_path):
 # Interruptions
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     for i in range(160):
         save(picture(seed=i, size=(240, 200)), tmp_path / "images" / "ab"[i % 2] / f"{i}.jpg")
@@ -189,7 +191,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     out = tmp_path / "out"
     program = (
         "import sys; from keras_mobileone.data.tfrecord_writer import write_tfrecords;"
-        "prepare(sys.argv[1], sys.argv[2], 40, threads=1)"
+        "write_tfrecords(sys.argv[1], sys.argv[2], 40, threads=1)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, tmp_path / "images", out], stderr=subprocess.DEVNULL
@@ -223,6 +225,7 @@ def test_finished_shards_are_kept_and_damaged_ones_written_again(folders, tmp_pa
     assert again == {"train-00001-of-00004", "train-00002-of-00004"}
 
 
+@pytest.mark.slow
 def test_an_error_in_one_shard_ends_the_run_and_leaves_no_half_file(folders, tmp_path, run_python):
     """As on a full disk: no file may grow beyond 20 kB."""
     program = (
@@ -324,7 +327,7 @@ def test_a_set_of_bad_images_alone_is_refused(tmp_path):
 
 def run(*arguments):
     group = OneLineErrors(commands=[write_tfrecords_command])
-    return CliRunner().invoke(group, ["write_tfrecords", *(str(a) for a in arguments)])
+    return CliRunner().invoke(group, ["write-tfrecords", *(str(a) for a in arguments)])
 
 
 def test_command_says_what_was_written(folders, bad_folders, tmp_path):
