@@ -6,6 +6,7 @@ import pytest
 
 import keras_mobileone
 from keras_mobileone.benchmarking import baselines
+from keras_mobileone.choices import DEPLOY_PRECISIONS
 from keras_mobileone.litert.flatbuffer import inputs_and_outputs, operator_counts
 
 
@@ -66,7 +67,7 @@ def small_peer(tiny, monkeypatch):
     return "Small"
 
 
-@pytest.mark.parametrize("precision", baselines.PRECISIONS)
+@pytest.mark.parametrize("precision", DEPLOY_PRECISIONS)
 def test_a_peer_is_exported_once(small_peer, tmp_path, monkeypatch, precision):
     path = baselines.export_peer(small_peer, tmp_path / "cache", precision)
     content = path.read_bytes()

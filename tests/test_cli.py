@@ -12,7 +12,7 @@ from PIL import Image
 
 import keras_mobileone
 from keras_mobileone.cli import main
-from keras_mobileone.cli.commands import probabilities
+from keras_mobileone.cli.prediction import probabilities
 
 EXPORT = ("export", "tflite", "--model", "{model}")
 

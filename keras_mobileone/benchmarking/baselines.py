@@ -17,13 +17,13 @@ import numpy as np
 
 from keras_mobileone.applications import DEFAULT_SIZE, MobileOne
 from keras_mobileone.benchmarking.published_results import PUBLISHED
+from keras_mobileone.choices import DEPLOY_PRECISIONS, INTEGER
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
-from keras_mobileone.litert.converter import INTEGER, convert
+from keras_mobileone.litert.converter import convert
 from keras_mobileone.variants import VARIANTS
 
-PRECISIONS = ("float32", "float16", "int8")
 IMAGES = 4  # of noise, which set the statistics and calibrate int8
 KERAS_TABLE = "keras.io/api/applications"
 
@@ -118,9 +118,9 @@ def export_network(
     Raises:
         ValueError: For an unknown precision, or another Keras backend than TensorFlow.
     """
-    if precision not in PRECISIONS:
+    if precision not in DEPLOY_PRECISIONS:
         raise InputValueError(
-            f"`precision` of a peer must be one of {', '.join(PRECISIONS)}. "
+            f"`precision` of a peer must be one of {', '.join(DEPLOY_PRECISIONS)}. "
             f"Received: {precision!r}."
         )
     require_exportable(precision)

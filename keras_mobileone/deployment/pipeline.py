@@ -15,6 +15,7 @@ import numpy as np
 from keras_mobileone.about import About
 from keras_mobileone.applications import MobileOne
 from keras_mobileone.benchmarking import Latency, benchmark
+from keras_mobileone.choices import DEPLOY_PRECISIONS
 from keras_mobileone.data.imagenet import (
     NUM_CLASSES,
     PRETRAINED_CLASSES,
@@ -47,7 +48,6 @@ from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.variants import Variant
 
-PRECISIONS = ("float32", "float16", "int8")
 CALIBRATION_SHARE = 3  # one image of so many calibrates, the others compare
 MAX_CALIBRATION_IMAGES = 100
 SHOWN_PHOTOGRAPHS = 4
@@ -159,7 +159,7 @@ def _export(model, variant, calibration_paths, directory, step, texts) -> list[E
     size = model.input_shape[1:3]
     images = np.stack(list(load_crops(calibration_paths, size, variant.crop_fraction)))
     exports = []
-    for precision in PRECISIONS:
+    for precision in DEPLOY_PRECISIONS:
         step(f"Exporting {precision}")
         path = directory / f"{variant.name}_{precision}.tflite"
         calibration = images if precision == "int8" else None
