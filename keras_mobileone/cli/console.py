@@ -197,14 +197,10 @@ def progress_steps() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 def print_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
 ) -> None:
-    """Prints a table whose first column is text and the others numbers."""
-    table = Table(
-        title=title,
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-    )
+    """Prints a table whose first column is text and the others numbers, below a title."""
+    if title is not None:  # not the table's own, which breaks file names to the table's width
+        console.print(title, style="italic", soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
     for i, column in enumerate(header):
         table.add_column(column, justify="right" if i else "left", no_wrap=i == 0)
     for row in rows:
