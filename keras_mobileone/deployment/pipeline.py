@@ -15,6 +15,7 @@ import numpy as np
 from keras_mobileone.about import About
 from keras_mobileone.applications import MobileOne
 from keras_mobileone.benchmarking import Latency, benchmark
+from keras_mobileone.choices import DEPLOY_PRECISIONS
 from keras_mobileone.data.imagenet import (
     NUM_CLASSES,
     PRETRAINED_CLASSES,
@@ -48,13 +49,11 @@ from keras_mobileone.export.snippets import coreml_usage, tflite_usage
 from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
-from keras_mobileone.quantization.calibration import scales_itself
 from keras_mobileone.variants import Variant, get_variant
 from keras_mobileone.weights.loading import load_keras
 
 # Announces a step by its title and returns a progress callback (done, total).
 Step = Callable[[str], Callable[[int, int], None]]
-DEPLOYED_PRECISIONS = ("float32", "float16", "int8")
 CALIBRATION_SHARE = 3  # a third of the images calibrates, the others are compared on
 MIN_CALIBRATION_IMAGES = 8  # with fewer, all images calibrate and are compared on
 MAX_CALIBRATION_IMAGES = 100
@@ -250,26 +249,21 @@ def _own_source(model: keras.Model | str | os.PathLike, labels: Sequence[str] | 
             "`model` must be a Keras model or the path of a .keras file. "
             f"Received: {type(model).__name__}."
         )
-    outputs = load_predictor(model).classes
+    predictor = load_predictor(model)
+    outputs = predictor.classes
     if outputs is None:
         raise InputValueError(
             "Expected a classifier with one output of shape (batch, classes). Received: "
             f"{model.name!r} with output shape {model.output_shape}. Use `export_tflite` for it."
         )
-    if scales_itself(model):
-        raise InputValueError(
-            "Expected a model of normalized images. Received: "
-            f"{model.name!r}, which has a Rescaling or Normalization layer. Deploy it without that "
-            "layer, trained on `preprocess_input`, or use `export_tflite`."
-        )
     unfused = has_blocks(model)
-    labels = default_labels(model, labels)
+    labels = default_labels(model, predictor.image_config.labels if labels is None else labels)
     return _Source(
         name=name,
         weights=None,
         train=model_complexity(model) if unfused else None,
         model=fuse(model) if unfused else model,
-        crop_fraction=getattr(model, "crop_fraction", Variant.crop_fraction),
+        crop_fraction=predictor.image_config.crop_fraction,
         labels=labels,
         names=labels or [f"class {index}" for index in range(outputs)],
         folders=_class_folders(labels or []),
@@ -297,7 +291,7 @@ def _export(
     size = source.model.input_shape[1:3]
     images = np.stack(list(load_crops(calibration_paths, size, source.crop_fraction)))
     exports = []
-    for precision in DEPLOYED_PRECISIONS:
+    for precision in DEPLOY_PRECISIONS:
         step(f"Exporting {precision}")
         path = directory / f"{source.name}_{precision}.tflite"
         calibration = images if precision == "int8" else None

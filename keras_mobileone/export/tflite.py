@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.about import About
+from keras_mobileone.choices import INTEGER, INTEGER_TYPES, PRECISIONS
 from keras_mobileone.data.image_config import ImageConfig, config_of_file, image_config
 from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
@@ -22,7 +23,7 @@ from keras_mobileone.errors import InputValueError, VerificationError
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
-from keras_mobileone.litert.converter import INTEGER, PRECISIONS, convert
+from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.metadata import read_file_config, with_metadata
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.models.attachment import copy_attachment
@@ -33,7 +34,6 @@ from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.ptq import quantize
 
-INTEGER_TYPES = ("float32", "int8", "uint8")
 COMPARED_IMAGES = 8
 # Largest difference from Keras over the largest magnitude of an output, beyond which an export has
 # failed. Rounding costs a well-behaved network a hundredth of these; int8 of a network with random
