@@ -211,7 +211,7 @@ def _tap_products(x: Tensor, c: Tensor) -> Tensor:
 
 
 def _tap_products_gradient(x: Tensor, both: Tensor, constants: Tensor) -> Tensor:
-    """The gradient of each pixel: Σ_j both(i, j) · tap j + constants(i), over the windows whose tap i
+    """The gradient of each pixel: Σ_j both(i, j) · tap j + constants(i), over windows whose tap i
     the pixel is.
 
     This is one convolution, whose kernel adds up `both` for each lag, and one constant; pixels near
