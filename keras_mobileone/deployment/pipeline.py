@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +41,7 @@ from keras_mobileone.evaluation.predictor import load_predictor
 from keras_mobileone.export.coreml import export_coreml, require_coremltools
 from keras_mobileone.export.snippets import coreml_usage, tflite_usage
 from keras_mobileone.export.tflite import ExportReport, export_tflite
+from keras_mobileone.files import staged_directory
 from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.variants import Variant
 
@@ -110,7 +109,7 @@ def deploy(
     model = MobileOne(
         variant, weights=weights, classes=classes, classifier_activation=None, deploy=True
     )
-    with staging(output) as directory:
+    with staged_directory(output) as directory:
         model.save(directory / f"{variant.name}.keras")
         shutil.copy(example_path(), directory)
         if labels is None and weights in PRETRAINED_CLASSES:
@@ -195,22 +194,6 @@ def _deployed_file(export: ExportReport, latency: Latency, comparison: Compariso
         top5=comparison.candidate_top5,
         usage=tflite_usage(export),
     )
-
-
-@contextmanager
-def staging(output: Path) -> Iterator[Path]:
-    """A directory beside `output` whose files move into it if the block succeeds."""
-    directory = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        yield directory
-        output.mkdir(exist_ok=True)
-        for path in directory.iterdir():
-            target = output / path.name
-            if target.is_dir():  # a Core ML package of an earlier time
-                shutil.rmtree(target)
-            os.replace(path, target)
-    finally:
-        shutil.rmtree(directory)
 
 
 def _require_output(output):

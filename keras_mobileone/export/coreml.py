@@ -3,8 +3,6 @@
 import io
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from keras_mobileone.data.imagenet import MEAN, STD, preprocess_input, top_label
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import check_labels
 from keras_mobileone.errors import InputTypeError, InputValueError, MissingPackageError
+from keras_mobileone.files import staged_path
 from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import ends_in_softmax, in_float32, require_graph
@@ -144,7 +143,7 @@ def export_coreml(
         converted = _renamed(ct, converted, labels is not None)
     _describe(converted, model, labels, image, about or About())
     operators = _operators(converted)
-    with _staged(path) as temporary, quiet():
+    with staged_path(path) as temporary, quiet():
         converted.save(str(temporary))
     return CoreMLReport(
         path=path,
@@ -356,14 +355,3 @@ def _operators(package) -> dict[str, int]:
         if operation.type != "const":
             counts[operation.type] = counts.get(operation.type, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
-@contextmanager
-def _staged(path: Path):
-    """A place beside `path` that moves there if the block succeeds."""
-    directory = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
-    try:
-        yield directory / path.name
-        os.replace(directory / path.name, path)
-    finally:
-        shutil.rmtree(directory)
