@@ -19,6 +19,7 @@ from keras_mobileone.about import About
 from keras_mobileone.cli import main
 from keras_mobileone.deployment import pipeline
 from keras_mobileone.deployment import report as reporting
+from keras_mobileone.files import staged_directory
 from keras_mobileone.litert.metadata import read_labels
 from keras_mobileone.weights.checkpoint import write_safetensors
 from keras_mobileone.weights.loading import export_tensors
@@ -318,7 +319,7 @@ def test_the_report_says_how_apps_use_the_files(deployed):
 def test_deploying_again_replaces_the_package(tmp_path):
     output = tmp_path / "out"
     for content in ("old", "new"):
-        with pipeline.staging(output) as directory:
+        with staged_directory(output) as directory:
             (directory / "m.mlpackage").mkdir()
             (directory / "m.mlpackage" / content).touch()
     assert [p.name for p in (output / "m.mlpackage").iterdir()] == ["new"]
@@ -339,7 +340,7 @@ def test_staging_keeps_what_stood_there(tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     (output / "mine.txt").write_text("mine", encoding="utf-8")
-    with pipeline.staging(output) as directory:
+    with staged_directory(output) as directory:
         (directory / "new.txt").write_text("new", encoding="utf-8")
     assert sorted(p.name for p in output.iterdir()) == ["mine.txt", "new.txt"]
 

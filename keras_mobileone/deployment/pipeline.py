@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +45,7 @@ from keras_mobileone.export.coreml import export_coreml, require_coremltools
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.export.snippets import coreml_usage, tflite_usage
 from keras_mobileone.export.tflite import export_tflite
+from keras_mobileone.files import staged_directory
 from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.variants import Variant, get_variant
@@ -155,7 +154,7 @@ def deploy(
     paths = _photographs() if calibration is None else list_images(calibration)
     calibration_paths, compared_paths = _split(paths)
     source = _load(variant, weights, model, labels, step)
-    with staging(output) as directory:
+    with staged_directory(output) as directory:
         source.model.save(directory / f"{source.name}.keras")
         shutil.copy(example_path(), directory)
         exports = _export(source, calibration_paths, directory, step, about)
@@ -348,22 +347,6 @@ def _deployed_file(export: ExportReport, latency: Latency, comparison: Compariso
         top5=comparison.candidate_top5,
         usage=tflite_usage(export),
     )
-
-
-@contextmanager
-def staging(output: Path) -> Iterator[Path]:
-    """A directory beside `output` whose files move into it if the block succeeds."""
-    directory = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        yield directory
-        output.mkdir(exist_ok=True)
-        for path in directory.iterdir():
-            target = output / path.name
-            if target.is_dir():  # a Core ML package of an earlier call
-                shutil.rmtree(target)
-            os.replace(path, target)
-    finally:
-        shutil.rmtree(directory)
 
 
 def _require_output(output: str | os.PathLike | None) -> Path:

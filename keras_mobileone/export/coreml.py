@@ -2,8 +2,6 @@
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputTypeError, InputValueError, MissingPackageError
+from keras_mobileone.files import staged_path
 from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
@@ -154,7 +153,7 @@ def export_coreml(
         converted = _renamed(ct, converted, labels is not None)
     _describe(converted, model, labels, config if not image else None, about or About())
     operators = _operators(converted)
-    with _staged(path) as temporary, quiet():
+    with staged_path(path) as temporary, quiet():
         converted.save(str(temporary))
     return CoreMLReport(
         path=path,
@@ -410,14 +409,3 @@ def _operators(package) -> dict[str, int]:
         if operation.type != "const":
             counts[operation.type] = counts.get(operation.type, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
-@contextmanager
-def _staged(path: Path):
-    """A place beside `path` that moves there if the block succeeds."""
-    directory = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
-    try:
-        yield directory / path.name
-        os.replace(directory / path.name, path)
-    finally:
-        shutil.rmtree(directory)

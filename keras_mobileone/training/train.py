@@ -181,8 +181,15 @@ class Run:
     def fit(self, progress: Progress, callbacks: list) -> None:
         """Trains from where `progress` stands to the end of the recipe."""
         total = self.recipe.epochs * self.steps_per_epoch
+        traced = None
         while progress.step < total:
             first, end, steps, phase = self.stretch(progress.step)
+            if phase.image_size != traced:
+                # `tf.function` generalizes over the sizes that it has seen: a step that is traced
+                # for a second size would not know it, and compute otherwise than the same step
+                # of a resumed run, which sees no other.
+                self.trainer.make_train_function(force=True)
+                traced = phase.image_size
             try:
                 self.trainer.fit(
                     self.training(phase, progress.step),
@@ -215,7 +222,7 @@ class Run:
     def stretch(self, step: int) -> tuple[int, int, int, Phase]:
         """The next call of `fit`: first and last epoch, steps in each, phase.
 
-        An epoch that was broken off is finished first, by itself.
+        An interrupted epoch is completed in its own `fit` call.
         """
         first, done = divmod(step, self.steps_per_epoch)
         starts = [phase.start for phase in self.recipe.phases if phase.start > first]
