@@ -21,14 +21,44 @@ endif
 
 STUDIES := peers analysis fused
 
-.PHONY: demo test test-arm64 arm64-machine lint readme benchmark benchmark-files clean
+.PHONY: demo check test test-fast doctest types coverage docs package test-arm64 arm64-machine lint \
+	readme benchmark benchmark-files clean
 
 demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files in demo/
 	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) --coreml \
 		--output demo
 
-test: lint $(MEDIAPIPE)/installed  ## every test, the slow ones too
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile tests
+# The tests by file, the longest first (see tests/conftest.py).
+SHARED_OUT := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+check: test docs package  ## everything that CI runs
+
+test: lint types doctest $(MEDIAPIPE)/installed  ## ruff, mypy, every example, every test
+	$(BIN)/python -m pytest $(SHARED_OUT) tests
+
+test-fast: $(VENV)/installed  ## what can be tested in three minutes, while you work
+	$(BIN)/python -m pytest $(SHARED_OUT) -m "not slow" tests
+
+doctest: $(VENV)/installed  ## the examples of the package's docstrings
+	$(BIN)/python -m pytest --doctest-modules keras_mobileone
+
+types: $(VENV)/installed  ## mypy on the package
+	$(BIN)/mypy
+
+coverage: $(VENV)/installed  ## lines and branches that the fast tests reach
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow" tests
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+docs: $(VENV)/installed  ## the pages in site/; a broken link is an error
+	$(BIN)/mkdocs build --strict
+
+package: $(VENV)/installed  ## wheel and sdist in dist/, checked in an empty environment
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	PYTHON=$(PYTHON) .ci/check-package dist
 
 test-arm64: arm64-machine $(VENV)/installed  ## the files on emulated arm64; Debian on x86-64, root
 	PYTHONPATH=tests $(BIN)/python -m arm64.check $(PHOTOGRAPHS) \
@@ -51,10 +81,10 @@ benchmark: benchmark-files  ## every study of latency: 20 minutes in which nothi
 benchmark-files: $(VENV)/installed  ## the files that `make benchmark` measures, into build/peers
 	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py --prepare || exit; done
 
-$(VENV)/installed: setup.py
+$(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[test]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 # By itself: it wants another absl-py than tensorflow-model-optimization.
@@ -65,4 +95,4 @@ $(MEDIAPIPE)/installed: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(MEDIAPIPE) .arm64 build demo *.egg-info
+	rm -rf $(VENV) $(MEDIAPIPE) .arm64 build demo dist site .coverage* *.egg-info

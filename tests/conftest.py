@@ -19,11 +19,25 @@ import keras_mobileone
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared"
 
+# The files that take longer than a minute, longest first. Processes that share the tests file by
+# file (`--dist loadfile --no-loadscope-reorder`) so end at about the same time.
+LONGEST = (
+    "test_distributed.py",
+    "test_finetuning.py",
+    "test_export_coreml.py",
+    "test_quantization.py",
+    "test_export_tflite.py",
+    "test_unfusing.py",
+    "test_training.py",
+    "test_golden.py",
+    "test_fusing.py",
+    "test_jax.py",
+)
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
-    # Between Keras, TensorFlow and NumPy 2; nothing of ours.
-    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+
+def pytest_collection_modifyitems(items):
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -110,6 +110,7 @@ def test_input_tensor(tiny):
     assert build(tiny, input_tensor=pixels).input is pixels  # the shape says the same
 
 
+@pytest.mark.slow
 def test_input_tensor_after_other_layers(tiny, noise, randomize, relative_error):
     pixels = keras.Input((64, 64, 3), name="pixels")
     image = layers.Rescaling(1 / 255)(pixels)
@@ -241,6 +242,7 @@ def test_cloning_keeps_the_model_a_mobileone(tiny_model):
     assert keras.models.clone_model(tiny_model).fuse(verify=False)
 
 
+@pytest.mark.slow
 def test_three_steps_of_training_change_the_loss(tiny, noise):
     model = build(tiny, classes=4, input_shape=(32, 32, 3))
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
@@ -267,6 +269,7 @@ def test_s0_trains(noise):
     assert losses[0] != losses[1] != losses[2]
 
 
+@pytest.mark.slow
 def test_mixed_precision(tiny, noise):
     keras.config.set_dtype_policy("mixed_float16")
     try:

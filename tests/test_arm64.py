@@ -93,6 +93,7 @@ def test_an_obstacle_is_one_sentence_and_an_exit_code(monkeypatch, capsys):
     assert capsys.readouterr().err == "Error: Expected this. Received: that. Do something.\n"
 
 
+@pytest.mark.slow
 def test_the_script_runs_a_file_and_tells_the_machine(tiny_model, noise, tmp_path):
     model, inputs = tmp_path / "tiny.tflite", tmp_path / "inputs.npy"
     keras_mobileone.export_tflite(tiny_model, model, normalize=False)

@@ -249,6 +249,7 @@ def amounts(runs, name) -> list[float]:
     return sorted({amount for operations in runs for other, amount in operations if other == name})
 
 
+@pytest.mark.slow
 def test_auto_augment_follows_the_policy(traced):
     runs = traced(augment.auto_augment)
     found = frequencies(runs)
@@ -287,6 +288,7 @@ def test_rand_augment_draws_every_operation_alike(traced):
     assert np.mean(lost) == pytest.approx(6.8, abs=0.15)
 
 
+@pytest.mark.slow
 def test_rand_augment_options(traced):
     runs = traced(
         lambda image, seed: augment.rand_augment(

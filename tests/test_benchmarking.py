@@ -90,6 +90,7 @@ def run(*arguments):
     return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_rounds_are_interleaved_and_conditions_recorded(files, monkeypatch):
     order, real = [], benchmarking.ThisMachine.measure
 
@@ -269,6 +270,7 @@ def test_a_stored_result_is_shown(files, tmp_path):
         assert figure in result.output
 
 
+@pytest.mark.slow
 def test_peers_stand_beside_ones_own(files, tmp_path, monkeypatch, tiny):
     def build():
         return keras_mobileone.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), deploy=True)

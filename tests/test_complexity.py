@@ -18,6 +18,7 @@ REFERENCE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_train_time_parameters(name):
     found = model_complexity(MobileOne(name, weights=None))
@@ -162,6 +163,7 @@ PAPERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 def test_every_peer_is_counted_whole(name):
     model = PEERS[name].build()

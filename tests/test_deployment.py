@@ -64,6 +64,7 @@ def deployed(weights, photographs, tmp_path_factory):
     return report, output, titles
 
 
+@pytest.mark.slow
 def test_deploy_writes_every_file(deployed):
     report, output, titles = deployed
     assert {path.name for path in output.iterdir()} == {
@@ -312,6 +313,7 @@ def test_deploying_again_replaces_the_package(tmp_path):
     assert [p.name for p in (output / "m.mlpackage").iterdir()] == ["new"]
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_nothing(weights, photographs, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("planted")
@@ -342,6 +344,7 @@ def test_bundled_photographs_exist():
     assert all(path.is_file() for path in pipeline._photographs())
 
 
+@pytest.mark.slow
 def test_readme_is_generated_from_the_stored_results():
     process = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "readme.py", "--check"],

@@ -221,6 +221,7 @@ def test_the_authors_accuracy_in_keras_and_tflite(s0, shared, tmp_path):
     assert (in_keras.top1, in_keras.top5) == (result.top1, result.top5)
 
 
+@pytest.mark.slow
 def test_predictors_agree_on_pixels(s0, shared, tmp_path, relative_error):
     export_tflite(s0, tmp_path / "s0.tflite", normalize=True)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)

@@ -87,6 +87,7 @@ def test_the_file_computes_what_keras_does(
     assert report.compared == "random input"
 
 
+@pytest.mark.slow
 def test_the_report_describes_the_file(tiny_model, tmp_path):
     path = tmp_path / "model.tflite"
     report = export_tflite(tiny_model, path)
@@ -118,6 +119,7 @@ def test_a_fused_model_gives_the_same_file(small, tmp_path, pixels, run_file, re
     assert relative_error(*outputs) < 1e-6
 
 
+@pytest.mark.slow
 def test_lower_precisions_are_smaller(tiny_model, pixels, tmp_path):
     fused = fuse(tiny_model)
     sizes = [
@@ -127,6 +129,7 @@ def test_lower_precisions_are_smaller(tiny_model, pixels, tmp_path):
     assert sizes[0] > sizes[1] > max(sizes[2:])
 
 
+@pytest.mark.slow
 def test_the_batch_is_fixed_at_one(tiny_model, tmp_path, interpreter):
     report = export_tflite(tiny_model, tmp_path / "model.tflite")
     (details,) = interpreter(model_path=str(report.path)).get_input_details()
@@ -170,6 +173,7 @@ def test_pixels_as_bytes(small, pixels, tmp_path, run_file, relative_error):
     assert relative_error(run_file(report.path, pixels), expected) < 0.2
 
 
+@pytest.mark.slow
 def test_normalized_input(tiny_model, images, tmp_path, run_file, relative_error):
     report = export_tflite(tiny_model, tmp_path / "model.tflite", normalize=False)
     assert [i.name for i in report.inputs] == ["image"]
@@ -208,6 +212,7 @@ def two_headed(tiny, randomize):
     return randomize(keras.Model(base.input, heads, name="two_headed"))
 
 
+@pytest.mark.slow
 def test_several_outputs_keep_their_names(
     two_headed, tmp_path, images, interpreter, relative_error
 ):
@@ -223,12 +228,14 @@ def test_several_outputs_keep_their_names(
         assert relative_error(value, by_layer[name]) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_backbone_with_features_as_outputs(tiny_model, tmp_path):
     report = export_tflite(feature_extractor(tiny_model), tmp_path / "model.tflite")
     assert report.error < 1e-4
     assert sorted(o.shape[1] for o in report.outputs) == [2, 4, 8, 16]
 
 
+@pytest.mark.slow
 def test_a_half_precision_model(tiny, randomize, tmp_path, images, run_file, relative_error):
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -241,12 +248,14 @@ def test_a_half_precision_model(tiny, randomize, tmp_path, images, run_file, rel
     assert relative_error(run_file(report.path, images), model(images, training=False)) < 1e-2
 
 
+@pytest.mark.slow
 def test_a_sequential_model(tiny, randomize, tmp_path):
     base = MobileOne(tiny, weights=None, include_top=False, pooling="avg", input_shape=SIZE)
     model = randomize(keras.Sequential([keras.Input(SIZE), base, layers.Dense(2)]))
     assert export_tflite(model, tmp_path / "model.tflite").error < 1e-4
 
 
+@pytest.mark.slow
 def test_a_model_on_an_input_tensor(tiny, randomize, tmp_path):
     model = MobileOne(tiny, weights=None, input_tensor=keras.Input(SIZE), classes=5)
     assert export_tflite(randomize(model), tmp_path / "model.tflite").error < 1e-4
@@ -270,6 +279,7 @@ def crops_of(directory) -> np.ndarray:
     return np.stack([evaluation_crop(load_image(path), 64) for path in sorted(directory.iterdir())])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [False, True], ids=["normalized", "pixels"])
 def test_calibration_by_directory_array_and_iterable_agree(normalize, small, photographs, tmp_path):
     pixels = crops_of(photographs)
@@ -281,10 +291,12 @@ def test_calibration_by_directory_array_and_iterable_agree(normalize, small, pho
         export_tflite(small, path, "int8", source, normalize=normalize)
         files.append(path.read_bytes())
     assert [file == files[0] for file in files] == [True] * 5
-    export_tflite(small, path, "int8", images[:1], normalize=normalize)
+    with pytest.warns(UserWarning, match="single image"):
+        export_tflite(small, path, "int8", images[:1], normalize=normalize)
     assert path.read_bytes() != files[0]  # the images do make a difference
 
 
+@pytest.mark.slow
 def test_a_large_directory_is_thinned_evenly_to_200(small, tmp_path):
     directory = tmp_path / "photographs"
     directory.mkdir()
@@ -356,6 +368,7 @@ def test_grey_input_with_normalization_is_an_error(tiny, tmp_path):
         export_tflite(model, tmp_path / "model.tflite", normalize=True)
 
 
+@pytest.mark.slow
 def test_grey_input_is_exported(tiny, randomize, tmp_path):
     model = MobileOne(tiny, weights=None, input_shape=(64, 64, 1), classes=2)
     report = export_tflite(randomize(model), tmp_path / "model.tflite")

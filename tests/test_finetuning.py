@@ -11,8 +11,10 @@ import time
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import keras_mobileone
+from keras_mobileone.cli import main
 from keras_mobileone.data.sources import open_source
 from keras_mobileone.training.finetuning import pretrained_network, weights_path
 from keras_mobileone.training.recipe import RECIPES, Phase
@@ -63,10 +65,10 @@ def test_a_small_network_learns_through_the_whole_command(
 
     for name in ("deploy.keras", "model_int8.tflite"):
         result = tmp_path / f"{name}.json"
-        arguments = command("evaluate", slice_of_imagenette / "val", "--model", run / name)
-        arguments += ["--classes", str(run / "classes.txt"), "--json", str(result)]
-        evaluated = subprocess.run([*arguments, "--crop-fraction", "0.9"], capture_output=True)
-        assert evaluated.returncode == 0, evaluated.stderr[-2000:]
+        arguments = ["evaluate", slice_of_imagenette / "val", "--model", run / name]
+        arguments += ["--classes", run / "classes.txt", "--json", result, "--crop-fraction", "0.9"]
+        evaluated = CliRunner().invoke(main, list(map(str, arguments)))
+        assert evaluated.exit_code == 0, evaluated.output[-2000:]
         found = json.loads(result.read_text())
         assert found["top1"] / found["images"] == pytest.approx(top1, abs=0.05)
 

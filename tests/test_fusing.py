@@ -29,6 +29,7 @@ def stock_only(model) -> bool:
     ) and not fusing.has_blocks(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_every_variant_at_any_size(variant_pair, size, noise, relative_error):
     model, fused = variant_pair
@@ -65,6 +66,7 @@ def test_the_source_stays_as_it_was(tiny, randomize, noise, relative_error):
     assert relative_error(model(images, training=False), expected) == 0
 
 
+@pytest.mark.slow
 def test_a_nested_and_shared_backbone(tiny, randomize, noise, relative_error):
     backbone = MobileOne(tiny, weights=None, include_top=False, pooling="avg")
     left, right = keras.Input((64, 64, 3)), keras.Input((48, 80, 3))
@@ -188,6 +190,7 @@ def test_single_frozen_blocks_stay_frozen(tiny):
     assert fused.get_layer("stage1_pair2_pointwise_conv").trainable
 
 
+@pytest.mark.slow
 def test_mixed_precision(tiny, randomize, noise, relative_error):
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -204,6 +207,7 @@ def test_mixed_precision(tiny, randomize, noise, relative_error):
     assert relative_error(full[1](images), full[0](images, training=False)) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_renamed_model(tiny, randomize, noise, relative_error):
     model = MobileOne(tiny, weights=None, include_top=False, pooling="avg", name="my_backbone")
     randomize(model)
@@ -223,6 +227,7 @@ def test_a_renamed_model(tiny, randomize, noise, relative_error):
         assert relative_error(fused(images), expected) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_compiled_and_trained_model_with_a_loss_of_ones_own(tiny, noise, relative_error):
     def loss(truth, prediction):
         return ops.mean(ops.square(truth - prediction))
@@ -240,6 +245,7 @@ def test_a_compiled_and_trained_model_with_a_loss_of_ones_own(tiny, noise, relat
     model.fit(images, noise(8, 2), verbose=0)  # goes on training
 
 
+@pytest.mark.slow
 def test_the_fused_model_loads_without_this_package(tiny, randomize, tmp_path, noise, run_python):
     """Also one made from a compiled model, with a loss nobody else knows."""
     model = randomize(MobileOne(tiny, weights=None, input_shape=(64, 64, 3), classes=5))
@@ -408,6 +414,7 @@ def test_not_a_number_is_not_equal(monkeypatch, tiny_model):
         fuse(tiny_model)
 
 
+@pytest.mark.slow
 def test_a_half_precision_model_with_a_bug_is_found(monkeypatch, tiny, randomize):
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -23,12 +23,19 @@ def fill(shared):
     return module
 
 
-@pytest.fixture(scope="module", params=["apple", "timm"])
+# Without slow tests, S0 in the authors' naming remains.
+@pytest.fixture(scope="module", params=["apple", pytest.param("timm", marks=pytest.mark.slow)])
 def scheme(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "s0",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != "s0"),
+    ],
+)
 def reference(request, scheme, shared, fill, tmp_path_factory):
     """The model made of a weight file, and the stored outputs."""
     variant = VARIANTS[request.param]

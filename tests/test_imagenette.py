@@ -45,6 +45,7 @@ def test_train_time_and_deploy_agree(deploy_model, noise, relative_error):
     assert hasattr(train_time, "fuse")
 
 
+@pytest.mark.slow
 def test_without_network_or_other_files(run_python, tmp_path):
     """In a process of its own, with an empty cache and no hub."""
     run_python(

@@ -75,6 +75,7 @@ def accurate(model, images):
     return quantize(model, images[:32], before=True)
 
 
+@pytest.mark.slow
 def test_equalization_keeps_the_outputs_and_the_source(model, images):
     weights = model.get_weights()
     before = ops.convert_to_numpy(model(images[:8], training=False))
@@ -86,6 +87,7 @@ def test_equalization_keeps_the_outputs_and_the_source(model, images):
     assert all((t > 0).all() for t in result.factors.values())
 
 
+@pytest.mark.slow
 def test_equalization_evens_out_the_ranges(model, images):
     def unevenness(m):
         traced = trace(m)
@@ -126,6 +128,7 @@ def test_a_wrong_factor_is_found(model, images, monkeypatch, bug):
         equalize(model, images[:16])
 
 
+@pytest.mark.slow
 def test_correction_beats_the_converter_on_other_images(model, images, plain, accurate):
     content, report = accurate.content, accurate
     others = images[32:]
@@ -136,6 +139,7 @@ def test_correction_beats_the_converter_on_other_images(model, images, plain, ac
     assert len(content) <= 1.02 * len(plain)
 
 
+@pytest.mark.slow
 def test_each_step_pays(model, images):
     def result(**steps):
         content = quantize(model, images[:32], **steps).content
@@ -154,6 +158,7 @@ def test_steps_know_their_values():
         Steps(rounding="up")
 
 
+@pytest.mark.slow
 def test_correcting_the_wrong_layer_shows(model, images, accurate, monkeypatch):
     real = layerwise_correction._matching_weights
 
@@ -171,6 +176,7 @@ def test_correcting_the_wrong_layer_shows(model, images, accurate, monkeypatch):
     assert wrong < float_sqnr(model, accurate.content, images[32:]) - 5
 
 
+@pytest.mark.slow
 def test_same_arguments_same_bytes(model, images, accurate):
     assert quantize(model, images[:32]).content == accurate.content
 
@@ -181,6 +187,7 @@ def test_simulation_agrees_with_litert(model, images, accurate):
     assert found == pytest.approx(report.tensors[-1].sqnr, abs=1.0)
 
 
+@pytest.mark.slow
 def test_a_users_model_with_two_outputs(images, randomize):
     backbone = keras_mobileone.MobileOne(VARIANT, weights=None, include_top=False, input_shape=SIZE)
     x = layers.Conv2D(24, 3, padding="same", activation="relu")(backbone.output)
@@ -224,6 +231,7 @@ def test_edges_that_carry_no_factor_are_left_alone_and_reported(images):
     assert "output" in reasons["last"]
 
 
+@pytest.mark.slow
 def test_input_and_output_types_and_normalization(model, images, tmp_path):
     mean, std = (np.array(v) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     pixels = np.rint((images * std + mean) * 255).astype(np.float32)
@@ -247,6 +255,7 @@ def test_input_and_output_types_and_normalization(model, images, tmp_path):
     assert sqnr(expected, found) > sqnr(expected, before) + 3
 
 
+@pytest.mark.slow
 def test_int16x8_gains_by_equalization(model, images, plain, tmp_path):
     contents = []
     for name in ("plain", "equalized"):
@@ -294,6 +303,7 @@ def test_compensated_rounding_beats_the_nearest():
     assert np.abs(codes).max() <= 127
 
 
+@pytest.mark.slow
 def test_compare_takes_files_models_and_labels(model, images, tmp_path):
     rng = np.random.default_rng(2)
     pixels = rng.integers(0, 256, (6, *SIZE), np.uint8)

@@ -68,6 +68,7 @@ def test_the_python_code_prints_what_the_page_announces(case, model, tmp_path):
     assert announced.startswith(f"{report.expected[0][0]} {report.expected[0][1]:.3f}, ")
 
 
+@pytest.mark.slow
 def test_the_example_is_a_cat(shared, tmp_path):
     """By the authors' weights, at the size of the file and at another."""
     import keras_mobileone
@@ -123,6 +124,7 @@ def test_what_is_no_classifier_has_facts_only(tmp_path):
     assert "```" not in page.markdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [True, False])
 @pytest.mark.parametrize("labels", [NAMES, None])
 def test_swift(image, labels, model, tmp_path):

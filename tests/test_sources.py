@@ -111,6 +111,7 @@ def test_every_permutation_is_as_likely():
     assert ((counts - 100) ** 2 / 100).sum() < 50  # 23 degrees of freedom: one in a thousand
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folders", "records", "whole"])
 def test_each_pass_has_every_image_once_in_its_own_order(sources, kind):
     source = sources[kind]
@@ -125,6 +126,7 @@ def test_each_pass_has_every_image_once_in_its_own_order(sources, kind):
     assert orders[0] != [name for _, name, _ in read(source)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "workers", "starts"),
     [
@@ -202,6 +204,7 @@ def test_shuffling_reaches_across_shards(sources):
     assert len(np.unique(order[:, 0])) > 10
 
 
+@pytest.mark.slow
 def test_a_far_position_reads_only_its_part(records, tmp_path):
     """Shards of other parts are not even opened."""
     found = open_source(records, "train")
@@ -500,6 +503,7 @@ def tfds_data(tfds_directory, monkeypatch):
     return tfds_directory
 
 
+@pytest.mark.slow
 @needs_tfds
 def test_tfds_is_read_as_it_is_stored(tfds_data):
     source = open_source("tfds:mini", "train")

@@ -35,6 +35,7 @@ def assert_runs_the_same(model, relative_error):
     assert relative_error(outputs, model(images)) < 1e-2  # gates in a row enlarge rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["151M", "294M"])
 def test_mobile_former_is_the_published_one(load_script, name):
     mobile_former = load_script("mobile_former")
@@ -44,6 +45,7 @@ def test_mobile_former_is_the_published_one(load_script, name):
     assert 0.965 < found.macs / (published.macs * 1e6) < 1
 
 
+@pytest.mark.slow
 def test_mobile_former_runs_in_litert(load_script, relative_error, monkeypatch):
     mobile_former = load_script("mobile_former")
     blocks = mobile_former.VARIANTS["151M"].blocks[:3]
@@ -63,6 +65,7 @@ def test_attention_of_mobile_former(load_script, noise, relative_error):
     assert relative_error(attend(query, key, value), expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["ReLU", "GELU", "SE-ReLU", "Dynamic ReLU-A"])
 def test_thirty_convolutions_with_an_activation(load_script, activation, relative_error):
     thirty_layers = load_script("thirty_layers")
@@ -89,6 +92,7 @@ def test_dynamic_relu_at_rest_is_relu(load_script, noise):
         np.testing.assert_allclose(model(images), steep, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_blocks_differ_in_what_their_names_say(load_script, relative_error, monkeypatch):
     thirty_layers = load_script("thirty_layers")
     monkeypatch.setattr(thirty_layers, "STAGES", ((32, 1, 1), (64, 3, 2)))  # fewer, for speed

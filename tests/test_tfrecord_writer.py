@@ -160,6 +160,7 @@ def test_threads_do_not_change_a_byte(folders, tmp_path):
     assert progress[-1] == (28, 28)
 
 
+@pytest.mark.slow
 def test_imagenette_reads_the_same_from_folders_and_records(shared, tmp_path):
     source = shared / "imagenette"
     for split, count in (("train", 30), ("val", 5)):
@@ -182,6 +183,7 @@ def test_imagenette_reads_the_same_from_folders_and_records(shared, tmp_path):
 # Interruptions
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     for i in range(160):
         save(picture(seed=i, size=(240, 200)), tmp_path / "images" / "ab"[i % 2] / f"{i}.jpg")
@@ -223,6 +225,7 @@ def test_finished_shards_are_kept_and_damaged_ones_written_again(folders, tmp_pa
     assert again == {"train-00001-of-00004", "train-00002-of-00004"}
 
 
+@pytest.mark.slow
 def test_an_error_in_one_shard_ends_the_run_and_leaves_no_half_file(folders, tmp_path, run_python):
     """As on a full disk: no file may grow beyond 20 kB."""
     program = (

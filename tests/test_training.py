@@ -88,6 +88,7 @@ def run_command(*arguments, **options):
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(unbroken, folders):
     report, directory = unbroken
     names = {path.name for path in directory.iterdir()}
@@ -114,6 +115,7 @@ def test_what_a_run_leaves(unbroken, folders):
     )
 
 
+@pytest.mark.slow
 def test_the_finished_models_agree(unbroken, folders):
     """Train-time, deploy and TFLite: the averaged weights, evaluated on every image."""
     report, directory = unbroken
@@ -130,6 +132,7 @@ def test_the_finished_models_agree(unbroken, folders):
     assert result.agreement == result.images
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_weights(unbroken, folders, tmp_path, steps_done):
     """SIGKILL in mid-epoch, as soon as a checkpoint of step 6 stands: bit for bit."""
     report, directory = unbroken
@@ -150,6 +153,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(unbroken, folders, tmp_pa
         assert [row[name] for row in resumed.history] == [row[name] for row in report.history]
 
 
+@pytest.mark.slow
 def test_resuming_before_the_first_checkpoint_starts_anew(unbroken, folders, tmp_path):
     directory = tmp_path / "run"
     directory.mkdir()
@@ -158,6 +162,7 @@ def test_resuming_before_the_first_checkpoint_starts_anew(unbroken, folders, tmp
     same_state(unbroken[1], directory)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(unbroken, folders, tmp_path):
     directory = shutil.copytree(unbroken[1], tmp_path / "run")
     report = train(RECIPE, folders, directory, resume=True)
@@ -215,6 +220,7 @@ def test_wrong_input(unbroken, folders, tmp_path):
     assert not (tmp_path / "run").exists(), "nothing is written before everything is checked"
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite(folders, tmp_path):
     """Stops with the step and the way out, and keeps the last good checkpoint."""
     recipe = dataclasses.replace(RECIPE, learning_rate=1e12, warmup_epochs=0, momentum=0.0)
@@ -233,12 +239,14 @@ def broken_folders(folders, tmp_path):
     return data
 
 
+@pytest.mark.slow
 def test_broken_image_stops_with_its_name(broken_folders, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0, phases=(Phase(0, 32),))
     with pytest.raises(ValueError, match=r"class(1.1|0.0)\.jpg, which is damaged.*skip-bad"):
         train(recipe, broken_folders, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_broken_images_can_be_skipped(broken_folders, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=2, warmup_epochs=0, phases=(Phase(0, 32),))
     report = train(recipe, broken_folders, tmp_path / "run", skip_bad=True)
@@ -247,6 +255,7 @@ def test_broken_images_can_be_skipped(broken_folders, tmp_path):
     assert max(report.top1.values()) <= 9  # of ten validation images, one is broken
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_the_last_checkpoint(folders, tmp_path):
     """A real limit on the size of files, in a real process."""
     recipe = tmp_path / "mini.json"
@@ -265,6 +274,7 @@ def test_full_disk_keeps_the_last_checkpoint(folders, tmp_path):
     assert {path.name for path in run.iterdir()} == {"classes.txt", "recipe.json"}
 
 
+@pytest.mark.slow
 def test_tensorboard_logs(folders, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0, phases=(Phase(0, 32),))
     if not importable("tensorboard"):

@@ -99,6 +99,7 @@ def test_fusing_gives_the_model_back(unfused, fused, noise, relative_error):
     assert relative_error(again(others), fused(others)) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variants_features_at_any_size(name, randomize, noise, relative_error):
     """Of each variant its branches, widths' ratios and SE, with fewer and narrower layers."""
@@ -146,6 +147,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", HEADS.values(), ids=HEADS)
 def test_every_head_from_a_file(arguments, tiny, randomize, images, tmp_path, relative_error):
     deploy = MobileOne(tiny, weights=None, deploy=True, input_shape=(64, 64, 3), **arguments)
@@ -158,6 +160,7 @@ def test_every_head_from_a_file(arguments, tiny, randomize, images, tmp_path, re
     assert relative_error(again(images, training=False), deploy(images)) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_source_stays_as_it_was(tiny, fused, unfused, images):
     weights = fused.get_weights()
     unfuse(fused, tiny, images)
@@ -221,6 +224,7 @@ def test_no_part_is_much_larger_than_the_whole(unfused, fused, tiny):
             assert np.linalg.norm(part) < 2.5 * size
 
 
+@pytest.mark.slow
 def test_the_seed_decides(fused, tiny, images, unfused):
     again, other = unfuse(fused, tiny, images), unfuse(fused, tiny, images, seed=1)
     pairs = list(zip(again.get_weights(), unfused.get_weights(), strict=True))
@@ -229,6 +233,7 @@ def test_the_seed_decides(fused, tiny, images, unfused):
     assert not all((a == b).all() for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_dead_channels(tiny, randomize, images, relative_error):
     """Inputs that never fire, pruned filters, and a block that is all zeros."""
     deploy = randomize(
@@ -251,6 +256,7 @@ def test_dead_channels(tiny, randomize, images, relative_error):
     assert relative_error(training_output(model, images), deploy(images)) < TRAINING_TOLERANCE
 
 
+@pytest.mark.slow
 def test_an_empty_network(tiny, images):
     deploy = MobileOne(tiny, weights=None, deploy=True, input_shape=(64, 64, 3), classes=2)
     deploy.set_weights([np.zeros_like(w) for w in deploy.get_weights()])
@@ -353,6 +359,7 @@ def test_a_planted_bug_in_the_split_is_found(bug, monkeypatch, fused, tiny, imag
         unfuse(fused, tiny, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mean", "variance"])
 def test_planted_bugs_in_the_statistics_show_in_training_only(
     method, monkeypatch, fused, tiny, images, relative_error

@@ -100,6 +100,7 @@ def test_the_same_files_serve_without_top(file_format, kind, save, load, models,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deploy", [False, True], ids=["train", "deploy"])
 def test_a_file_without_classifier_serves_without_top(deploy, tiny, load, tmp_path):
     headless = MobileOne(tiny, weights=None, include_top=False)
