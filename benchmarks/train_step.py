@@ -26,7 +26,7 @@ import turns
 
 from keras_mobileone.benchmarking import processor_name
 from keras_mobileone.files import atomic_write
-from keras_mobileone.layers.batch_norm import BatchNorm
+from keras_mobileone.layers.batch_norm import FusedBatchNorm
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.network import build
 from keras_mobileone.training.optimizer import make_optimizer
@@ -168,7 +168,7 @@ def make_network(recipe, method) -> keras.Model:
         return plain_network(recipe)
     network = build(recipe.variant, image, **options)
     if method == "branch by branch":  # with Keras' own layers
-        BatchNorm.call = keras.layers.BatchNormalization.call
+        FusedBatchNorm.call = keras.layers.BatchNormalization.call
         for layer in network.layers:
             if isinstance(layer, MobileOneBlock):
                 layer.one_pass = False

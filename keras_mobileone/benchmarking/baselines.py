@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_mobileone.applications import DEFAULT_SIZE, MobileOne
 from keras_mobileone.benchmarking.published_results import PUBLISHED
+from keras_mobileone.compat import flatten_layers
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
@@ -194,7 +195,7 @@ def settle(model: keras.Model, seed: int = 0) -> None:
         variable.assign(rng.normal(0, (2 / fan_in) ** 0.5, shape))
     norms = [
         layer
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     momenta = [norm.momentum for norm in norms]

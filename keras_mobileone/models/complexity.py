@@ -8,7 +8,7 @@ from keras import layers
 
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.block import MobileOneBlock
-from keras_mobileone.models.graph import rebuild, require_graph
+from keras_mobileone.models.graph import as_functional, inputs_and_outputs, replay
 
 # Layers with weights that do one operation a value or less: free, like every elementwise one.
 FREE_WITH_WEIGHTS = (
@@ -79,8 +79,8 @@ def model_complexity(
     >>> model_complexity(keras_mobileone.MobileOneS0(weights=None, deploy=True))
     Complexity(trainable=2078504, non_trainable=0, macs=275160576, dense_macs=1024000)
     """
-    inputs = None
-    require_graph(model)
+    model = as_functional(model)
+    inputs, _ = inputs_and_outputs(model)
     if input_shape is not None:
         if len(model.inputs) != 1:
             raise InputValueError(
@@ -109,7 +109,7 @@ def model_complexity(
         dense_macs += work if isinstance(layer, layers.Dense) else 0
         return outputs
 
-    rebuild(model, call, inputs, flatten=True)
+    replay(model, call, inputs, flatten=True)
     sizes = _size(model.trainable_variables), _size(model.non_trainable_variables)
     return Complexity(*sizes, macs, dense_macs)
 

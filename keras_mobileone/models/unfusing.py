@@ -31,7 +31,7 @@ from keras_mobileone.errors import InputTypeError, InputValueError, Verification
 from keras_mobileone.layers import reparameterization
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.fusing import has_blocks
-from keras_mobileone.models.graph import in_float32, require_graph
+from keras_mobileone.models.graph import as_functional, in_float32
 from keras_mobileone.models.network import CLASSIFIER_NAME, MobileOneModel, build
 from keras_mobileone.variants import BlockSpec, Variant, get_variant
 
@@ -79,7 +79,7 @@ def unfuse(
     2078504
     """
     variant = get_variant(variant) if isinstance(variant, str) else variant
-    require_graph(deploy_model)
+    deploy_model = as_functional(deploy_model)
     if has_blocks(deploy_model):
         raise InputValueError(
             f"Expected a fused model. Received: {deploy_model.name!r}, which has its train-time "
@@ -344,7 +344,9 @@ class _Split:
         norm.set_weights([value.ravel() for value in (gamma, beta, mean, variance)])
         if conv is not None:
             conv.kernel.assign(self.cropped(stored, conv.kernel_size[0]))
-        parameters = reparameterization.BatchNorm(gamma, beta, mean, variance, norm.epsilon)
+        parameters = reparameterization.BatchNormParameters(
+            gamma, beta, mean, variance, norm.epsilon
+        )
         kernel, bias = reparameterization.fold_branch(reparameterization.Branch(stored, parameters))
         self.rest, self.rest_bias = self.rest - kernel, self.rest_bias - bias
 

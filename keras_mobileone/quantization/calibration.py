@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
+from keras_mobileone.compat import flatten_layers
 from keras_mobileone.data.imagenet import preprocess_input
 from keras_mobileone.data.images import list_images, load_crops, spread
 from keras_mobileone.errors import InputValueError
@@ -88,7 +89,7 @@ def scales_itself(model: keras.Model) -> bool:
     """Whether the model takes pixels, since it has a layer that scales them."""
     return any(
         isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization))
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
     )
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from keras_mobileone.compat import flatten_layers
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.fusing import has_blocks
 from keras_mobileone.models.graph import call_copy, in_float32, rebuild, require_graph
@@ -144,7 +145,7 @@ def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.
     }
     copies = {}
     carried = rebuild(model, lambda layer, *args, **kw: call_copy(copies, layer, args, kw))
-    for layer in carried._flatten_layers(include_self=False):
+    for layer in flatten_layers(carried, include_self=False):
         if isinstance(layer, keras.Model) or not layer.weights:
             continue
         found = [weight.shape for weight in learned.get(layer.name, [])]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from keras_mobileone.compat import output_quantizer_variables
 from keras_mobileone.errors import InputValueError, MissingPackageError
 from keras_mobileone.quantization.trace import Call, Trace
 
@@ -214,8 +215,9 @@ def activation_ranges(
 def set_range(layer, low: float, high: float) -> None:
     """Sets the range of a wrapped layer's output; 0 is always inside."""
     low, high = min(low, 0.0), max(high, 0.0)
-    layer._output_quantizer_vars["min_var"].assign(low)
-    layer._output_quantizer_vars["max_var"].assign(max(high, low + 1e-6))
+    variables = output_quantizer_variables(layer)
+    variables["min_var"].assign(low)
+    variables["max_var"].assign(max(high, low + 1e-6))
 
 
 @cache
