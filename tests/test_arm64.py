@@ -191,7 +191,7 @@ def test_a_half_finished_setup_does_not_count(tmp_path, monkeypatch):
 
 
 def test_the_readme_shows_the_stored_figures(load_script, tmp_path, monkeypatch):
-    readme = load_script("readme")
+    readme = load_script("results_pages")
     stored = json.loads(readme.ARM64.read_text(encoding="utf-8"))
     stored["files"][2] |= {"images": 9, "error": 0.03, "equal_answers": 8}
     stored["files"][2] |= {"equal_logits": 7654, "logits": 9000}

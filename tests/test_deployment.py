@@ -363,4 +363,4 @@ def test_readme_is_generated_from_the_stored_results():
         capture_output=True,
         text=True,
     )
-    assert process.returncode == 0, "run `make readme`: " + process.stderr[-500:]
+    assert process.returncode == 0, "run `make results`: " + process.stderr[-500:]

@@ -430,5 +430,5 @@ def test_memory_of_a_process(load_script, small_network, tmp_path):
 
 
 def test_documents_say_what_is_not_measured(load_script, tmp_path):
-    readme = load_script("readme")
+    readme = load_script("results_pages")
     assert "make benchmark" in readme.machines("peers", None, readme.README, tmp_path)

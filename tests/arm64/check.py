@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.output:
         with atomic_write(options.output) as temporary:
             temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(f"Stored in {options.output}; `make readme` brings README.md up to date with it.")
+        print(f"Stored in {options.output}; `make results` brings README.md up to date with it.")
     return 0
 
 
