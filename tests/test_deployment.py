@@ -1,4 +1,4 @@
-"""`deploy`, the whole way, and its reports."""
+"""`deploy` from weights or a model to verified files, and its reports."""
 
 import dataclasses
 import importlib.util
@@ -119,7 +119,7 @@ NAMES = [f"kind {index}" for index in range(10)]
 
 @pytest.fixture(scope="module")
 def own(ten_classes, photographs, tmp_path_factory):
-    """The same model deployed from its file, by photographs of which none shows its classes."""
+    """That model deployed from its file, with photographs that show none of its classes."""
     root = tmp_path_factory.mktemp("own")
     ten_classes.save(root / "mine.keras")
     found = pipeline.deploy(
