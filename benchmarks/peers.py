@@ -13,25 +13,26 @@ from drawing import BLUE, GREY, RED, clean, figure, label_points, logarithmic
 from mobile_former import peer as mobile_former
 from study import Study, conditions_text, milliseconds, ratio, scatter_text
 
-from keras_mobileone.benchmarking.baselines import BASELINE_PRECISIONS, PEERS
+from keras_mobileone.benchmarking.baselines import PEERS
+from keras_mobileone.choices import DEPLOY_PRECISIONS
 from keras_mobileone.deployment.report import markdown_table
 
 NETWORKS = {p.name: p for p in (*PEERS.values(), mobile_former("294M"), mobile_former("508M"))}
 REFERENCE = "MobileOneS0"
 THREADS = (1, 2)
-COLUMNS = [(precision, threads) for threads in THREADS for precision in BASELINE_PRECISIONS]
+COLUMNS = [(precision, threads) for threads in THREADS for precision in DEPLOY_PRECISIONS]
 
 
 def prepare(files: Path) -> None:
     """Exports every network in every precision."""
     for network in NETWORKS.values():
-        study.export(network, files, BASELINE_PRECISIONS)
+        study.export(network, files, DEPLOY_PRECISIONS)
 
 
 def measure(files: Path, rounds: int, runs: int) -> dict:
     """Measures every network in every precision, with one thread and with two."""
     jobs = [
-        (network, precision) for precision in BASELINE_PRECISIONS for network in NETWORKS.values()
+        (network, precision) for precision in DEPLOY_PRECISIONS for network in NETWORKS.values()
     ]
     rows, conditions = [], {}
     for threads in THREADS:

@@ -8,8 +8,7 @@ import pytest
 
 import keras_mobileone
 from keras_mobileone.benchmarking import baselines
-from keras_mobileone.deployment.pipeline import DEPLOYED_PRECISIONS
-from keras_mobileone.litert import converter
+from keras_mobileone.choices import DEPLOY_PRECISIONS, PRECISIONS
 from keras_mobileone.litert.flatbuffer import inputs_and_outputs, operator_counts
 
 
@@ -70,7 +69,7 @@ def small_peer(tiny, monkeypatch):
     return "Small"
 
 
-@pytest.mark.parametrize("precision", baselines.BASELINE_PRECISIONS)
+@pytest.mark.parametrize("precision", DEPLOY_PRECISIONS)
 def test_a_peer_is_exported_once(small_peer, tmp_path, monkeypatch, precision):
     path = baselines.export_peer(small_peer, tmp_path / "cache", precision)
     content = path.read_bytes()
@@ -116,6 +115,5 @@ def test_a_source_tree_without_an_installation_has_a_name_too(monkeypatch):
     assert baselines._versions().endswith("-tf1-mobileonesource")
 
 
-def test_baselines_and_deployed_files_have_precisions_that_the_converter_knows():
-    assert set(baselines.BASELINE_PRECISIONS) <= set(converter.PRECISIONS)
-    assert set(DEPLOYED_PRECISIONS) <= set(converter.PRECISIONS)
+def test_baselines_have_precisions_that_the_converter_knows():
+    assert set(DEPLOY_PRECISIONS) <= set(PRECISIONS)

@@ -180,7 +180,7 @@ def test_the_command_line_deploys_a_model_of_ones_own(own, tmp_path, monkeypatch
         given.update(arguments, variant=variant, weights=weights, output=output)
         return found
 
-    monkeypatch.setattr("keras_mobileone.cli.commands.deploy", told)
+    monkeypatch.setattr("keras_mobileone.deployment.pipeline.deploy", told)
     labels = tmp_path / "classes.txt"
     labels.write_text("\n".join(NAMES), encoding="utf-8")
     options = ["--model", "mine.keras", "--labels", str(labels), "--output", str(tmp_path / "out")]

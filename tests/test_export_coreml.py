@@ -12,10 +12,11 @@ from click.testing import CliRunner
 
 import keras_mobileone
 from keras_mobileone.about import About
+from keras_mobileone.choices import COMPRESSIONS
 from keras_mobileone.cli import main
 from keras_mobileone.data.imagenet import classes, preprocess_input
 from keras_mobileone.data.images import evaluation_crop, list_images, load_image, spread
-from keras_mobileone.export.coreml import COMPRESSIONS, export_coreml
+from keras_mobileone.export.coreml import export_coreml
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 coremltools = pytest.importorskip("coremltools", reason="needs coremltools")

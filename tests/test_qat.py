@@ -14,7 +14,7 @@ from keras import layers
 from PIL import Image
 
 import keras_mobileone
-from keras_mobileone import MobileOne, Variant
+from keras_mobileone import MobileOne, Variant, train_qat
 from keras_mobileone.data.imagenet import preprocess_input
 from keras_mobileone.export.qat import export_qat
 from keras_mobileone.litert import flatbuffer
@@ -463,7 +463,7 @@ def test_command_resumes_as_if_unbroken(folder, tmp_path):
     assert float_tensors(unbroken) == 2
     assert resumed.read_bytes() == unbroken.read_bytes()
     assert first.read_bytes() != unbroken.read_bytes()
-    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["checkpoint.npz"]
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["checkpoint.safetensors"]
 
     again = ("--epochs", 2, "--output", tmp_path / "x.tflite", "--run", tmp_path / "b")
     result = run(*common, *again)
@@ -475,11 +475,11 @@ def test_command_resumes_as_if_unbroken(folder, tmp_path):
     result = run(*common, "--epochs", 1, *again[2:], "--resume")
     assert result.exit_code == 2
     assert "2 epochs done" in result.stderr
-    checkpoint = tmp_path / "b" / "checkpoint.npz"
+    checkpoint = tmp_path / "b" / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     result = run(*common, *again, "--resume")
     assert result.exit_code == 2
-    assert "checkpoint.npz, which is damaged" in result.stderr
+    assert "checkpoint.safetensors, which is damaged" in result.stderr
     assert not (tmp_path / "x.tflite").exists()
 
 
@@ -488,14 +488,14 @@ def test_command_resumes_as_if_unbroken(folder, tmp_path):
     ("changes", "words"),
     [
         ({"--data": "{root}/none"}, ["Expected a directory", "none"]),
-        ({"--data": "{root}/empty"}, ["2 outputs", "0 in"]),
+        ({"--data": "{root}/empty"}, ["one folder of images for each class", "no folder"]),
         ({"--model": "{root}/3.keras"}, ["3 outputs", "2 in"]),
         ({"--model": "{root}/1000.keras"}, ["1000 outputs", "WordNet"]),
         ({"--model": "{root}/none.keras"}, ["none.keras", "does not exist"]),
         ({"--output": "{tmp}/x.bin"}, [".tflite", "x.bin"]),
         ({"--output": "{tmp}/none/x.tflite"}, ["none", "Create it first"]),
         ({"--resume": None}, ["--run"]),
-        ({"--resume": None, "--run": "{root}/empty"}, ["checkpoint.npz"]),
+        ({"--resume": None, "--run": "{root}/empty"}, ["checkpoint.safetensors"]),
         ({"--epochs": "0"}, ["--epochs"]),
     ],
     ids=lambda value: (
@@ -522,8 +522,42 @@ def test_command_without_the_extra_names_it(folder, tmp_path, monkeypatch):
 
 
 def test_wordnet_folders_take_the_outputs_of_imagenet(tmp_path):
-    from keras_mobileone.cli.qat import class_indices
+    from keras_mobileone.training.qat_classifier import output_names
 
-    names = ["n01440764", "n02102040"]
-    assert class_indices(names, 1000, tmp_path) == {"n01440764": 0, "n02102040": 217}
-    assert class_indices(names, 2, tmp_path) == {"n01440764": 0, "n02102040": 1}
+    folders = ["n01440764", "n02102040"]
+    names = output_names(folders, 1000, tmp_path)
+    assert [names.index(folder) for folder in folders] == [0, 217]
+    assert output_names(folders, 2, tmp_path) == folders
+
+
+@needs_extra
+def test_training_reports_what_it_did(folder, tmp_path):
+    """`train_qat` as a function: no command, no checkpoints."""
+    model, path = keras.models.load_model(folder / "2.keras"), tmp_path / "x.tflite"
+    steps = []
+    report = train_qat(model, folder, path, epochs=1, limit=8, batch_size=4, status=steps.append)
+    assert (report.path, report.epochs, report.bytes) == (path, 1, path.stat().st_size)
+    assert (report.training_images, report.validation_images) == (14, 4)
+    assert set(report.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert steps == ["Equalizing"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.tflite"]
+
+
+@needs_extra
+def test_ctrl_c_says_how_the_training_goes_on(folder, tmp_path, monkeypatch):
+    from keras_mobileone.training import qat_classifier
+
+    def interrupted(*arguments, **keywords):
+        fit(*arguments, **keywords)
+        raise KeyboardInterrupt
+
+    fit = qat_classifier.fit
+    monkeypatch.setattr(qat_classifier, "fit", interrupted)
+    common = ("--model", folder / "2.keras", "--data", folder, "--epochs", 1, "--limit", 4)
+    output = ("--output", tmp_path / "x.tflite")
+    result = run(*common, *output, "--run", tmp_path / "run")
+    assert result.exit_code == 130
+    assert f"--resume goes on from the checkpoint in {tmp_path / 'run'}" in result.stderr
+    result = run(*common, *output)
+    assert result.exit_code == 130
+    assert "no checkpoint yet" in result.stderr

@@ -2,7 +2,7 @@
 
 from keras_mobileone.benchmarking.android import AndroidDevice
 from keras_mobileone.benchmarking.local import ThisMachine, processor_name
-from keras_mobileone.benchmarking.protocol import ROUNDS, WARMUP_RUNS, benchmark
+from keras_mobileone.benchmarking.protocol import WARMUP_RUNS, benchmark
 from keras_mobileone.benchmarking.results import (
     Benchmark,
     Failure,
@@ -12,6 +12,7 @@ from keras_mobileone.benchmarking.results import (
     ratio,
     round_ratios,
 )
+from keras_mobileone.choices import ROUNDS
 
 __all__ = [
     "ROUNDS",

@@ -20,12 +20,11 @@ from keras_mobileone.benchmarking.native import (
 )
 from keras_mobileone.benchmarking.results import Round
 from keras_mobileone.benchmarking.settings import Settings, TargetError
+from keras_mobileone.choices import COOL_DOWN, DELEGATES
 from keras_mobileone.errors import InputValueError, MeasurementError
 
 ROOT = "/data/local/tmp"  # the only directory from which adb's user may run programs
-DELEGATES = ("cpu", "gpu")
 RUN_SECONDS = 1800
-COOL_DOWN = 5.0
 PATIENCE = 600.0  # longest wait for a hot device to cool down, in seconds
 POLL = 10.0  # seconds between two queries of its thermal status
 KILLED = 128 + 9  # exit code of a shell command that SIGKILL ended

@@ -18,14 +18,13 @@ import numpy as np
 
 from keras_mobileone.applications import DEFAULT_SIZE, MobileOne
 from keras_mobileone.benchmarking.published_results import PUBLISHED
+from keras_mobileone.choices import DEPLOY_PRECISIONS, INTEGER
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
-from keras_mobileone.litert.converter import INTEGER, convert
+from keras_mobileone.litert.converter import convert
 from keras_mobileone.variants import VARIANTS
 
-# Those of the converter's precisions that LiteRT has fast kernels for.
-BASELINE_PRECISIONS = ("float32", "float16", "int8")
 IMAGES = 4  # images of noise that set the statistics and calibrate int8
 KERAS_TABLE = "keras.io/api/applications"
 
@@ -132,9 +131,9 @@ def export_network(
     Raises:
         ValueError: For an unknown precision, or if Keras' backend is not TensorFlow.
     """
-    if precision not in BASELINE_PRECISIONS:
+    if precision not in DEPLOY_PRECISIONS:
         raise InputValueError(
-            f"`precision` must be one of {', '.join(BASELINE_PRECISIONS)} for a network to compare "
+            f"`precision` must be one of {', '.join(DEPLOY_PRECISIONS)} for a network to compare "
             f"with. Received: {precision!r}."
         )
     require_exportable(precision)

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from keras_mobileone.benchmarking.local import ThisMachine
 from keras_mobileone.benchmarking.results import Benchmark, Failure, Round, latency_of
 from keras_mobileone.benchmarking.settings import Settings, TargetError
+from keras_mobileone.choices import ROUNDS
 from keras_mobileone.errors import InputTypeError, InputValueError
 from keras_mobileone.litert.flatbuffer import open_inputs, read_tflite
 
-ROUNDS = 5
 WARMUP_RUNS = 10
 
 

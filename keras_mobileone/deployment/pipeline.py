@@ -15,6 +15,7 @@ import numpy as np
 from keras_mobileone.about import About
 from keras_mobileone.applications import MobileOne
 from keras_mobileone.benchmarking import Latency, benchmark
+from keras_mobileone.choices import DEPLOY_PRECISIONS
 from keras_mobileone.data.imagenet import (
     NUM_CLASSES,
     PRETRAINED_CLASSES,
@@ -54,7 +55,6 @@ from keras_mobileone.weights.loading import load_keras
 
 # Announces a step by its title and returns a progress callback (done, total).
 Step = Callable[[str], Callable[[int, int], None]]
-DEPLOYED_PRECISIONS = ("float32", "float16", "int8")
 CALIBRATION_SHARE = 3  # a third of the images calibrates, the others are compared on
 MIN_CALIBRATION_IMAGES = 8  # with fewer, all images calibrate and are compared on
 MAX_CALIBRATION_IMAGES = 100
@@ -297,7 +297,7 @@ def _export(
     size = source.model.input_shape[1:3]
     images = np.stack(list(load_crops(calibration_paths, size, source.crop_fraction)))
     exports = []
-    for precision in DEPLOYED_PRECISIONS:
+    for precision in DEPLOY_PRECISIONS:
         step(f"Exporting {precision}")
         path = directory / f"{source.name}_{precision}.tflite"
         calibration = images if precision == "int8" else None

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.about import About
+from keras_mobileone.choices import COMPRESSIONS, COMPUTE_PRECISIONS, DEPLOYMENT_TARGETS
 from keras_mobileone.data.imagenet import MEAN, STD, preprocess_input, top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import check_labels
@@ -23,12 +24,6 @@ from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import ends_in_softmax, in_float32, require_graph
 from keras_mobileone.reports import Report
 
-COMPUTE_PRECISIONS = ("float16", "float32")
-# The oldest system that reads a package, by the name that Core ML gives it.
-DEPLOYMENT_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
-# Of the weights, which packages for iOS16 and newer can hold. Fewer bits than 8 are not offered:
-# with 6 the logits of S0 correlate by 0.8 with those of float weights, with 4 not at all.
-COMPRESSIONS = ("linear8", "palette8")
 INPUT = "image"
 LABEL, SCORES = "classLabel", "scores"
 

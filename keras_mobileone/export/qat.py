@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_mobileone.about import About
+from keras_mobileone.choices import INTEGER_TYPES
 from keras_mobileone.data.imagenet import PIXEL_RANGE, preprocess_input
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.export.tflite import (
-    INTEGER_TYPES,
     expected_classes,
     largest_error,
     random_images,

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.about import About
+from keras_mobileone.choices import INTEGER, INTEGER_TYPES, PRECISIONS
 from keras_mobileone.data.imagenet import (
     preprocess_input,
     top_labels,
@@ -23,7 +24,7 @@ from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
-from keras_mobileone.litert.converter import INTEGER, PRECISIONS, convert
+from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.metadata import with_metadata
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.models.complexity import model_complexity
@@ -33,7 +34,6 @@ from keras_mobileone.quantization.calibration import calibration_images, scales_
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.ptq import quantize
 
-INTEGER_TYPES = ("float32", "int8", "uint8")
 COMPARED_IMAGES = 8
 
 

@@ -6,11 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mobileone.choices import INTEGER
 from keras_mobileone.data.imagenet import MEAN, STD
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
 
-PRECISIONS = ("float32", "float16", "int8-dynamic", "int8", "int16x8")
-INTEGER = ("int8", "int16x8")  # the precisions that need calibration images
 Tensor = Any  # a tensor or variable of TensorFlow, which is imported late
 
 

@@ -1,7 +1,6 @@
 """Parameters and multiply-accumulates of any Keras model."""
 
 import math
-from typing import NamedTuple
 
 import keras
 from keras import layers
@@ -9,6 +8,7 @@ from keras import layers
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.graph import rebuild, require_graph
+from keras_mobileone.models.variant_complexity import Complexity
 
 # Layers with weights that do one operation a value or less: free, like every elementwise one.
 FREE_WITH_WEIGHTS = (
@@ -26,30 +26,6 @@ UNCOUNTED_FUNCTIONS = {
     *("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv", "DotProductAttention"),
     *("Dot", "Inner", "Outer", "Tensordot", "Vdot", "Kron", "Correlate"),
 }
-
-
-class Complexity(NamedTuple):
-    """Size and work of a model.
-
-    Attributes:
-        trainable: Trainable parameters.
-        non_trainable: The others, such as the moving statistics of batch normalization.
-        macs: Multiply-accumulates for one image: convolutions, dense layers, products of two
-            tensors, and one for each value that a global average pooling adds up, which is how
-            fvcore counts. Bias, normalization, activation and all else that goes value by value
-            are free.
-        dense_macs: The part of `macs` in dense layers: the classifier.
-    """
-
-    trainable: int
-    non_trainable: int
-    macs: int
-    dense_macs: int
-
-    @property
-    def feature_macs(self) -> int:
-        """`macs` without the classifier: what the backbone costs."""
-        return self.macs - self.dense_macs
 
 
 def model_complexity(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 
+from keras_mobileone.choices import SAVE_EVERY
 from keras_mobileone.data.pipeline import (
     Augmentation,
     BadImages,
@@ -40,7 +41,6 @@ from keras_mobileone.training.trainer import Trainer
 RECIPE = "recipe.json"
 CLASSES = "classes.txt"
 REPORT = "report.json"
-SAVE_EVERY = 500  # steps
 READ_AHEAD = 64  # batches that the pipeline may be ahead of the training
 
 
