@@ -41,7 +41,9 @@ def main() -> int:
             require_writable(arguments.json)
         for package in arguments.packages:
             if not package.is_dir():
-                raise FileNotFoundError(f"Expected a package. Received: {package}, which is none.")
+                raise FileNotFoundError(
+                    f"Expected a package. Received: {package}, which is not a directory."
+                )
         result = measure(arguments.packages)
     except OSError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -28,7 +28,7 @@ SCENARIO = {
     "killed": [],  # contents of .tflite files at which the tool is killed
     "gpu": "whole",  # or "partial", "refused" or "ignored": runs on the CPU without a word
     "drift": [1.0],  # how slow the phone is in each process of the tool, the last one stays
-    "lost_after": None,  # so many commands, then the device is gone
+    "lost_after": None,  # number of commands after which the device is gone
     "program": None,  # what the shell says instead of running the tool
 }
 PROPERTIES = {

@@ -115,5 +115,5 @@ def test_a_source_tree_without_an_installation_has_a_name_too(monkeypatch):
     assert baselines._versions().endswith("-tf1-mobileonesource")
 
 
-def test_baselines_and_deployed_files_have_precisions_that_the_converter_knows():
+def test_baselines_have_precisions_that_the_converter_knows():
     assert set(DEPLOY_PRECISIONS) <= set(PRECISIONS)

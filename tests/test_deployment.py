@@ -1,4 +1,4 @@
-"""`deploy`, the whole way, and its reports."""
+"""`deploy` from weights or a model to verified files, and its reports."""
 
 import dataclasses
 import importlib.util
@@ -123,7 +123,7 @@ NAMES = [f"kind {index}" for index in range(10)]
 
 @pytest.fixture(scope="module")
 def own(ten_classes, photographs, tmp_path_factory):
-    """The same model deployed from its file, by photographs of which none shows its classes."""
+    """That model deployed from its file, with photographs that show none of its classes."""
     root = tmp_path_factory.mktemp("own")
     ten_classes.save(root / "mine.keras")
     found = pipeline.deploy(
@@ -184,7 +184,7 @@ def test_the_command_line_deploys_a_model_of_ones_own(own, tmp_path, monkeypatch
         given.update(arguments, variant=variant, weights=weights, output=output)
         return found
 
-    monkeypatch.setattr("keras_mobileone.cli.commands.deploy", told)
+    monkeypatch.setattr("keras_mobileone.deployment.pipeline.deploy", told)
     labels = tmp_path / "classes.txt"
     labels.write_text("\n".join(NAMES), encoding="utf-8")
     options = ["--model", "mine.keras", "--labels", str(labels), "--output", str(tmp_path / "out")]

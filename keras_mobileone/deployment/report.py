@@ -181,7 +181,7 @@ def _row(file: DeployedFile, report: DeployReport) -> tuple[str, ...]:
 
 
 def _share(count: int | None, total: int) -> str:
-    """A count of images as a percentage, or as it is where there are only a few images."""
+    """A count of images: as a percentage of many images, as a number of a few."""
     if count is None:
         return ""
     return f"{100 * count / total:.1f}" if total >= PERCENT_IMAGES else f"{count} of {total}"
