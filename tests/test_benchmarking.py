@@ -276,7 +276,6 @@ def test_peers_stand_beside_ones_own(files, tmp_path, monkeypatch, tiny):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     other = {"Other": baselines.Peer("Other", build, 70.0, "nowhere")}
     monkeypatch.setattr(baselines, "PEERS", other)
-    monkeypatch.setattr("keras_mobileone.cli.benchmarking.PEERS", other)
     out = tmp_path / "result.json"
     result = run(files[0], "--peers", "--runs", 2, "--rounds", 1, "--json", out)
     assert result.exit_code == 0, result.stderr
