@@ -11,7 +11,7 @@ from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
-from keras_mobileone.quantization import ranges
+from keras_mobileone.quantization import ranges, simulation
 
 SIZE = (24, 24, 3)
 CALIBRATION, OTHERS = slice(0, 96), slice(96, 144)
@@ -231,6 +231,23 @@ def test_any_operator_may_be_unknown(operator, images, monkeypatch):
     assert report.left_to_converter == [operator]
     assert ours >= plain - TOLERANCE
     assert all(len(set(scales)) == 1 for scales in scales_of_concatenations(report.content))
+
+
+def test_what_cannot_be_simulated_is_equalized_all_the_same(images, monkeypatch):
+    real = simulation._interpreter
+
+    def refuse(graph, position, *arguments):
+        if graph.operators[position][0] == "LEAKY_RELU":
+            raise simulation.SimulationError("no such operator in float")
+        return real(graph, position, *arguments)
+
+    monkeypatch.setattr(simulation, "_interpreter", refuse)
+    model = network(LAYERS["leaky relu"])
+    with pytest.warns(UserWarning, match=r"LEAKY_RELU.*was equalized\.$"):
+        plain, ours, report = plain_and_ours(model, images)
+    assert "LEAKY_RELU" in report.left_to_converter
+    assert (report.tensors, len(report.rescaled)) == ([], 3)
+    assert ours >= LIMIT
 
 
 def test_several_outputs_of_one_layer(images):

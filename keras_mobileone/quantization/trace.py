@@ -1,4 +1,4 @@
-"""A model's graph as a flat list of layer calls, which can be run and rewritten."""
+"""The graph of a model as a flat list of layer calls that can be run and rewritten."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """A model of stock layers, taken apart.
+    """A model of stock layers and its layer calls.
 
     Attributes:
         model: A flat copy, in which each activation is a layer of its own.
@@ -63,7 +63,7 @@ class Trace:
         return [call for call in self.calls if any(t is tensor for t in call.inputs)]
 
     def times_called(self, layer: keras.Layer) -> int:
-        """How often `layer` occurs."""
+        """How often `layer` is called."""
         return sum(call.layer is layer for call in self.calls)
 
     def run(self, images: Tensor) -> dict[int, Tensor]:
@@ -84,7 +84,7 @@ class Trace:
 
 
 def trace(model: keras.Model) -> Trace:
-    """Takes a fused model apart. Copies the layers, so that their weights may be changed.
+    """Lists the layer calls of a fused model. Copies the layers, so that weights may be changed.
 
     Raises:
         ValueError: If the model has several inputs.
