@@ -244,7 +244,7 @@ def test_what_cannot_be_simulated_is_equalized_all_the_same(images, monkeypatch)
     monkeypatch.setattr(simulation, "_interpreter", refuse)
     model = network(LAYERS["leaky relu"])
     with pytest.warns(UserWarning, match=r"LEAKY_RELU.*was equalized\.$"):
-        plain, ours, report = plain_and_ours(model, images)
+        _, ours, report = plain_and_ours(model, images)
     assert "LEAKY_RELU" in report.left_to_converter
     assert (report.tensors, len(report.rescaled)) == ([], 3)
     assert ours >= LIMIT
