@@ -15,7 +15,7 @@ Tensor = Any  # a tensor or variable of TensorFlow, which is imported late
 
 def convert(
     model: keras.Model,
-    precision: str,
+    precision: str = "float32",
     images: np.ndarray | None = None,
     normalize: bool = False,
     input_dtype: str = "float32",

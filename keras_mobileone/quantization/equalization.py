@@ -1,10 +1,10 @@
-"""Rescaling channels so that int8 serves all of them alike: exact in float.
+"""Rescales the channels of a model so that one int8 scale serves all of them. Exact in float.
 
-A tensor has one int8 scale, but its channels differ in range by orders of magnitude, all the more
-in a folded network. Each `ScalingGroup` may hand factors from its convolution on to the layers behind.
-Depthwise layers have a weight scale for each channel, so before them the factors take up the whole
-difference. Before dense layers a factor that helps an activation harms the weights that take it
-up; there the expected error of the outputs decides.
+A tensor has one int8 scale, but its channels differ in range by orders of magnitude, even more so
+in a folded network. Each `ScalingGroup` can pass factors from its convolution to the layers behind.
+Depthwise layers have a weight scale for each channel, so that the factors before them can remove
+the whole difference. Before dense layers a factor that helps an activation harms the weights that
+absorb it; there the expected error of the outputs decides.
 
 After Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction
 (arXiv 1906.04721), with the choice of the factors by sensitivity added.
@@ -18,7 +18,7 @@ import numpy as np
 from keras_mobileone.errors import VerificationError
 from keras_mobileone.quantization.scaling_groups import Blocked, ScalingGroup, find_scaling_groups
 from keras_mobileone.quantization.statistics import GroupStatistics, is_depthwise, measure
-from keras_mobileone.quantization.trace import Call, Trace, trace
+from keras_mobileone.quantization.trace import Call, Trace, fold_batch_norms, trace
 
 EXACTNESS = 1e-4  # of an output's largest magnitude
 # Head room over the calibrated maximum for tensors that are averaged over the image next: few and
@@ -26,8 +26,8 @@ EXACTNESS = 1e-4  # of an output's largest magnitude
 POOLING_MARGIN = 1.4
 # Rounding of weights counts half: it is corrected in the mean, and per channel.
 WEIGHT_SHARE = 0.5
-# A channel that hardly ever fires is not blown up to the full range: its weights would stand out of
-# the inputs by more than an integer kernel can scale back (XNNPACK: 256).
+# A channel that hardly ever fires is not stretched to the full range: its weights would exceed the
+# others by more than an integer kernel can scale back (XNNPACK: 256).
 LARGEST_GAIN = 64
 STEPS = 300
 RATE = 0.03
@@ -40,9 +40,9 @@ class Equalization:
 
     Attributes:
         model: The rescaled model, flat, with each activation as a layer of its own.
-        factors: For each rescaled convolution, what its output channels were divided by.
-        blocked: The convolutions left alone, and why.
-        change: How far the outputs moved, relative to their largest magnitude.
+        factors: For each rescaled convolution the divisors of its output channels.
+        blocked: The convolutions that were not rescaled, and why.
+        change: Largest change of the outputs, relative to their largest magnitude.
     """
 
     model: keras.Model
@@ -54,32 +54,50 @@ class Equalization:
 def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
     """Rescales the channels of a fused model for int8.
 
+    Batch normalization behind a convolution or dense layer is folded into it first. `quantize`
+    equalizes by itself. Call it to inspect the factors, or before `quantize_aware`.
+
+    Reference: [Data-Free Quantization](https://arxiv.org/abs/1906.04721), section 4.1.
+
     Args:
-        model: Functional model of stock layers with one input. It stays untouched.
+        model: Functional model of stock layers with one input. It is not changed.
         images: Calibration images (count, height, width, channels) float32, as the model takes
             them.
 
+    Returns:
+        An `Equalization` with the rescaled model.
+
     Raises:
         ValueError: If the model has several inputs or MobileOne blocks in it.
-        ArithmeticError: If the outputs move by more than 1e-4 of their largest magnitude.
+        ArithmeticError: If the outputs change by more than 1e-4 of their largest magnitude.
 
-    Reference: [Data-Free Quantization](https://arxiv.org/abs/1906.04721), section 4.1.
+    Example:
+
+    >>> model = keras_mobileone.MobileOneS0(
+    ...     weights=None, input_shape=(32, 32, 3), classes=4, deploy=True
+    ... )
+    >>> images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+    >>> equalized = keras_mobileone.equalize(model, images)
+    >>> equalized.change < 1e-4
+    True
     """
-    traced = trace(model)
+    original = trace(model)
+    traced = fold_batch_norms(original)
     groups, blocked = find_scaling_groups(traced)
     statistics = measure(traced, groups, images)
     probe = images[: min(8, len(images))]
-    before = _outputs(traced, probe)
+    before = _outputs(original, probe)
     factors = {}
     for group, found in zip(groups, statistics, strict=True):
         t = choose_factors(found, POOLING_MARGIN if group.pooled else 1.0)
         t = np.maximum(t, largest_weights(group.producer) / (127 * LARGEST_GAIN))
         apply_factors(group, t)
         factors[group.producer.layer.name] = t
-    change = max(
+    changes = [
         float(np.abs(b - a).max() / max(np.abs(a).max(), DEAD))
         for a, b in zip(before, _outputs(traced, probe), strict=True)
-    )
+    ]
+    change = max(changes, default=0.0)
     if not change <= EXACTNESS:
         raise VerificationError(
             f"Equalization moved the outputs of {model.name!r} by {change:.1e} of their largest "
@@ -89,7 +107,7 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
 
 
 def apply_factors(group: ScalingGroup, t: np.ndarray) -> None:
-    """Divides the output channels of a group's convolution by `t`; its absorbers multiply."""
+    """Divides the output channels of a group's convolution by `t`. Its absorbers multiply."""
     layer = group.producer.layer
     kernel, *bias = layer.get_weights()
     shape = kernel.shape[-2:] if is_depthwise(group.producer) else (len(t),)
@@ -133,7 +151,7 @@ def choose_factors(statistics: GroupStatistics, margin: float = 1.0) -> np.ndarr
     return np.where(live, t, t[live].max())
 
 
-def _minimize(statistics, maximum, live):
+def _minimize(statistics: GroupStatistics, maximum: np.ndarray, live: np.ndarray) -> np.ndarray:
     floor = np.log(maximum)
     weights = [np.abs(k).max(axis=(0, 2)) for k in statistics.kernels]
     largest = np.max(weights, axis=0) if weights else np.ones_like(maximum)
@@ -155,7 +173,9 @@ def _minimize(statistics, maximum, live):
     return np.exp(best)
 
 
-def _expected_error(statistics, t, live):
+def _expected_error(
+    statistics: GroupStatistics, t: np.ndarray, live: np.ndarray
+) -> tuple[float, np.ndarray]:
     """The sum of `choose_factors` and its gradient with respect to log t."""
     error, gradient = 0.0, np.zeros_like(t)
     for index, tensor in enumerate(statistics.tensors):
@@ -181,6 +201,8 @@ def _expected_error(statistics, t, live):
     return error, gradient
 
 
-def _outputs(traced: Trace, images) -> list[np.ndarray]:
-    outputs = traced.model(images, training=False)
-    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
+def _outputs(traced: Trace, images: np.ndarray) -> list[np.ndarray]:
+    """The float outputs of a model."""
+    outputs = keras.tree.flatten(traced.model(images, training=False))
+    outputs = [keras.ops.convert_to_numpy(output) for output in outputs]
+    return [output for output in outputs if output.dtype.kind == "f"]

@@ -1,10 +1,11 @@
-"""`quantize`: from a fused Keras model to the content of an accurate int8 file."""
+"""`quantize`: makes an accurate int8 file of a fused Keras model."""
 
 import os
 import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -16,11 +17,14 @@ from keras_mobileone.models.fusing import has_blocks
 from keras_mobileone.models.graph import in_float32
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import equalize
+from keras_mobileone.quantization.int8_graph import Int8Graph
 from keras_mobileone.quantization.layerwise_correction import Steps, TensorReport, calibrate
+from keras_mobileone.quantization.ranges import unknown_operators
 from keras_mobileone.quantization.scaling_groups import Blocked
+from keras_mobileone.quantization.simulation import SimulationError
 from keras_mobileone.reports import Report
 
-# The converter needs some images to make the graph; the ranges are set anew afterwards.
+# The converter needs some images to make the graph. All ranges are set afterwards.
 CONVERTER_IMAGES = 8
 SHOWN_LAYERS = 5
 POOR_SQNR = 3.0  # dB: below it a layer's output is mostly noise
@@ -39,6 +43,9 @@ class QuantizationReport(Report):
         before: The same for the converter's plain int8; empty unless asked for.
         rescaled: The convolutions whose channels were equalized.
         blocked: The convolutions that were not equalized, and why.
+        left_to_converter: Operators of the file that `quantize` has no rules for. They, and the
+            tensors next to them, keep the ranges that TensorFlow's converter chose. Usually empty;
+            all of them for a file that cannot be corrected, whose `tensors` are empty.
         change: How far equalization moved the float outputs, relative to their largest magnitude.
         images: Number of calibration images.
         seconds: Time of each step.
@@ -49,6 +56,7 @@ class QuantizationReport(Report):
     before: list[TensorReport]
     rescaled: list[str]
     blocked: list[Blocked]
+    left_to_converter: list[str]
     change: float
     images: int
     seconds: dict[str, float]
@@ -78,7 +86,7 @@ class QuantizationReport(Report):
 
 def quantize(
     model: keras.Model,
-    calibration,
+    calibration: Any,
     *,
     normalize: bool = False,
     input_dtype: str = "float32",
@@ -87,29 +95,40 @@ def quantize(
     steps: Steps = ALL_STEPS,
     before: bool = False,
 ) -> QuantizationReport:
-    """Post-training quantization to full-integer int8 at no cost when the file runs.
+    """Quantizes a fused model to full-integer int8 after training.
 
     Equalizes the channels of the float model, lets TensorFlow's converter make the int8 graph, and
-    sets its ranges, weights and biases layer by layer beside the float model.
+    sets its ranges, weights and biases layer by layer beside the float model. The file has the
+    same operators as the converter's own and runs as fast.
 
     Args:
-        model: Fused Functional model with one image input of fixed size. It stays untouched.
+        model: Fused Functional model with one image input of fixed size. It is not changed.
         calibration: Directory, array or iterable of batches, see `export_tflite`.
         normalize, input_dtype, output_dtype: As in `export_tflite`.
         equalization: Whether to equalize.
-        steps: Which of the later steps to take.
-        before: Report the layers of the converter's plain int8 too (takes as long again).
+        steps: The later steps to take.
+        before: Whether to report the layers of the converter's plain int8 too, which doubles the
+            time.
 
     Returns:
         A `QuantizationReport`, whose `content` is the content of the `.tflite` file. The same
         arguments give the same bytes.
 
     Raises:
-        ValueError: If the model is not fused, the calibration images look wrong, or an operator
-            is not known.
-        ArithmeticError: If equalization moves the float outputs.
+        ValueError: If the model is not fused or the calibration images look wrong.
+        ArithmeticError: If equalization changes the float outputs.
 
-    A layer whose output is mostly noise (below 3 dB) is named in a warning.
+    A warning names the layers whose output is mostly noise (below 3 dB), and the operators that are
+    left to the converter.
+
+    Example:
+
+    ```python
+    model = keras_mobileone.MobileOneS0(deploy=True, classifier_activation=None)
+    report = keras_mobileone.quantize(model, "photos/")
+    Path("mobileone_s0_int8.tflite").write_bytes(report.content)
+    print(report.worst(3))
+    ```
     """
     if has_blocks(model):
         raise InputValueError(
@@ -118,35 +137,75 @@ def quantize(
         )
     model = in_float32(model)
     images = calibration_images(calibration, model, normalize)
-    ends = {"normalize": normalize, "output_names": model.output_names}
-    types = {"input_dtype": input_dtype, "output_dtype": output_dtype}
-    seconds, start = {}, time.perf_counter()
-
-    def lap(step):
-        nonlocal start
-        now = time.perf_counter()
-        seconds[step], start = round(now - start, 1), now
-
-    def corrected(source, steps, converter_images):
-        plain = convert(source, "int8", converter_images, **types, **ends)
-        floats = convert(source, "float32", **ends)
-        return calibrate(plain, floats, images, steps, PIXEL_RANGE if normalize else None)
-
-    earlier = corrected(model, PLAIN, images)[1] if before else []
-    lap("reporting on the plain int8")
+    ends: dict[str, Any] = {"normalize": normalize, "output_names": model.output_names}
+    types: dict[str, Any] = {"input_dtype": input_dtype, "output_dtype": output_dtype}
+    limits = PIXEL_RANGE if normalize else None
+    clock = Clock()
+    earlier: list[TensorReport] = []
+    if before:
+        plain = convert(model, "int8", images, **types, **ends)
+        earlier = calibrate(plain, convert(model, **ends), images, PLAIN, limits)[1]
+    clock.lap("reporting on the plain int8")
     equalized, rescaled, blocked, change = model, [], [], 0.0
     if equalization:
         result = equalize(model, preprocess_input(images) if normalize else images)
         equalized, blocked, change = result.model, result.blocked, result.change
         rescaled = list(result.factors)
-    lap("equalizing")
-    content, tensors = corrected(equalized, steps, images[:CONVERTER_IMAGES])
-    lap("converting and correcting")
+    clock.lap("equalizing")
+    floats = convert(equalized, **ends)
+    content = convert(equalized, "int8", images[:CONVERTER_IMAGES], **types, **ends)
+    left = unknown_operators(Int8Graph(content))
+    if left:  # their ranges stay as they are: they have to hold for all images
+        content = convert(equalized, "int8", images, **types, **ends)
+    try:
+        content, tensors = calibrate(content, floats, images, steps, limits)
+    except SimulationError:  # then the equalized model by the converter alone is the best there is
+        content, tensors = convert(equalized, "int8", images, **types, **ends), []
+        left = sorted({kind for kind, _ in Int8Graph(content).operators})
+    clock.lap("converting and correcting")
     report = QuantizationReport(
-        content, tensors, earlier, rescaled, blocked, change, len(images), seconds
+        content=content,
+        tensors=tensors,
+        before=earlier,
+        rescaled=rescaled,
+        blocked=blocked,
+        left_to_converter=left,
+        change=change,
+        images=len(images),
+        seconds=clock.seconds,
     )
+    _warn(report)
+    return report
+
+
+class Clock:
+    """Seconds of the steps of a task.
+
+    Attributes:
+        seconds: By the name of each step.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        """Ends `step`, and begins the next one."""
+        now = time.perf_counter()
+        self.seconds[step] = round(now - self._start, 1)
+        self._start = now
+
+
+def _warn(report: QuantizationReport) -> None:
+    """Warns of operators left to the converter and of layers that are mostly noise."""
+    if report.left_to_converter:
+        warnings.warn(
+            "int8 keeps the converter's ranges for the operators "
+            f"{', '.join(report.left_to_converter)}. Everything else was equalized"
+            f"{' and corrected' if report.tensors else ''}.",
+            stacklevel=3,
+        )
     poor = [tensor for tensor in report.worst() if tensor.sqnr < POOR_SQNR]
     if poor:
         names = ", ".join(f"{tensor.name} ({tensor.sqnr:.1f} dB)" for tensor in poor)
-        warnings.warn(f"In int8 these layers are mostly noise: {names}.", stacklevel=2)
-    return report
+        warnings.warn(f"In int8 these layers are mostly noise: {names}.", stacklevel=3)

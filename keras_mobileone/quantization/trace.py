@@ -1,13 +1,16 @@
-"""A model's graph as a flat list of layer calls, which can be run, watched and rewritten."""
+"""The graph of a model as a flat list of layer calls that can be run and rewritten."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.graph import call_copy, rebuild
 
+Tensor = Any  # a backend tensor or an array
 LINEAR_LAYERS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 
 
@@ -18,13 +21,18 @@ class Call:
     Attributes:
         layer: The layer or operation.
         args, kwargs: Its arguments; symbolic tensors stand for the values that flow.
-        output: The symbolic tensor it returns.
+        outputs: The symbolic tensors it returns.
     """
 
     layer: keras.Layer
     args: tuple
     kwargs: dict
-    output: keras.KerasTensor
+    outputs: list[keras.KerasTensor]
+
+    @property
+    def output(self) -> keras.KerasTensor:
+        """The first of the tensors it returns; layers with a kernel return one."""
+        return self.outputs[0]
 
     @property
     def inputs(self) -> list[keras.KerasTensor]:
@@ -40,7 +48,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """A model of stock layers, taken apart.
+    """A model of stock layers and its layer calls.
 
     Attributes:
         model: A flat copy, in which each activation is a layer of its own.
@@ -50,24 +58,19 @@ class Trace:
     model: keras.Model
     calls: list[Call]
 
-    def consumers(self, tensor) -> list[Call]:
+    def consumers(self, tensor: keras.KerasTensor) -> list[Call]:
         """The calls that take `tensor`."""
         return [call for call in self.calls if any(t is tensor for t in call.inputs)]
 
-    def times_called(self, layer) -> int:
-        """How often `layer` occurs."""
+    def times_called(self, layer: keras.Layer) -> int:
+        """How often `layer` is called."""
         return sum(call.layer is layer for call in self.calls)
 
-    def run(self, images, watch: Callable | None = None) -> dict[int, object]:
-        """Values of all tensors for a batch of images, by the symbolic tensor's id.
-
-        Args:
-            images: Input of the model.
-            watch: `watch(call, value)` may replace the output of a call.
-        """
+    def run(self, images: Tensor) -> dict[int, Tensor]:
+        """Values of all tensors for a batch of images, by the symbolic tensor's id."""
         values = {id(self.model.inputs[0]): images}
 
-        def value(argument):
+        def value(argument: Any) -> Any:
             return values[id(argument)] if keras.backend.is_keras_tensor(argument) else argument
 
         for call in self.calls:
@@ -75,13 +78,13 @@ class Trace:
             if isinstance(call.layer, keras.Layer):
                 kwargs["training"] = False if _takes_training(call.layer) else None
                 kwargs = {name: v for name, v in kwargs.items() if v is not None}
-            output = call.layer(*args, **kwargs)
-            values[id(call.output)] = output if watch is None else watch(call, output)
+            found = keras.tree.flatten(call.layer(*args, **kwargs))
+            values.update((id(t), v) for t, v in zip(call.outputs, found, strict=True))
         return values
 
 
 def trace(model: keras.Model) -> Trace:
-    """Takes a fused model apart. Copies the layers, so that their weights may be changed.
+    """Lists the layer calls of a fused model. Copies the layers, so that weights may be changed.
 
     Raises:
         ValueError: If the model has several inputs.
@@ -90,30 +93,84 @@ def trace(model: keras.Model) -> Trace:
         raise InputValueError(
             f"Expected a model with one input. Received: {model.name!r} with {len(model.inputs)}."
         )
-    copies, activations, calls = {}, {}, []
+    copies: dict[int, keras.Layer] = {}
+    activations: dict[int, keras.Layer] = {}
+    calls: list[Call] = []
 
-    def call(layer, *args, **kwargs):
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         splits = isinstance(layer, LINEAR_LAYERS) and not is_linear(layer.activation)
         changes = {"activation": "linear"} if splits else {}
         output = call_copy(copies, layer, args, kwargs, **changes)
-        calls.append(Call(copies.get(id(layer), layer), args, kwargs, output))
+        calls.append(Call(copies.get(id(layer), layer), args, kwargs, keras.tree.flatten(output)))
         if not splits:
             return output
         if id(layer) not in activations:
             name = f"{layer.name}_activation"
             activations[id(layer)] = keras.layers.Activation(layer.activation, name=name)
         activated = activations[id(layer)](output)
-        calls.append(Call(activations[id(layer)], (output,), {}, activated))
+        calls.append(Call(activations[id(layer)], (output,), {}, [activated]))
         return activated
 
     flat = rebuild(model, call, flatten=True)
     return Trace(flat, calls)
 
 
-def is_linear(activation) -> bool:
+def is_linear(activation: Callable | None) -> bool:
     """Whether an activation function does nothing."""
     return activation is None or activation is keras.activations.linear
 
 
-def _takes_training(layer) -> bool:
+def _takes_training(layer: keras.Layer) -> bool:
     return isinstance(layer, (keras.layers.Dropout, keras.layers.BatchNormalization))
+
+
+def fold_batch_norms(traced: Trace) -> Trace:
+    """Folds each batch normalization that only follows a convolution or dense layer into it.
+
+    Other batch normalizations stay. The result computes what `traced` computes.
+    """
+    folded = {}
+    for call in traced.calls:
+        following = traced.consumers(call.output)
+        if call.is_linear and len(following) == 1 and _can_fold(traced, call, following[0]):
+            folded[id(call.layer)] = following[0].layer
+    if not folded:
+        return traced
+    norms = {id(norm) for norm in folded.values()}
+    copies: dict[int, keras.Layer] = {}
+
+    def call_folded(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        if id(layer) in norms:
+            return args[0]
+        if id(layer) not in folded:
+            return call_copy(copies, layer, args, kwargs)
+        copy = layer.__class__.from_config({**layer.get_config(), "use_bias": True})
+        output = copy(*args, **kwargs)
+        copy.set_weights(_folded_weights(layer, folded[id(layer)]))
+        return output
+
+    return trace(rebuild(traced.model, call_folded))
+
+
+def _can_fold(traced: Trace, call: Call, following: Call) -> bool:
+    norm, output = following.layer, call.output
+    return (
+        isinstance(norm, keras.layers.BatchNormalization)
+        and norm.axis in (-1, len(output.shape) - 1)
+        and traced.times_called(call.layer) == traced.times_called(norm) == 1
+        and all(output is not other for other in traced.model.outputs)
+    )
+
+
+def _folded_weights(
+    layer: keras.Layer, norm: keras.layers.BatchNormalization
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias of a layer and the batch normalization behind it."""
+    kernel, *bias = (weight.astype(np.float64) for weight in layer.get_weights())
+    mean, variance = (np.float64(w) for w in (norm.moving_mean, norm.moving_variance))
+    scale = 1 / np.sqrt(variance + norm.epsilon)
+    scale = scale * np.float64(norm.gamma) if norm.scale else scale
+    shift = np.float64(norm.beta) if norm.center else 0.0
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    factors = scale.reshape(kernel.shape[-2:]) if depthwise else scale
+    return kernel * factors, ((bias[0] if bias else 0.0) - mean) * scale + shift
