@@ -19,10 +19,10 @@ import numpy as np
 
 import keras_mobileone
 from keras_mobileone.benchmarking import processor_name
-from keras_mobileone.cli.qat import compile_student, read_data, train_student
 from keras_mobileone.data.images import load_crops, spread
 from keras_mobileone.evaluation.accuracy import predict_images
 from keras_mobileone.evaluation.predictor import load_predictor
+from keras_mobileone.training.qat_classifier import Settings, compile_student, fit, read_data
 
 CALIBRATION_IMAGES = 100
 LEARNING_RATE = 1e-5
@@ -55,9 +55,9 @@ def main() -> None:
         equalized = keras_mobileone.equalize(model, images).model
         student = keras_mobileone.quantize_aware(equalized, images)
         compile_student(student, model, LEARNING_RATE)
-        settings = {"limit": arguments.steps * arguments.batch_size}
-        settings["batch_size"] = arguments.batch_size
-        train_student(student, train, None, 0, 1, None, settings)
+        limit = arguments.steps * arguments.batch_size
+        settings = Settings(LEARNING_RATE, arguments.batch_size, limit)
+        fit(student, train, None, range(1), None, settings)
         seconds["training"] = round(time.perf_counter() - start)
         files = [directory / f"{name}.tflite" for name in ("trained", "again")]
         for file in files:

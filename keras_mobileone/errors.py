@@ -1,12 +1,14 @@
-"""Errors whose cause is the caller's input, as opposed to a bug in this package.
+"""Errors that are caused by the caller's input and not by a bug in this package.
 
-Each also is the built-in exception that Python programs expect, so that `except ValueError` goes on
-working. The command line shows an `InputError` or an `OSError` as one line; anything else is a bug.
+Each class is also the built-in exception that Python programs expect, so that `except ValueError`
+works. The command line shows an `InputError` or an `OSError` as one line; anything else is a bug.
 """
+
+LONGEST_LINE = 200  # characters of another library's message that a person reads
 
 
 class InputError(Exception):
-    """Base class: arguments, files or an environment that do not fit."""
+    """Base class of errors about arguments, files or an environment that do not fit."""
 
 
 class InputValueError(InputError, ValueError):
@@ -29,6 +31,10 @@ class MeasurementError(InputError, RuntimeError):
     """A device or a tool could not run or measure a file."""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
+    """Returns the first line of an error's message, or its type if it has none.
+
+    Other libraries put whole configurations into a line, of which `longest` characters are kept.
+    """
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= longest else f"{line[:longest].rstrip()} …"

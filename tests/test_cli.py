@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -355,6 +356,22 @@ def test_messages_of_libraries_are_cut(broken):
     assert result.stderr.startswith("Error: Expected a model. ")
     assert result.stderr.endswith("Redo.\n")
     assert len(broken(TypeError("{config}" * 999)).stderr) < 700
+
+
+def test_a_damaged_model_is_named_in_one_short_line(model_file, tmp_path):
+    """Keras puts the whole configuration of a layer that it does not know into its message."""
+    damaged = tmp_path / "damaged.keras"
+    with zipfile.ZipFile(model_file) as source, zipfile.ZipFile(damaged, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "config.json":
+                content = content.replace(b"MobileOneBlock", b"MobileTwoBlock")
+            target.writestr(name, content)
+    result = run("fuse", damaged, tmp_path / "x.keras")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: Keras can't load {damaged}: ")
+    assert len(result.stderr) < 400 + len(str(damaged))
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("steps", [0, 7])

@@ -364,14 +364,6 @@ def test_unfused_models_are_refused_by_quantize(images):
         quantize(source, images[:4], normalize=False)
 
 
-def test_an_operator_that_is_not_known_is_named(images):
-    inputs = keras.Input(SIZE)
-    outputs = layers.Conv2D(4, 1)(layers.UpSampling2D()(layers.Conv2D(4, 3)(inputs)))
-    model = keras.Model(inputs, outputs)
-    with pytest.raises(ValueError, match=r"does not know the operator TILE.*plain=True"):
-        quantize(model, images[:4], normalize=False)
-
-
 @pytest.mark.slow
 def test_real_weights_keep_their_accuracy(shared):
     """100 of the sample's photographs calibrate; the other 200 are measured."""

@@ -16,17 +16,23 @@ if TYPE_CHECKING:
 
 HEADER = ("File", "MB", "ms", "Ratio", "p90", "p95", "Minimum", "Load")
 LABEL_WIDTH = 26  # so that the figures fit beside it into 80 columns
-ANY_DEVICE = "the only one"  # what --android alone stands for
+ANY_DEVICE = "the only one"  # the value of --android without a serial
 
 
 @click.command("benchmark", cls=KerasCommand)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="In a round.")
 @click.option(
-    "--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="Over all files."
+    "--runs", default=50, show_default=True, type=click.IntRange(1), help="Inferences in a round."
 )
-@click.option("--peers", is_flag=True, help="MobileOne S0 … S4 and others' networks beside FILES.")
+@click.option(
+    "--rounds",
+    default=ROUNDS,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Rounds over all files.",
+)
+@click.option("--peers", is_flag=True, help="Measure MobileOne S0 … S4 and other networks too.")
 @click.option(
     "--peers-precision", default="float32", show_default=True, type=click.Choice(DEPLOY_PRECISIONS)
 )
@@ -38,10 +44,18 @@ ANY_DEVICE = "the only one"  # what --android alone stands for
     help="Measure on a device connected by adb. Give FILES first.",
 )
 @click.option("--tool", type=click.Path(path_type=Path), help="benchmark_model for the device.")
-@click.option("--delegate", type=click.Choice(DELEGATES), help="Of the device; cpu by default.")
-@click.option("--affinity", metavar="MASK", help="Cores of the device, hexadecimal: f0 is 4 … 7.")
-@click.option("--cool-down", type=click.FloatRange(0), help=f"Seconds of rest, {COOL_DOWN:g}.")
-@click.option("--profile", type=click.Path(path_type=Path), help="Directory for operators' times.")
+@click.option(
+    "--delegate", type=click.Choice(DELEGATES), help="What the device runs on; cpu by default."
+)
+@click.option(
+    "--affinity", metavar="MASK", help="Cores of the device as a hexadecimal mask; f0 is 4 … 7."
+)
+@click.option(
+    "--cool-down", type=click.FloatRange(0), help=f"Seconds of rest; {COOL_DOWN:g} by default."
+)
+@click.option(
+    "--profile", type=click.Path(path_type=Path), help="Directory for the times of operators."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
 def benchmark_command(
     files: tuple[Path, ...],
@@ -56,10 +70,10 @@ def benchmark_command(
 ) -> None:
     """Time TFLite files side by side, on this machine or on an Android device.
 
-    Milliseconds: median, percentiles and minimum of an inference, and the time to load the file.
-    Files take turns in every round; the ratio to the first is formed within the rounds. A .json
-    file that --json has saved is shown again. A file that can't be measured is named in the end,
-    and the exit code is 2.
+    The table shows the median, percentiles and minimum of an inference and the time to load the
+    file, in milliseconds. Every round measures each file once; the ratio to the first file is
+    computed within the rounds. A .json file that --json has saved is shown again. A file that can't
+    be measured is named at the end, and the exit code is 2.
 
     \b
     Example: keras-mobileone benchmark a.tflite b.tflite --threads 2
@@ -100,7 +114,7 @@ def benchmark_command(
 
 
 def make_target(android: str | None, device: dict[str, Any]) -> "AndroidDevice | None":
-    """The device that the options ask for; None for this machine."""
+    """Returns the device that the options ask for, or None for this machine."""
     from keras_mobileone.benchmarking import AndroidDevice
 
     given = {name: value for name, value in device.items() if value is not None}
@@ -118,7 +132,7 @@ def make_target(android: str | None, device: dict[str, Any]) -> "AndroidDevice |
 
 
 def export_peers(precision: str) -> list[Path]:
-    """The files of all peers, made where they are missing."""
+    """Exports the peers that are missing in the cache and returns the files of all."""
     from keras_mobileone.benchmarking.baselines import PEERS, cache_directory, export_peer
 
     with progress_steps() as step:

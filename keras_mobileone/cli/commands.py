@@ -215,7 +215,7 @@ def deploy_command(
     output: Path,
     **about: Any,
 ) -> None:
-    """The whole way: load, fuse, export three precisions, verify, time, report.
+    """Load, fuse, export in three precisions, verify, time and report.
 
     \b
     Example: keras-mobileone deploy --variant s0 --calibration photos/ --output s0/

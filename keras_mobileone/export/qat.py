@@ -47,14 +47,14 @@ def export_qat(
 ) -> ExportReport:
     """Writes a model of `quantize_aware` as a full-integer TFLite file with the ranges it learned.
 
-    The same model gives the same file, byte for byte. Batch 1, kernels int8 for each output
-    channel, metadata and labels.
+    The file has a fixed batch of 1, int8 kernels with a scale for each output channel, metadata and
+    labels. The same model gives the same file, byte for byte.
 
     Args:
         qat_model: What `quantize_aware` returned, trained or not.
-        path: File to write, ending in `.tflite`. It appears whole or not at all.
+        path: File to write, ending in `.tflite`. It is replaced in one step.
         input_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's input.
-        output_dtype: The same at its output.
+        output_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's output.
         normalize, labels, about: As in `export_tflite`.
 
     Returns:
@@ -63,9 +63,10 @@ def export_qat(
 
     Raises:
         ImportError: Without the extra `[qat]`.
-        ValueError: For another model, suffix or type, an image size left open, or an operator
-            that is left in float; names it.
-        OSError: If `path` can't be written.
+        ValueError: If `qat_model` was not made by `quantize_aware` or has an open image size, if
+            the suffix or a type is not one of these, or if an operator would stay in float. The
+            message names the operator's tensor.
+        OSError: If `path` cannot be written.
 
     Example:
 
@@ -172,7 +173,7 @@ def _convert(
 
 
 def _require_integers(content: bytes) -> None:
-    """Raises ValueError if a TFLite file computes anything but its two ends in float."""
+    """Raises ValueError if a TFLite file has float tensors other than its inputs and outputs."""
     graph = flatbuffer.parse(content).subgraphs[0]
     ends = {int(index) for index in (*graph.inputs, *graph.outputs)}
     for index, tensor in enumerate(graph.tensors):

@@ -23,7 +23,7 @@ def with_softmax(model: keras.Model) -> keras.Model:
 
     Example:
 
-    >>> logits = km.MobileOneS0(weights="imagenette", classes=10, classifier_activation=None)
+    >>> logits = km.MobileOneS0(weights=None, classes=10, classifier_activation=None, deploy=True)
     >>> with_softmax(logits).layers[-1].name
     'probabilities'
     """
@@ -55,7 +55,7 @@ def at_size(model: keras.Model, size: int) -> keras.Model:
 
     Example:
 
-    >>> model = km.MobileOneS0(weights="imagenette", classes=10, deploy=True)
+    >>> model = km.MobileOneS0(weights=None, classes=10, deploy=True)
     >>> at_size(model, 96).input_shape
     (None, 96, 96, 3)
     """

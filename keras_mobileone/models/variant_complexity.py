@@ -47,7 +47,7 @@ def variant_complexity(
 
     Example:
 
-    >>> variant_complexity(get_variant("s0"), deploy=True).trainable
+    >>> variant_complexity(km.VARIANTS["s0"], deploy=True).trainable
     2078504
     """
     channels, side = IMAGE_CHANNELS, image_size

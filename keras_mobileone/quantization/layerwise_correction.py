@@ -17,7 +17,7 @@ from keras_mobileone.quantization.int8_graph import Int8Graph, bias_of
 from keras_mobileone.quantization.operators import LINEAR, Tensor, channel_axis
 from keras_mobileone.quantization.ranges import SMALLEST_RATIO, set_ranges, widen_ranges
 from keras_mobileone.quantization.rounding import quantize_kernel
-from keras_mobileone.quantization.simulation import Simulator
+from keras_mobileone.quantization.simulation import SimulationError, Simulator
 
 # Operators that only move values; their outputs are not reported.
 UNREPORTED = ("PAD", "RESHAPE", "MAX_POOL_2D", "AVERAGE_POOL_2D")
@@ -100,7 +100,7 @@ def calibrate(
         The new content, and a report on each tensor, in order.
 
     Raises:
-        ValueError: If the files do not match, or an operator can't be run in float.
+        SimulationError: If the files do not match, or LiteRT cannot run an operator in float.
     """
     import tensorflow as tf
 
@@ -198,7 +198,7 @@ def _matching_weights(
         for (kernel, _), (stored, _) in zip(weights, quantized, strict=True)
     )
     if not close:
-        raise InputValueError(
+        raise SimulationError(
             "The int8 file and the float file do not hold the same layers in the same order. "
             "Convert both from one model."
         )

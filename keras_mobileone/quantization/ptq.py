@@ -21,6 +21,7 @@ from keras_mobileone.quantization.int8_graph import Int8Graph
 from keras_mobileone.quantization.layerwise_correction import Steps, TensorReport, calibrate
 from keras_mobileone.quantization.ranges import unknown_operators
 from keras_mobileone.quantization.scaling_groups import Blocked
+from keras_mobileone.quantization.simulation import SimulationError
 from keras_mobileone.reports import Report
 
 # The converter needs some images to make the graph. All ranges are set afterwards.
@@ -43,7 +44,8 @@ class QuantizationReport(Report):
         rescaled: The convolutions whose channels were equalized.
         blocked: The convolutions that were not equalized, and why.
         left_to_converter: Operators of the file that `quantize` has no rules for. They, and the
-            tensors next to them, keep the ranges that TensorFlow's converter chose. Usually empty.
+            tensors next to them, keep the ranges that TensorFlow's converter chose. Usually empty;
+            all of them for a file that cannot be corrected, whose `tensors` are empty.
         change: How far equalization moved the float outputs, relative to their largest magnitude.
         images: Number of calibration images.
         seconds: Time of each step.
@@ -156,7 +158,11 @@ def quantize(
     left = unknown_operators(Int8Graph(content))
     if left:  # their ranges stay as they are: they have to hold for all images
         content = convert(equalized, "int8", images, **types, **ends)
-    content, tensors = calibrate(content, floats, images, steps, limits)
+    try:
+        content, tensors = calibrate(content, floats, images, steps, limits)
+    except SimulationError:  # then the equalized model by the converter alone is the best there is
+        content, tensors = convert(equalized, "int8", images, **types, **ends), []
+        left = sorted({kind for kind, _ in Int8Graph(content).operators})
     clock.lap("converting and correcting")
     report = QuantizationReport(
         content=content,
@@ -196,7 +202,8 @@ def _warn(report: QuantizationReport) -> None:
     if report.left_to_converter:
         warnings.warn(
             "int8 keeps the converter's ranges for the operators "
-            f"{', '.join(report.left_to_converter)}. Everything else was equalized and corrected.",
+            f"{', '.join(report.left_to_converter)}. Everything else was equalized"
+            f"{' and corrected' if report.tensors else ''}.",
             stacklevel=3,
         )
     poor = [tensor for tensor in report.worst() if tensor.sqnr < POOR_SQNR]

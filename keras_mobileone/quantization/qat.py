@@ -1,4 +1,4 @@
-"""Quantization-aware training: a fused model in tf-keras, trained as its int8 file computes."""
+"""`quantize_aware`: a fused model in tf-keras that trains as its int8 file computes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -33,27 +33,29 @@ Layer = Any  # a layer of tf-keras, which is imported late
 
 
 def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Model":
-    """A tf-keras model that computes as the int8 file of `model` will, ready to be trained.
+    """Builds a tf-keras model that computes as the int8 file of `model` will, ready to be trained.
 
-    Kernels are rounded to int8 for each output channel, activations to 8 bits over a range that
-    follows the training data (a moving average with decay 0.999). Biases stay float, as in the
-    file they have 32 bits. Every layer trains; there is no BatchNorm.
+    Kernels are rounded to int8 for each output channel. Activations are rounded to 8 bits over a
+    range that follows the training data (a moving average with decay 0.999). Biases stay in float,
+    since the file stores them with 32 bits. Every layer is trained. There is no batch
+    normalization.
 
     Args:
-        model: Fused Functional or Sequential model with one image input, best equalized before.
-            Nested models are replayed in place. It stays untouched.
+        model: Fused Functional or Sequential model with one image input, preferably the result of
+            `equalize`. Nested models are flattened. It is not changed.
         calibration: Images that set the first ranges of the activations: a directory, an array
             (count, height, width, 3), or an iterable of such batches, normalized, float32. None
-            leaves tfmot's −6 … 6, which clips and takes thousands of steps to move.
+            keeps tfmot's default of −6 … 6, which clips values and takes thousands of steps to
+            adapt.
 
     Returns:
-        A `tf_keras.Model` with the same inputs and outputs, not compiled. Its layers are called
-        `"quant_"` and the name in `model`. Use tf-keras' optimizers and losses with it.
+        A `tf_keras.Model` with the same inputs and outputs, not compiled. The names of its layers
+        are those in `model` with the prefix `"quant_"`. Use tf-keras' optimizers and losses.
 
     Raises:
         ImportError: Without the extra `[qat]`.
-        ValueError: If `model` is not fused, has several inputs, calls a layer twice, or holds a
-            layer that has no rule here; names it.
+        ValueError: If `model` is not fused, has several inputs, calls a layer twice, or has a
+            layer for which there is no rule. The message names the layer.
         TypeError: If `model` is not Functional or Sequential.
 
     Example:
@@ -105,7 +107,7 @@ def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Mod
 
 
 def wrapped_layers(qat_model: "tf_keras.Model") -> dict[str, Any]:
-    """The wrapped layers of a model of `quantize_aware`, by their names in its source."""
+    """The wrapped layers of a model made by `quantize_aware`, by their names in its source."""
     layers = getattr(qat_model, "layers", ())
     found = {
         layer.name.removeprefix(PREFIX): layer
@@ -121,18 +123,18 @@ def wrapped_layers(qat_model: "tf_keras.Model") -> dict[str, Any]:
 
 
 def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.Model:
-    """A Keras 3 model like `model` with the weights that quantization-aware training learned.
+    """Copies the weights that quantization-aware training learned into a Keras 3 model.
 
     Args:
         qat_model: What `quantize_aware(model)` returned, trained.
-        model: The model it was made from. It stays untouched.
+        model: The model that `quantize_aware` was given. It is not changed.
 
     Returns:
-        A new model of `model`'s structure and layer names.
+        A new model with the structure and layer names of `model`.
 
     Raises:
         ImportError: Without the extra `[qat]`.
-        ValueError: If the two do not fit: a layer that the other has not, or of another shape.
+        ValueError: If a layer of `model` is missing in `qat_model` or has weights of another shape.
 
     Example:
 

@@ -18,7 +18,7 @@ BROADCASTING = {"ADD", "SUB", "MUL"}
 
 
 class SimulationError(InputValueError):
-    """An operator can't be run on real numbers."""
+    """A file cannot be corrected: an operator does not run on real numbers, for example."""
 
 
 class Simulator:

@@ -1,10 +1,11 @@
-"""A model's graph as a flat list of layer calls, which can be run and rewritten."""
+"""The graph of a model as a flat list of layer calls that can be run and rewritten."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.graph import call_copy, rebuild
@@ -47,7 +48,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """A model of stock layers, taken apart.
+    """A model of stock layers and its layer calls.
 
     Attributes:
         model: A flat copy, in which each activation is a layer of its own.
@@ -62,7 +63,7 @@ class Trace:
         return [call for call in self.calls if any(t is tensor for t in call.inputs)]
 
     def times_called(self, layer: keras.Layer) -> int:
-        """How often `layer` occurs."""
+        """How often `layer` is called."""
         return sum(call.layer is layer for call in self.calls)
 
     def run(self, images: Tensor) -> dict[int, Tensor]:
@@ -83,7 +84,7 @@ class Trace:
 
 
 def trace(model: keras.Model) -> Trace:
-    """Takes a fused model apart. Copies the layers, so that their weights may be changed.
+    """Lists the layer calls of a fused model. Copies the layers, so that weights may be changed.
 
     Raises:
         ValueError: If the model has several inputs.
@@ -121,3 +122,55 @@ def is_linear(activation: Callable | None) -> bool:
 
 def _takes_training(layer: keras.Layer) -> bool:
     return isinstance(layer, (keras.layers.Dropout, keras.layers.BatchNormalization))
+
+
+def fold_batch_norms(traced: Trace) -> Trace:
+    """Folds each batch normalization that only follows a convolution or dense layer into it.
+
+    Other batch normalizations stay. The result computes what `traced` computes.
+    """
+    folded = {}
+    for call in traced.calls:
+        following = traced.consumers(call.output)
+        if call.is_linear and len(following) == 1 and _can_fold(traced, call, following[0]):
+            folded[id(call.layer)] = following[0].layer
+    if not folded:
+        return traced
+    norms = {id(norm) for norm in folded.values()}
+    copies: dict[int, keras.Layer] = {}
+
+    def call_folded(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        if id(layer) in norms:
+            return args[0]
+        if id(layer) not in folded:
+            return call_copy(copies, layer, args, kwargs)
+        copy = layer.__class__.from_config({**layer.get_config(), "use_bias": True})
+        output = copy(*args, **kwargs)
+        copy.set_weights(_folded_weights(layer, folded[id(layer)]))
+        return output
+
+    return trace(rebuild(traced.model, call_folded))
+
+
+def _can_fold(traced: Trace, call: Call, following: Call) -> bool:
+    norm, output = following.layer, call.output
+    return (
+        isinstance(norm, keras.layers.BatchNormalization)
+        and norm.axis in (-1, len(output.shape) - 1)
+        and traced.times_called(call.layer) == traced.times_called(norm) == 1
+        and all(output is not other for other in traced.model.outputs)
+    )
+
+
+def _folded_weights(
+    layer: keras.Layer, norm: keras.layers.BatchNormalization
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias of a layer and the batch normalization behind it."""
+    kernel, *bias = (weight.astype(np.float64) for weight in layer.get_weights())
+    mean, variance = (np.float64(w) for w in (norm.moving_mean, norm.moving_variance))
+    scale = 1 / np.sqrt(variance + norm.epsilon)
+    scale = scale * np.float64(norm.gamma) if norm.scale else scale
+    shift = np.float64(norm.beta) if norm.center else 0.0
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    factors = scale.reshape(kernel.shape[-2:]) if depthwise else scale
+    return kernel * factors, ((bias[0] if bias else 0.0) - mean) * scale + shift

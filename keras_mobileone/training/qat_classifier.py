@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +194,11 @@ class LabeledImages:
             images[mirrored] = images[mirrored, :, ::-1]
             yield preprocess_input(images), self.labels[chosen]
 
+    def in_order(self, settings: Settings) -> Batches:
+        """Batches of all images, none of them mirrored."""
+        order = np.arange(len(self.paths))
+        yield from self.batches(order, np.zeros(len(order), bool), settings.batch_size)
+
     def epoch(self, epoch: int, settings: Settings) -> Batches:
         """The training batches of one epoch: its number alone decides order and mirroring."""
         rng = np.random.default_rng(epoch)
@@ -283,10 +289,6 @@ def fit(
         for epoch in epochs:
             yield from train.epoch(epoch, settings)
 
-    def validation() -> Batches:
-        order = np.arange(len(val.paths))
-        yield from val.batches(order, np.zeros(len(order), bool), settings.batch_size)
-
     def save(epoch: int, logs: dict[str, float] | None = None) -> None:
         if checkpoint is not None:
             save_checkpoint(checkpoint, student, epoch + 1, settings)
@@ -297,7 +299,7 @@ def fit(
         initial_epoch=epochs.start,
         epochs=epochs.stop,
         steps_per_epoch=-(-images // settings.batch_size),
-        validation_data=None if val is None else dataset(validation),
+        validation_data=None if val is None else dataset(partial(val.in_order, settings)),
         callbacks=[keras2.callbacks.LambdaCallback(on_epoch_end=save)],
     )
     return {name: [float(value) for value in values] for name, values in history.history.items()}
