@@ -22,7 +22,7 @@ endif
 STUDIES := peers analysis fused
 
 .PHONY: demo check test test-fast doctest types coverage docs package test-arm64 arm64-machine lint \
-	readme benchmark benchmark-files clean
+	results benchmark benchmark-files clean
 
 demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files in demo/
 	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) --coreml \
@@ -71,12 +71,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-readme: $(VENV)/installed  ## the tables of README.md from the stored results
-	$(BIN)/python benchmarks/readme.py
+results: $(VENV)/installed  ## the tables of README.md and docs/ from the stored results
+	$(BIN)/python benchmarks/results_pages.py
 
 benchmark: benchmark-files  ## every study of latency: 20 minutes in which nothing else may run
 	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py $(OPTIONS) || exit; done
-	$(MAKE) readme
+	$(MAKE) results
 
 benchmark-files: $(VENV)/installed  ## the files that `make benchmark` measures, into build/peers
 	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py --prepare || exit; done

@@ -1,4 +1,4 @@
-"""What latency depends on, after section 3.1 of the paper, on this runtime.
+"""What latency depends on in this runtime, measured as in section 3.1 of the paper.
 
     python benchmarks/analysis.py                       all three studies
     python benchmarks/analysis.py --only activations    one of them
@@ -8,7 +8,10 @@ activations  thirty convolutions with different activations
 blocks       thirty convolutions with skips, squeeze-and-excitation, branches
 """
 
+from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import study
@@ -24,7 +27,7 @@ PERMUTATIONS = 100_000
 CHEAP, DEAR = 1.10, 1.50  # ratios to ReLU, or to plain blocks
 
 
-def _application(name: str, label: str | None = None, **arguments) -> Network:
+def _application(name: str, label: str | None = None, **arguments: Any) -> Network:
     arguments |= {"weights": None, "classifier_activation": None, "input_shape": (224, 224, 3)}
     return Network(label or name, partial(getattr(applications, name), **arguments))
 
@@ -53,20 +56,22 @@ ACTIVATION_NETWORKS = {
 BLOCK_NETWORKS = {label: Network(_file_name(label), make) for label, make in BLOCKS.items()}
 
 
-def ranks(values) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of theirs."""
+def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Returns ranks that start at 1; equal values get the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
 
 
-def spearman(first, second) -> float:
-    """Spearman's rank correlation: Pearson's of the ranks."""
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Returns Spearman's rank correlation: Pearson's correlation of the ranks."""
     return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
 
 
-def p_value(first, second, permutations: int = PERMUTATIONS) -> float:
-    """How often ranks in random order correlate as strongly, one way or the other."""
+def p_value(
+    first: Sequence[float], second: Sequence[float], permutations: int = PERMUTATIONS
+) -> float:
+    """Returns the two-sided p-value: how often shuffled ranks correlate as strongly."""
     a, b = (ranks(values) - ranks(values).mean() for values in (first, second))
     rng = np.random.default_rng(0)
     shuffled = rng.permuted(np.broadcast_to(b, (permutations, len(b))), axis=1)
@@ -75,14 +80,14 @@ def p_value(first, second, permutations: int = PERMUTATIONS) -> float:
     return float((stronger.sum() + 1) / (permutations + 1))
 
 
-def prepare(networks, files) -> None:
+def prepare(networks: Iterable[Network], files: Path) -> None:
     """Exports networks in float32."""
     for network in networks:
         study.export(network, files)
 
 
-def measure_correlation(files, rounds, runs) -> dict:
-    """Latency of all networks, and its correlation with their sizes."""
+def measure_correlation(files: Path, rounds: int, runs: int) -> dict:
+    """Measures the latency of all networks and its correlation with their sizes."""
     rows, conditions = study.time_files(
         [(network, "float32") for network in CORRELATED], files, rounds=rounds, runs=runs
     )
@@ -94,8 +99,8 @@ def measure_correlation(files, rounds, runs) -> dict:
     return {"conditions": conditions, "correlation": correlation, "rows": rows}
 
 
-def measure_thirty(networks, files, rounds, runs) -> dict:
-    """Latency of the forms of one network, under their labels."""
+def measure_thirty(networks: dict[str, Network], files: Path, rounds: int, runs: int) -> dict:
+    """Measures the forms of one network; the rows have the labels as names."""
     rows, conditions = study.time_files(
         [(network, "float32") for network in networks.values()], files, rounds=rounds, runs=runs
     )
@@ -104,8 +109,8 @@ def measure_thirty(networks, files, rounds, runs) -> dict:
     return {"conditions": conditions, "rows": rows}
 
 
-def draw_correlation(result: dict):
-    """Latency against each metric, both axes logarithmic."""
+def draw_correlation(result: dict) -> Any:
+    """Draws latency against each metric on logarithmic axes."""
     page, axes = figure(12, 6, columns=2)
     for axis, (metric, name) in zip(axes, METRICS.items(), strict=True):
         points = [(row[metric] / 1e6, milliseconds(row), row["name"]) for row in result["rows"]]
@@ -129,8 +134,8 @@ def draw_correlation(result: dict):
     return page
 
 
-def draw_thirty(title: str, result: dict):
-    """A bar for each form."""
+def draw_thirty(title: str, result: dict) -> Any:
+    """Draws a bar for each form."""
     rows = result["rows"]
     page, axis = figure(9, 0.6 + 0.4 * len(rows))
     colors = [GREY, *[BLUE] * (len(rows) - 1)]
@@ -176,7 +181,7 @@ def correlation_markdown(result: dict, picture: str) -> str:
 
 
 def correlation_sentences(result: dict) -> str:
-    """What the correlation says to a designer."""
+    """Returns sentences on what the correlation means for the design of networks."""
     found = {name: result["correlation"][metric]["rho"] for metric, name in METRICS.items()}
     other, better = sorted(found, key=found.get)
     best, *_, worst = sorted(result["rows"], key=_per_gigamac)
@@ -193,7 +198,7 @@ def correlation_sentences(result: dict) -> str:
 
 
 def activations_sentences(result: dict) -> str:
-    """What activations cost."""
+    """Returns sentences on the cost of activations."""
     cheap, middle, dear = _by_cost(result)
     worst, factor = max(_ratios(result).items(), key=lambda item: item[1])
     first = f"{_listed(cheap, 'No other one')} cost{'s' if len(cheap) < 2 else ''} at most "
@@ -209,7 +214,7 @@ def activations_sentences(result: dict) -> str:
 
 
 def blocks_sentences(result: dict) -> str:
-    """What blocks cost, and what fusing saves."""
+    """Returns sentences on the cost of blocks and on what fusing saves."""
     found = _ratios(result)
     skips, excite = found["skip connections"], found["squeeze-and-excitation"]
     one, four, fused = (
@@ -228,8 +233,8 @@ def blocks_sentences(result: dict) -> str:
     )
 
 
-def thirty_markdown(sentences, result: dict, picture: str) -> str:
-    """One of the two studies of a network of thirty convolutions."""
+def thirty_markdown(sentences: Any, result: dict, picture: str) -> str:
+    """Returns one of the two studies of thirty convolutions as Markdown."""
     reference = result["rows"][0]
     rows = [
         (
@@ -253,7 +258,7 @@ def thirty_markdown(sentences, result: dict, picture: str) -> str:
     )
 
 
-def _per_gigamac(row) -> float:
+def _per_gigamac(row: dict) -> float:
     return milliseconds(row) / (row["macs"] / 1e9)
 
 
@@ -261,13 +266,13 @@ def _p_text(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def _ratios(result) -> dict[str, float]:
-    """Ratio of each form but the first to the first."""
+def _ratios(result: dict) -> dict[str, float]:
+    """The latency of every other form over that of the first form."""
     reference, *others = result["rows"]
     return {row["name"]: ratio(row, reference) for row in others}
 
 
-def _by_cost(result) -> tuple[list[str], list[str], list[str]]:
+def _by_cost(result: dict) -> tuple[list[str], list[str], list[str]]:
     found = _ratios(result)
     return (
         [name for name, value in found.items() if value <= CHEAP],
@@ -276,7 +281,7 @@ def _by_cost(result) -> tuple[list[str], list[str], list[str]]:
     )
 
 
-def _listed(names, none: str = "") -> str:
+def _listed(names: Sequence[str], none: str = "") -> str:
     *most, last = names or [none]
     return f"{', '.join(most)} and {last}" if most else last
 

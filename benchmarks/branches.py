@@ -1,10 +1,11 @@
-"""One branch against four: S0 trained with k = 1 and k = 4 under one recipe, from the same seeds.
+"""One branch against four: S0 trained with k = 1 and k = 4, with equal recipes and seeds.
 
     python benchmarks/branches.py --data imagenette/ --runs runs/ \
         --output benchmarks/results/branches.json
 
-The runs lie in RUNS; finished ones are not repeated, an interrupted one goes on. Counted are the
-weights themselves after the last epoch: in few epochs their moving average hardly leaves its start.
+The runs are kept in --runs. Finished runs are not repeated, and an interrupted run is resumed. The
+accuracy is that of the weights after the last epoch, not of their moving average, which hardly
+leaves its initial value within a few epochs.
 """
 
 import argparse
@@ -23,7 +24,7 @@ BRANCHES = (1, 4)
 REPORT = "report.json"
 
 
-def main():
+def main() -> None:
     """Trains what is missing and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -59,11 +60,11 @@ def main():
         "conditions": report["conditions"],
     }
     with atomic_write(arguments.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def run(arguments, branches: int, seed: int) -> dict:
-    """The report of one training, which is done if need be."""
+def run(arguments: argparse.Namespace, branches: int, seed: int) -> dict:
+    """Returns the report of one training, which is run first if there is none."""
     directory = arguments.runs / f"k{branches}-seed{seed}"
     if not (directory / REPORT).is_file():
         variant = dataclasses.replace(S0, name=f"{S0.name}_k{branches}", num_conv_branches=branches)
@@ -80,7 +81,7 @@ def run(arguments, branches: int, seed: int) -> dict:
         command += ["--recipe", path, "--output", directory]
         resume = ["--resume"] if (directory / CHECKPOINT).is_file() else []
         subprocess.run([*command, *resume], check=True)
-    return json.loads((directory / REPORT).read_text())
+    return json.loads((directory / REPORT).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

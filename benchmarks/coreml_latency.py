@@ -2,10 +2,10 @@
 
 python benchmarks/coreml_latency.py MobileOneS0.mlpackage … --json coreml.json
 
-The protocol of the authors' iOS app (apple/ml-mobileone, ModelBench): after one warm-up, 20 rounds
-of 50 predictions; of each round the 10 fastest and the 10 slowest are left out. Packages and
-compute units take turns within a round. Only `predict` is timed, on one image of noise; it includes
-what coremltools does to hand it over, which an app in Swift does not pay.
+The protocol is that of the authors' iOS app (apple/ml-mobileone, ModelBench): after one warm-up, 20
+rounds of 50 predictions, of which the 10 fastest and the 10 slowest of each round are left out.
+Packages and compute units are interleaved within a round. Only `predict` is timed, on one image of
+noise. That includes the work of coremltools to pass the image on, which an app in Swift avoids.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,12 +54,12 @@ def main() -> int:
     print(markdown_table(header, rows))
     if arguments.json:
         with atomic_write(arguments.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
 def measure(packages: list[Path]) -> dict:
-    """Median and 90th percentile in milliseconds, with the conditions."""
+    """Measures median and 90th percentile in milliseconds, with the conditions."""
     import coremltools as ct
 
     loaded = {
@@ -69,7 +70,7 @@ def measure(packages: list[Path]) -> dict:
         for units in UNITS
     }
     inputs = {key: noise(model.get_spec().description.input[0]) for key, model in loaded.items()}
-    kept = {key: [] for key in loaded}
+    kept: dict = {key: [] for key in loaded}
     for key, model in loaded.items():
         model.predict(inputs[key])
     for _ in range(ROUNDS):
@@ -96,15 +97,15 @@ def measure(packages: list[Path]) -> dict:
     return {"rows": rows, "conditions": conditions}
 
 
-def timed(model, inputs) -> float:
-    """Milliseconds of one prediction."""
+def timed(model: Any, inputs: Any) -> float:
+    """Returns the milliseconds of one prediction."""
     start = time.perf_counter_ns()
     model.predict(inputs)
     return (time.perf_counter_ns() - start) / 1e6
 
 
-def noise(description) -> dict:
-    """One input of noise, as the package describes it: a picture or a tensor."""
+def noise(description: Any) -> dict:
+    """Returns one input of noise as the package describes it: a picture or a tensor."""
     rng = np.random.default_rng(0)
     if description.type.WhichOneof("Type") == "imageType":
         from PIL import Image

@@ -1,7 +1,8 @@
-"""Parts of pictures: labels that don't overlap, rows of bars."""
+"""Parts of plots: labels that do not overlap, horizontal bars."""
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -16,21 +17,21 @@ SIDES = (
 )
 
 
-def figure(width: float, height: float, rows: int = 1, columns: int = 1):
-    """A Figure and its axes."""
+def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
+    """Returns a Figure and its axes."""
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(width, height), layout="constrained")
     return page, page.subplots(rows, columns)
 
 
-def clean(axis) -> None:
-    """Takes the frame away but for the two axes."""
+def clean(axis: Any) -> None:
+    """Removes the upper and right side of the frame."""
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def logarithmic(axis, directions: str = "x") -> None:
-    """Logarithmic scale of `x`, `y` or `xy` with plain numbers at 1, 2, 5 of each decade."""
+def logarithmic(axis: Any, directions: str = "x") -> None:
+    """Sets a logarithmic scale of `x`, `y` or `xy` with plain numbers at 1, 2, 5 of each decade."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     for name in directions:
@@ -41,8 +42,8 @@ def logarithmic(axis, directions: str = "x") -> None:
         ruler.set_minor_formatter(NullFormatter())
 
 
-def label_points(axis, points: Sequence[tuple[float, float, str]], size: float = 9) -> None:
-    """Writes a name beside each point, where it covers neither a point nor another name.
+def label_points(axis: Any, points: Sequence[tuple[float, float, str]], size: float = 9) -> None:
+    """Writes a name beside each point so that it covers neither a point nor another name.
 
     Call it last: the limits of the axes must stand.
     """
@@ -75,16 +76,16 @@ def label_points(axis, points: Sequence[tuple[float, float, str]], size: float =
             _label(axis, x, y, name, DISTANCES[0], SIDES[0], size)
 
 
-def _crosses(point, box, taken) -> bool:
-    """Whether the line from a point to its name runs through another name or point."""
-    centre = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
-    steps = [point + share * (centre - point) for share in np.linspace(0, 1, 50)]
+def _crosses(point: Any, box: Any, taken: Any) -> bool:
+    """Whether the line from a point to its name crosses another name or point."""
+    center = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
+    steps = [point + share * (center - point) for share in np.linspace(0, 1, 50)]
     others = [other for other in taken if not other.contains(*point)]
     return any(other.contains(*step) for step in steps for other in others)
 
 
-def _label(axis, x, y, name, distance, side, size):
-    """A name at a distance from its point, with a line to it where that is far."""
+def _label(axis: Any, x: Any, y: Any, name: str, distance: Any, side: Any, size: Any) -> Any:
+    """Writes a name at a distance from its point, with a connecting line if it is far."""
     right, up, horizontal, vertical = side
     line = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
     return axis.annotate(
@@ -99,8 +100,10 @@ def _label(axis, x, y, name, distance, side, size):
     )
 
 
-def bars(axis, names: Sequence[str], values: Sequence[float], title: str, colors=BLUE) -> None:
-    """Horizontal bars from top to bottom with their values."""
+def bars(
+    axis: Any, names: Sequence[str], values: Sequence[float], title: str, colors: Any = BLUE
+) -> None:
+    """Draws horizontal bars with their values, the first at the top."""
     drawn = axis.barh(range(len(names)), values, color=colors, height=0.65)
     axis.bar_label(drawn, [f"{value:.1f}" for value in values], padding=3, fontsize=10)
     axis.set_yticks(range(len(names)), names, fontsize=10)

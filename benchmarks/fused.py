@@ -1,4 +1,4 @@
-"""What `fuse` is worth: MobileOne as trained and fused, both as float32 TFLite files.
+"""What `fuse` saves: MobileOne at train time and fused, both as float32 TFLite files.
 
 python benchmarks/fused.py    writes results/<machine>/fused.json, .png
 """
@@ -6,8 +6,10 @@ python benchmarks/fused.py    writes results/<machine>/fused.json, .png
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import study
 from drawing import BLUE, GREEN, figure
@@ -31,14 +33,14 @@ FORMS = {key.upper(): (_unfused(key), PEERS[f"MobileOne{key.upper()}"]) for key 
 NETWORKS = [network for forms in FORMS.values() for network in forms]
 
 
-def prepare(files) -> None:
+def prepare(files: Path) -> None:
     """Exports both forms of every variant; the converter folds batch normalization in both."""
     for network in NETWORKS:
         study.export(network, files)
 
 
-def measure(files, rounds, runs) -> dict:
-    """Latency, size and memory of both forms."""
+def measure(files: Path, rounds: int, runs: int) -> dict:
+    """Measures latency, size and memory of both forms."""
     rows, conditions = study.time_files(
         [(network, "float32") for network in NETWORKS], files, rounds=rounds, runs=runs
     )
@@ -57,21 +59,21 @@ def memory(path: Path) -> dict[str, float | None]:
 
 
 def pairs(result: dict) -> dict[str, tuple[dict, dict]]:
-    """Unfused and fused row of each variant."""
+    """Returns the unfused and the fused row of each variant."""
     rows = result["rows"]
     return dict(zip(FORMS, zip(rows[::2], rows[1::2], strict=True), strict=True))
 
 
 def above_runtime(row: dict) -> float | None:
-    """Peak memory without that of the runtime itself, MiB."""
+    """Returns peak memory in MiB without the memory of the runtime itself."""
     found = row["memory"]
     return None if found["peak"] is None else found["peak"] - found["loaded"]
 
 
 def table(result: dict) -> str:
-    """Unfused → fused for every variant."""
+    """Returns a table with unfused → fused for every variant."""
 
-    def arrow(function, form, unfused, fused):
+    def arrow(function: Callable, form: str, unfused: dict, fused: dict) -> str:
         values = [function(row) for row in (unfused, fused)]
         return "–" if None in values else " → ".join(form.format(value) for value in values)
 
@@ -89,7 +91,7 @@ def table(result: dict) -> str:
 
 
 def sentence(result: dict) -> str:
-    """What fusing is worth, from the numbers."""
+    """Returns sentences on what fusing saves."""
     found = {name: ratio(*pair) for name, pair in pairs(result).items()}
     least, most = min(found, key=found.get), max(found, key=found.get)
     return (
@@ -99,7 +101,7 @@ def sentence(result: dict) -> str:
 
 
 def markdown(result: dict, picture: str) -> str:
-    """The study as Markdown."""
+    """Returns the study as Markdown."""
     loaded = [row["memory"]["loaded"] for row in result["rows"]]
     note = "float32, 1 thread. " + scatter_text(list(pairs(result).values()))
     if None not in loaded:
@@ -117,8 +119,8 @@ def markdown(result: dict, picture: str) -> str:
     )
 
 
-def draw(result: dict):
-    """Latency, size and memory of each variant, unfused beside fused."""
+def draw(result: dict) -> Any:
+    """Draws latency, size and memory of each variant, unfused beside fused."""
     page, axes = figure(11, 3.4, columns=3)
     found = pairs(result)
     panels = {

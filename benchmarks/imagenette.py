@@ -1,4 +1,4 @@
-"""From finished trainings to the Imagenette weights that the package ships.
+"""Makes the Imagenette weights that come with the package from finished trainings.
 
     keras-mobileone train --data imagenette/ --recipe imagenette --output run/
     keras-mobileone finetune --data imagenette/ --recipe imagenette224 \
@@ -7,15 +7,16 @@
         --weights run224/model.keras --output run-longer/
     python benchmarks/imagenette.py --runs run/ run224/ run-longer/ --data imagenette/
 
-Writes the weights of the last run as float16 into the package, and into
-benchmarks/results/imagenette/ the logs, one curve, and a report with the accuracy of what was
-written, float32 and int8. Runs of other recipes in the stored report stay, before those given.
+It writes the weights of the last run as float16 into the package, and into
+benchmarks/results/imagenette/ the logs, one curve, and a report with the accuracy of the written
+weights as float32 and int8. Runs of other recipes in the stored report are kept before these.
 """
 
 import argparse
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -41,8 +42,8 @@ CURVES = {
 }
 
 
-def main():
-    """Ships the weights, then evaluates them as a user would load them."""
+def main() -> None:
+    """Writes the weights, then evaluates them as a user would load them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="in their order")
     parser.add_argument("--data", type=Path, required=True)
@@ -53,32 +54,34 @@ def main():
     RESULTS.mkdir(exist_ok=True)
     runs = stored_runs()
     for run in arguments.runs:
-        report = json.loads((run / "report.json").read_text())
+        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
         del report["directory"]
         name = report["recipe"]["name"]
         shutil.copyfile(run / "log.csv", RESULTS / f"{name}.csv")
         runs.pop(name, None)
         runs[name] = report
-    runs = list(runs.values())
+    reports = list(runs.values())
     result = {
-        "runs": runs,
+        "runs": reports,
         "bytes": {path.name: path.stat().st_size for path in map(bundled_path, (False, True))},
         "evaluation": evaluate(arguments.data, arguments.size),
     }
     with atomic_write(REPORT) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
-    plot(runs, RESULTS / "curve.png")
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    plot(reports, RESULTS / "curve.png")
 
 
 def stored_runs() -> dict[str, dict]:
-    """Of the report so far, by the names of their recipes."""
+    """Returns the runs of the stored report by the names of their recipes."""
     if not REPORT.is_file():
         return {}
-    return {run["recipe"]["name"]: run for run in json.loads(REPORT.read_text())["runs"]}
+    return {
+        run["recipe"]["name"]: run for run in json.loads(REPORT.read_text(encoding="utf-8"))["runs"]
+    }
 
 
-def ship(model) -> None:
-    """Writes train-time and deploy weights; the latter are folded from the rounded former."""
+def ship(model: keras.Model) -> None:
+    """Writes train-time weights in float16, and deploy weights fused from the rounded ones."""
     for deploy in (False, True):
         tensors = export_tensors(model, VARIANT)
         write_safetensors(
@@ -88,16 +91,16 @@ def ship(model) -> None:
             model = keras_mobileone.MobileOneS0(weights="imagenette", classes=10).fuse()
 
 
-def half(values) -> np.ndarray:
-    """As float16, or an error where it can't hold them."""
+def half(values: np.ndarray) -> np.ndarray:
+    """Returns the values as float16, or raises ValueError if float16 cannot hold them."""
     found = np.asarray(values).astype(np.float16)
     if not np.isfinite(found).all():
         raise ValueError(f"Expected values that float16 holds. Received: {np.abs(values).max()}.")
     return found
 
 
-def evaluate(data, size) -> dict:
-    """Right answers on the validation images: train-time, deploy, int8."""
+def evaluate(data: Path, size: int) -> dict:
+    """Counts right answers on the validation images at train time, deployed and as int8."""
     options = {"weights": "imagenette", "classes": 10, "input_shape": (size, size, 3)}
     train_time = keras_mobileone.MobileOneS0(**options)
     deploy = keras_mobileone.MobileOneS0(**options, classifier_activation=None, deploy=True)
@@ -121,8 +124,8 @@ def evaluate(data, size) -> dict:
     }
 
 
-def plot(runs, path) -> None:
-    """Accuracy over the epochs of all runs, with the sizes of the images."""
+def plot(runs: Iterable[dict], path: Path) -> None:
+    """Draws accuracy over the epochs of all runs, with the image sizes."""
     page, axis = figure(8, 3.8)
     done, labelled = 0, -LABEL_EPOCHS
     for run in runs:

@@ -1,12 +1,12 @@
-"""Images per second of the training transform, beside decoding alone and other pipelines.
+"""Images per second of the training transform, compared with decoding and other pipelines.
 
     python benchmarks/input_pipeline.py --data DIR --output benchmarks/results/input_pipeline.json
 
-DIR holds class folders. Every pipeline reads the same files without end; each round takes so many
-batches from each of them in turn, after a few uncounted ones, and ratios are of the same round's
-decoding alone. Normalization is not part: the trainer does it on the device. With torch and
-torchvision installed, torchvision's transforms in a DataLoader of as many processes as there are
-cores are measured too.
+DIR holds class folders. Every pipeline repeats the same files. Each round takes a number of batches
+from each pipeline in turn, after a few batches that do not count. Ratios refer to decoding alone in
+the same round. Normalization is left out, since the trainer does it on the device. If torch and
+torchvision are installed, torchvision's transforms in a DataLoader with one process for each core
+are measured too.
 """
 
 import argparse
@@ -15,9 +15,11 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 from keras_mobileone.benchmarking import processor_name
 from keras_mobileone.data.folders import ClassFolders
@@ -30,7 +32,7 @@ UNCOUNTED = 8  # before them: what was prefetched meanwhile
 DECODING = "decoding alone"
 
 
-def main():
+def main() -> None:
     """Measures in rounds and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -61,29 +63,29 @@ def main():
     write(arguments, source, rates, missing)
 
 
-def consume(iterator, batches: int) -> float:
-    """Seconds until `batches` more batches have come out."""
+def consume(iterator: Iterator, batches: int) -> float:
+    """Returns the seconds that `batches` more batches take."""
     start = time.perf_counter()
     for _ in range(batches):
         next(iterator)
     return time.perf_counter() - start
 
 
-def decoding(source):
-    """The floor: files read and JPEGs decoded whole, nothing else."""
+def decoding(source: Any) -> Any:
+    """The lower bound: reads files and decodes whole JPEGs, nothing else."""
     import tensorflow as tf
 
-    def shape(element):
+    def shape(element: Any) -> Any:
         return tf.shape(tf.io.decode_jpeg(element["encoded"], channels=3))
 
     return batched(source, shape)
 
 
-def plain(source):
-    """What one writes from TensorFlow's documentation: decode, sample a box, crop, resize, flip."""
+def plain(source: Any) -> Any:
+    """The pipeline of TensorFlow's documentation: decode, sample a box, crop, resize, flip."""
     import tensorflow as tf
 
-    def transform(element):
+    def transform(element: Any) -> Any:
         image = tf.io.decode_jpeg(element["encoded"], channels=3)
         begin, size, _ = tf.image.sample_distorted_bounding_box(
             tf.shape(image),
@@ -98,21 +100,21 @@ def plain(source):
     return batched(source, transform)
 
 
-def batched(source, transform):
-    """Batches of `transform` of the source's images, in parallel."""
+def batched(source: Any, transform: Any) -> Any:
+    """Returns batches of the source's images after `transform`, in parallel."""
     import tensorflow as tf
 
     mapped = source.stream(seed=0).map(transform, num_parallel_calls=tf.data.AUTOTUNE)
     return mapped.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def ours(source, policy):
+def ours(source: Any, policy: Any) -> Any:
     """`training_batches` with an augmentation policy."""
     return training_batches(source, Augmentation(SIZE, policy=policy), BATCH, seed=0)
 
 
-def torchvision(directory):
-    """Pillow and torchvision's transforms in processes."""
+def torchvision(directory: Path) -> Any:
+    """Pillow and torchvision's transforms in worker processes."""
     import torch
     from torchvision import datasets, transforms
 
@@ -135,8 +137,8 @@ def torchvision(directory):
     return chain.from_iterable(repeat(loader))
 
 
-def write(arguments, source, rates, missing) -> None:
-    """The medians and their conditions as JSON."""
+def write(arguments: argparse.Namespace, source: Any, rates: Any, missing: Any) -> None:
+    """Writes the medians and their conditions as JSON."""
     floor = rates[DECODING]
     rows = [
         {
@@ -162,7 +164,7 @@ def write(arguments, source, rates, missing) -> None:
         },
     }
     with atomic_write(arguments.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for row in rows:
         print(f"{row['pipeline']:28} {row['images_per_second']:8.1f} {row['ratio']:6.2f}")
 

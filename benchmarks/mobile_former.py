@@ -1,4 +1,4 @@
-"""Mobile-Former (arXiv 2108.05895) in Keras, for its latency: there are no weights.
+"""Mobile-Former (arXiv 2108.05895) in Keras, for latency only: it has no trained weights.
 
     python benchmarks/mobile_former.py    multiply-accumulates and parameters beside the published
 
@@ -10,6 +10,7 @@ neither in work: Keras' `same` pads stride 2 at other sides, and the classifier 
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -64,8 +65,8 @@ class MobileFormer:
     top1: float
 
 
-def _deep(widths, expansions) -> tuple[Block, ...]:
-    """The eleven blocks of the larger networks: stages of 2, 2, 4 and 3."""
+def _deep(widths: Any, expansions: Any) -> tuple[Block, ...]:
+    """Returns the eleven blocks of the larger networks: stages of 2, 2, 4 and 3."""
     a, b, c, d, e = widths
     return (
         Block(6, a, 2),
@@ -105,8 +106,8 @@ VARIANTS = {
 }
 
 
-def build(name: str, input_shape=(224, 224, 3), classes: int = 1000) -> keras.Model:
-    """A network of `VARIANTS` as a new Keras model that gives logits."""
+def build(name: str, input_shape: Any = (224, 224, 3), classes: int = 1000) -> keras.Model:
+    """Returns a network of `VARIANTS` as a new Keras model that gives logits."""
     variant = VARIANTS[name]
     images = keras.Input(input_shape)
     tokens = Tokens(variant.tokens, variant.token_size)(images)
@@ -123,19 +124,19 @@ def build(name: str, input_shape=(224, 224, 3), classes: int = 1000) -> keras.Mo
 
 
 class Tokens(layers.Embedding):
-    """The learned tokens a network starts from: (batch, tokens, token_size), whatever the image."""
+    """The learned initial tokens, (batch, tokens, token_size), which do not depend on the image."""
 
-    def call(self, images):
+    def call(self, images: Any) -> Any:
         return ops.tile(self.embeddings[None], (ops.shape(images)[0], 1, 1))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape[0], self.input_dim, self.output_dim
 
-    def compute_output_spec(self, images):
+    def compute_output_spec(self, images: Any) -> Any:
         return keras.KerasTensor(self.compute_output_shape(images.shape), self.compute_dtype)
 
 
-def _block(x, tokens, block: Block):
+def _block(x: Any, tokens: Any, block: Block) -> Any:
     tokens = _former(_to_tokens(x, tokens))
     if block.strides == 1:
         y = _dynamic_relu(_convolve(x, block.expansion * x.shape[-1]), tokens)
@@ -151,23 +152,23 @@ def _block(x, tokens, block: Block):
     return _to_features(y, tokens), tokens
 
 
-def _lite_block(x, expansion, filters, strides):
+def _lite_block(x: Any, expansion: Any, filters: Any, strides: Any) -> Any:
     y = _convolve(layers.ReLU(6)(_depthwise(x, expansion, strides)), filters)
     return layers.Add()([y, x]) if y.shape == x.shape else y
 
 
-def _convolve(x, filters, kernel_size=1, strides=1):
+def _convolve(x: Any, filters: Any, kernel_size: Any = 1, strides: Any = 1) -> Any:
     x = layers.Conv2D(filters, kernel_size, strides, "same", use_bias=False)(x)
     return layers.BatchNormalization()(x)
 
 
-def _depthwise(x, expansion=1, strides=1):
+def _depthwise(x: Any, expansion: Any = 1, strides: Any = 1) -> Any:
     x = layers.DepthwiseConv2D(3, strides, "same", expansion, use_bias=False)(x)
     return layers.BatchNormalization()(x)
 
 
-def _to_tokens(x, tokens):
-    """The bridge from image to tokens: these attend to the positions, keys and values alike."""
+def _to_tokens(x: Any, tokens: Any) -> Any:
+    """The bridge from image to tokens: tokens attend to positions, which are keys and values."""
     query = _split(layers.Dense(x.shape[-1])(tokens), HEADS)
     positions = _split(layers.Reshape((-1, x.shape[-1]))(x), HEADS)
     found = _merge(_attend(query, positions, positions))
@@ -176,7 +177,7 @@ def _to_tokens(x, tokens):
     return _normalize(layers.Add()([tokens, found]))
 
 
-def _former(tokens):
+def _former(tokens: Any) -> Any:
     """The transformer's layer: the tokens attend to each other, then a network of two layers."""
     size = tokens.shape[-1]
     split = _split(tokens, FORMER_HEADS)
@@ -187,7 +188,7 @@ def _former(tokens):
     return _normalize(layers.Add()([tokens, layers.Dense(size)(hidden)]))
 
 
-def _to_features(x, tokens):
+def _to_features(x: Any, tokens: Any) -> Any:
     """The bridge from tokens to image: the positions attend to the tokens."""
     channels = x.shape[-1]
     query = _split(layers.Reshape((-1, channels))(x), HEADS)
@@ -197,7 +198,7 @@ def _to_features(x, tokens):
     return layers.Add()([x, found])
 
 
-def _dynamic_relu(x, tokens):
+def _dynamic_relu(x: Any, tokens: Any) -> Any:
     """max(a₁x, a₂x) for each channel, with slopes from the first token (arXiv 2003.10027)."""
     channels, size = x.shape[-1], tokens.shape[-1]
     hidden = layers.Dense(size // 4, activation="relu")(tokens[:, 0])
@@ -207,35 +208,35 @@ def _dynamic_relu(x, tokens):
     return layers.Maximum()([x * first, x * second])
 
 
-def _attend(query, key, value):
+def _attend(query: Any, key: Any, value: Any) -> Any:
     """Attention of (batch, heads, rows, channels) tensors."""
     scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * query.shape[-1] ** -0.5
     return ops.matmul(ops.softmax(scores, axis=-1), value)
 
 
-def _split(x, heads):
+def _split(x: Any, heads: Any) -> Any:
     """(batch, rows, channels) → (batch, heads, rows, channels / heads)."""
     rows, channels = x.shape[1:]
     return layers.Permute((2, 1, 3))(layers.Reshape((rows, heads, channels // heads))(x))
 
 
-def _merge(x):
+def _merge(x: Any) -> Any:
     """The inverse of `_split`."""
     heads, rows, channels = x.shape[1:]
     return layers.Reshape((rows, heads * channels))(layers.Permute((2, 1, 3))(x))
 
 
-def _normalize(x):
+def _normalize(x: Any) -> Any:
     return layers.LayerNormalization(epsilon=1e-5)(x)
 
 
 def peer(name: str) -> Peer:
-    """The network as a peer of MobileOne, whose paper compares them."""
+    """Returns the network for the comparison, as in MobileOne's paper."""
     return Peer(f"MobileFormer{name}", partial(build, name), VARIANTS[name].top1, SOURCE)
 
 
-def main():
-    """Prints what this network counts beside what is published."""
+def main() -> None:
+    """Prints counted parameters and multiply-accumulates beside the published ones."""
     for name, variant in VARIANTS.items():
         found = model_complexity(build(name), strict=True)
         macs, parameters = found.macs / 1e6, found.trainable / 1e6

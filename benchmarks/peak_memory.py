@@ -2,8 +2,8 @@
 
     python -P benchmarks/peak_memory.py FILE RUNS
 
-It prints `loaded`, the peak with nothing but LiteRT in memory, and `peak`, that after the runs.
-Linux tells it in /proc; elsewhere both are null.
+It prints `loaded`, the peak when only LiteRT is in memory, and `peak`, the peak after the runs.
+The figures come from Linux' /proc; on other systems both are null.
 """
 
 import json
@@ -12,10 +12,10 @@ from pathlib import Path
 
 
 def peak() -> float | None:
-    """Most memory that this process has had resident so far, MiB."""
+    """Returns the largest resident memory of this process so far, in MiB."""
     # Not getrusage: its maximum outlives exec, so it would be the parent's.
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
@@ -23,13 +23,13 @@ def peak() -> float | None:
 
 
 def peak_gibibytes() -> float | None:
-    """The same in GiB."""
+    """Returns the largest resident memory of this process so far, in GiB."""
     mebibytes = peak()
     return mebibytes and mebibytes / 1024
 
 
 def main(path: str, runs: str) -> None:
-    """Runs the file on zeros, one thread."""
+    """Runs the file on zeros with one thread."""
     from ai_edge_litert.interpreter import Interpreter
 
     loaded = peak()

@@ -1,32 +1,39 @@
-"""MobileOne beside other networks: published accuracy against latency measured here.
+"""MobileOne and other networks: published accuracy against measured latency.
 
 python benchmarks/peers.py --prepare    exports the files into build/peers/
 python benchmarks/peers.py              measures them, writes results/<machine>/peers.json, .png
 """
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import study
 from drawing import BLUE, GREY, RED, clean, figure, label_points, logarithmic
 from mobile_former import peer as mobile_former
 from study import Study, conditions_text, milliseconds, ratio, scatter_text
 
-from keras_mobileone.benchmarking.baselines import PEERS, PRECISIONS
+from keras_mobileone.benchmarking.baselines import PEERS
+from keras_mobileone.choices import DEPLOY_PRECISIONS
 from keras_mobileone.deployment.report import markdown_table
 
 NETWORKS = {p.name: p for p in (*PEERS.values(), mobile_former("294M"), mobile_former("508M"))}
 REFERENCE = "MobileOneS0"
 THREADS = (1, 2)
-COLUMNS = [(precision, threads) for threads in THREADS for precision in PRECISIONS]
+COLUMNS = [(precision, threads) for threads in THREADS for precision in DEPLOY_PRECISIONS]
 
 
-def prepare(files) -> None:
+def prepare(files: Path) -> None:
     """Exports every network in every precision."""
     for network in NETWORKS.values():
-        study.export(network, files, PRECISIONS)
+        study.export(network, files, DEPLOY_PRECISIONS)
 
 
-def measure(files, rounds, runs) -> dict:
-    """Every network in every precision, with one thread and with two."""
-    jobs = [(network, precision) for precision in PRECISIONS for network in NETWORKS.values()]
+def measure(files: Path, rounds: int, runs: int) -> dict:
+    """Measures every network in every precision, with one thread and with two."""
+    jobs = [
+        (network, precision) for precision in DEPLOY_PRECISIONS for network in NETWORKS.values()
+    ]
     rows, conditions = [], {}
     for threads in THREADS:
         timed, found = study.time_files(jobs, files, threads=threads, rounds=rounds, runs=runs)
@@ -39,7 +46,7 @@ def measure(files, rounds, runs) -> dict:
 
 
 def by_column(result: dict) -> dict[tuple[str, int], dict[str, dict]]:
-    """Rows by (precision, threads), then by the name of the network."""
+    """Returns the rows by (precision, threads) and then by the name of the network."""
     columns = {column: {} for column in COLUMNS}
     for row in result["rows"]:
         columns[row["precision"], row["threads"]][row["name"]] = row
@@ -47,7 +54,7 @@ def by_column(result: dict) -> dict[tuple[str, int], dict[str, dict]]:
 
 
 def table(result: dict) -> str:
-    """Accuracy, size, and latency with its ratio to S0's in the same column."""
+    """Returns a table of accuracy, size, and latency with its ratio to S0 in the same column."""
     columns = by_column(result)
     header = ["", "top-1", "parameters", "MACs"]
     header += [f"{precision}, {threads}" for precision, threads in COLUMNS]
@@ -63,7 +70,7 @@ def table(result: dict) -> str:
 
 
 def sources(result: dict) -> str:
-    """Which figures of accuracy come from where."""
+    """Returns a sentence on the sources of the accuracy."""
     named = {}
     for row in result["rows"]:
         if row["name"] not in named.setdefault(row["source"], []):
@@ -71,8 +78,8 @@ def sources(result: dict) -> str:
     return "; ".join(f"{', '.join(names)}: {source}" for source, names in named.items())
 
 
-def unbeaten(rows) -> list[str]:
-    """Names of the networks that no other is both as fast and as accurate as, fastest first."""
+def unbeaten(rows: Iterable[dict]) -> list[str]:
+    """Returns the networks on the Pareto front of latency and accuracy, fastest first."""
     best, names = -1.0, []
     for row in sorted(rows, key=lambda row: (milliseconds(row), -row["top1"])):
         if row["top1"] > best:
@@ -82,7 +89,7 @@ def unbeaten(rows) -> list[str]:
 
 
 def frontier(result: dict) -> str:
-    """Which networks are worth a look on this machine."""
+    """Returns sentences on the networks of the Pareto front on this machine."""
     columns = by_column(result)
     lists = [
         f"{', '.join(unbeaten(columns[precision, 1].values()))} in {precision}"
@@ -95,7 +102,7 @@ def frontier(result: dict) -> str:
 
 
 def markdown(result: dict, picture: str) -> str:
-    """The study as Markdown."""
+    """Returns the study as Markdown."""
     text = (
         "Median milliseconds, in brackets the ratio to S0's in the same column, which names "
         "precision and threads. Parameters without BN statistics, MACs with the classifier. int8 "
@@ -109,12 +116,12 @@ def markdown(result: dict, picture: str) -> str:
 
 
 def _short(name: str) -> str:
-    """A name without the family's, which the colour tells."""
+    """Returns a name without that of the family, which the color shows."""
     return name.removeprefix("MobileOne").removeprefix("MobileFormer")
 
 
-def draw(result: dict):
-    """Accuracy against latency with one thread, float32 and int8."""
+def draw(result: dict) -> Any:
+    """Draws accuracy against latency with one thread, for float32 and int8."""
     page, axes = figure(12, 5.2, columns=2)
     columns = by_column(result)
     for axis, precision in zip(axes, ("float32", "int8"), strict=True):

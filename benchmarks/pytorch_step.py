@@ -2,12 +2,14 @@
 
     python pytorch_step.py mobileone.py VARIANT BATCH SIZE STEPS
 
-What it does is what the other workers do: normalize, one step of SGD with the paper's recipe, the
-moving averages of all weights. It answers each line of its input with the seconds of a step.
+Like the other workers it normalizes the images, takes one step of SGD with the paper's recipe and
+updates the moving averages of all weights. It answers each line of its input with the seconds of a
+step.
 """
 
 import importlib.util
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
-def main():
+def main() -> Any:
     """Serves rounds of steps until the input ends."""
     code, variant, *sizes = sys.argv[1:]
     batch, size, steps = map(int, sizes)
@@ -30,7 +32,7 @@ def main():
     images = torch.from_numpy(rng.integers(0, 256, (batch, 3, size, size), np.uint8))
     labels = torch.from_numpy(rng.integers(0, 1000, batch))
 
-    def step():
+    def step() -> Any:
         loss = criterion(network((images / 255 - MEAN) / STD), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -44,8 +46,8 @@ def main():
     serve(step, steps, torch=torch.__version__, threads=torch.get_num_threads())
 
 
-def load(path):
-    """The module in a file."""
+def load(path: str) -> Any:
+    """Returns the module in a file."""
     spec = importlib.util.spec_from_file_location("authors", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -2,9 +2,9 @@
 
     python benchmarks/qat.py --data DIR --output benchmarks/results/qat.json
 
-DIR holds train/ and val/ with class folders named by WordNet id. The authors' weights (found as
-`weights="imagenet"` finds them) keep their 1000 outputs; answers are counted among the classes of
-DIR. The equalized model trains by the code of `keras-mobileone qat`, one epoch of so many steps.
+DIR holds train/ and val/ with class folders named by WordNet id. The authors' weights, loaded with
+`weights="imagenet"`, keep their 1,000 outputs; only the classes in DIR are compared. The equalized
+model is trained with the code of `keras-mobileone qat` for one epoch of --steps steps.
 """
 
 import argparse
@@ -29,8 +29,8 @@ LEARNING_RATE = 1e-5
 CROP_FRACTION = keras_mobileone.VARIANTS["s0"].crop_fraction
 
 
-def main():
-    """Trains, exports, evaluates, writes the JSON."""
+def main() -> None:
+    """Trains, exports and evaluates the models and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -89,7 +89,7 @@ def main():
             "ai-edge-litert": version("ai-edge-litert"),
         },
     }
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
 
 

@@ -1,12 +1,12 @@
-"""What each step of the int8 quantization brings, and what it costs.
+"""Gain and cost of each step of the int8 quantization.
 
     python benchmarks/quantization.py --images DIR --output benchmarks/results/quantization.json
 
-With the authors' weights for S0 (found as `weights="imagenet"` finds them): 100 images of DIR,
-class folders named by WordNet id, calibrate; the others are measured. S1 … S4 have generated
-parameters (see `generated`), smaller images, and random input. Each configuration runs in a process
-of its own, so that its peak memory is its own. All files of a variant are timed side by side.
-S0's layers before and after go into `quantization_layers.json` and `.png` beside the output.
+S0 has the authors' weights, loaded with `weights="imagenet"`. DIR holds class folders named by
+WordNet id; 100 of its images calibrate, and the others are measured. S1 … S4 have generated
+parameters (see `generated`), smaller images and random input. Each configuration runs in a process
+of its own, so that its peak memory can be measured. All files of a variant are timed side by side.
+S0's layers before and after are written to `quantization_layers.json` and `.png` beside the output.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,7 +31,7 @@ from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.quantization import equalization
 from keras_mobileone.quantization.layerwise_correction import Steps
-from keras_mobileone.quantization.scaling_groups import find_regions
+from keras_mobileone.quantization.scaling_groups import find_scaling_groups
 from keras_mobileone.quantization.trace import trace
 
 CALIBRATION_IMAGES = 100
@@ -45,13 +46,13 @@ CONFIGURATIONS = ("plain int8", *QUANTIZE_STEPS, "int16x8, equalized")
 GENERATED_CONFIGURATIONS = ("plain int8", "+ compensated rounding (default)")
 
 
-def real(directory: Path):
-    """S0 with the authors' weights, calibration images, other images, labels of these."""
+def real(directory: Path) -> Any:
+    """Returns S0 with the authors' weights, calibration images, other images and their labels."""
     paths = list_images(directory)
     calibration = spread(paths, CALIBRATION_IMAGES)
     others = sorted(set(paths) - set(calibration))
 
-    def load(chosen):
+    def load(chosen: Any) -> Any:
         crops = load_crops(chosen, (224, 224), keras_mobileone.VARIANTS["s0"].crop_fraction)
         return keras_mobileone.preprocess_input(np.stack(list(crops)))
 
@@ -59,7 +60,7 @@ def real(directory: Path):
     return model, load(calibration), load(others), image_labels(others)
 
 
-def generated(name: str):
+def generated(name: str) -> Any:
     """A variant with random parameters and channels as unlike in range as a trained network's."""
     shape = (GENERATED_SIZE, GENERATED_SIZE, 3)
     model = keras_mobileone.MobileOne(
@@ -73,9 +74,9 @@ def generated(name: str):
         deviation = 0.1 if len(shape) == 1 else (1.8 / fan_in) ** 0.5
         variable.assign(rng.normal(0, deviation, shape))
     traced = trace(model)
-    for region in find_regions(traced)[0]:
-        channels = region.producer.output.shape[-1]
-        equalization.apply_factors(region, np.exp(rng.normal(0, CHANNEL_SPREAD, channels)))
+    for group in find_scaling_groups(traced)[0]:
+        channels = group.producer.output.shape[-1]
+        equalization.apply_factors(group, np.exp(rng.normal(0, CHANNEL_SPREAD, channels)))
     count = GENERATED_CALIBRATION + GENERATED_MEASURED
     cells = GENERATED_SIZE // 16
     coarse = rng.uniform(0, 255, (count, cells, cells, 3)).repeat(16, axis=1).repeat(16, axis=2)
@@ -85,7 +86,7 @@ def generated(name: str):
 
 
 def measure(job: tuple) -> dict:
-    """One row of the table; also writes the file that it is about."""
+    """Writes the file of one configuration and returns its row of the table."""
     name, configuration, directory, target = job
     model, calibration, others, labels = real(directory) if directory else generated(name)
     start, change = time.perf_counter(), None
@@ -93,8 +94,8 @@ def measure(job: tuple) -> dict:
         content = convert(model, "int8", calibration)
     elif configuration in QUANTIZE_STEPS:
         steps = QUANTIZE_STEPS[configuration]
-        content, report = keras_mobileone.quantize(model, calibration, steps=steps)
-        change = report.change
+        report = keras_mobileone.quantize(model, calibration, normalize=False, steps=steps)
+        content, change = report.content, report.change
     else:
         equalized = keras_mobileone.equalize(model, calibration)
         change = equalized.change
@@ -117,22 +118,22 @@ def measure(job: tuple) -> dict:
 
 
 def layers(directory: Path, target: Path) -> None:
-    """S0's report on each layer, of the converter's int8 and of ours."""
+    """Writes a report on each layer of S0, for the converter's int8 and for `quantize`."""
     model, calibration, _, _ = real(directory)
-    _, report = keras_mobileone.quantize(model, calibration, before=True)
+    report = keras_mobileone.quantize(model, calibration, normalize=False, before=True)
     report.save(target)
     report.plot(target.with_suffix(".png"))
 
 
-def main():
-    """Runs the configurations, times the files, writes the JSON."""
+def main() -> None:
+    """Runs the configurations, times the files and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--variants", nargs="+", default=list(keras_mobileone.VARIANTS))
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    rows = []
+    rows: list[dict] = []
     with tempfile.TemporaryDirectory() as directory:
         for name in arguments.variants:
             configurations = CONFIGURATIONS if name == "s0" else GENERATED_CONFIGURATIONS
@@ -154,7 +155,7 @@ def main():
     }
     layers(arguments.images, arguments.output.with_name("quantization_layers.json"))
     result = {"conditions": conditions, "rows": rows}
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What the studies of latency share: networks to files, measuring, results on disk.
+"""Shared by the studies of latency: exporting networks, measuring, storing results.
 
 A study exports its networks once, into a directory that git ignores, measures the files side by
-side, and stores everything it found out as JSON under the name of the machine. Tables and pictures
-are made from that JSON alone.
+side, and stores the result as JSON under the name of the machine. Tables and pictures are made from
+that JSON alone.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -39,8 +40,8 @@ class Network:
     """A network to time.
 
     Attributes:
-        name: Unique among all studies: its file is found by it.
-        build: Returns it as a new Keras model.
+        name: Name that is unique among all studies, since the file is found by it.
+        build: Returns the network as a new Keras model.
     """
 
     name: str
@@ -52,8 +53,8 @@ class Study:
     """One table and one picture.
 
     Attributes:
-        name: Of its files, `NAME.json` and `NAME.png`.
-        prepare: `write_tfrecords(files)` exports what is missing in the directory `files`.
+        name: Name of its files, `NAME.json` and `NAME.png`.
+        prepare: `prepare(files)` exports what is missing in the directory `files`.
         measure: `measure(files, rounds, runs)` returns the result, plain data for JSON.
         draw: `draw(result)` returns its picture, a matplotlib Figure.
     """
@@ -65,7 +66,7 @@ class Study:
 
 
 def run(description: str, studies: Sequence[Study]) -> None:
-    """The command line of a script with these studies."""
+    """Runs the command line of a script with these studies."""
     arguments = _parse(description, studies)
     chosen = [study for study in studies if study.name in (arguments.only or [study.name])]
     if arguments.plot_only:
@@ -82,11 +83,11 @@ def run(description: str, studies: Sequence[Study]) -> None:
     for study in chosen:
         result = study.measure(arguments.files, arguments.rounds, arguments.runs)
         with atomic_write(directory / f"{study.name}.json") as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         _save(study, result, directory / f"{study.name}.png")
 
 
-def _parse(description, studies) -> argparse.Namespace:
+def _parse(description: str, studies: Sequence[Study]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds over all files")
     parser.add_argument("--runs", type=int, default=RUNS, help="timed runs of a file in a round")
@@ -104,30 +105,30 @@ def plot(study: Study, results: Path = RESULTS) -> None:
         _save(study, result, path.with_suffix(".png"))
 
 
-def _save(study, result, path) -> None:
+def _save(study: Study, result: dict, path: Path) -> None:
     figure = study.draw(result)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=160)
 
 
 def stored(name: str, results: Path = RESULTS) -> Iterator[tuple[Path, dict]]:
-    """Path and content of a study's results, one for each machine."""
+    """Yields path and content of a study's result for each machine."""
     for path in sorted(results.glob(f"*/{name}.json")):
-        yield path, json.loads(path.read_text())
+        yield path, json.loads(path.read_text(encoding="utf-8"))
 
 
 def machine(processor: str) -> str:
-    """Directory name of a processor, e.g. `amd-epyc-avx2`."""
+    """Returns the directory name of a processor, such as `amd-epyc-avx2`."""
     return re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
 
 
-def export(network, files: Path, precisions: Sequence[str] = ("float32",)) -> None:
-    """Makes a network's files and notes its size, unless they are there.
+def export(network: Any, files: Path, precisions: Sequence[str] = ("float32",)) -> None:
+    """Exports a network's files and stores its size, unless they exist.
 
     Args:
         network: A `Network` or a `keras_mobileone.benchmarking.baselines.Peer`.
         files: Directory that keeps them. It must be emptied when a network changes.
-        precisions: Of the files.
+        precisions: One file is exported for each of them.
     """
     for precision in precisions:
         export_network(network.name, network.build, files, precision)
@@ -137,15 +138,15 @@ def export(network, files: Path, precisions: Sequence[str] = ("float32",)) -> No
         found = model_complexity(network.build(), strict=True)
         size = {"macs": found.macs, "parameters": found.trainable}
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(size) + "\n")
+            temporary.write_text(json.dumps(size) + "\n", encoding="utf-8")
 
 
-def size_of(network, files: Path) -> dict[str, int]:
+def size_of(network: Any, files: Path) -> dict[str, int]:
     """`macs` and `parameters` of an exported network."""
-    return json.loads(_size_path(network, files).read_text())
+    return json.loads(_size_path(network, files).read_text(encoding="utf-8"))
 
 
-def _size_path(network, files) -> Path:
+def _size_path(network: Any, files: Path) -> Path:
     return files / f"{network.name}-size.json"
 
 
@@ -192,7 +193,7 @@ def time_files(
 
 
 def busy_cores(seconds: float = 2.0) -> float | None:
-    """How many cores other processes keep busy, while this one waits; None where Linux is not."""
+    """Returns how many cores other processes keep busy; None on systems other than Linux."""
     if not PROC_STAT.exists():
         return None
     # user nice system idle iowait …, in ticks since the start, summed over the cores.
@@ -201,11 +202,13 @@ def busy_cores(seconds: float = 2.0) -> float | None:
     after = _ticks()
     spent = [late - early for early, late in zip(before, after, strict=True)]
     idle = spent[3] + spent[4]
-    return round(os.cpu_count() * (1 - idle / max(1, sum(spent))), 2)
+    return round((os.cpu_count() or 1) * (1 - idle / max(1, sum(spent))), 2)
 
 
 def _ticks() -> list[int]:
-    return [int(number) for number in PROC_STAT.read_text().splitlines()[0].split()[1:9]]
+    return [
+        int(number) for number in PROC_STAT.read_text(encoding="utf-8").splitlines()[0].split()[1:9]
+    ]
 
 
 def _progress(done: int, total: int) -> None:
@@ -214,24 +217,24 @@ def _progress(done: int, total: int) -> None:
 
 
 def milliseconds(row: dict) -> float:
-    """Median latency of a row."""
+    """Returns the median latency of a row."""
     return row["latency"]["median"]
 
 
 def ratio(row: dict, reference: dict) -> float:
-    """How many times as long a row of one result takes as another."""
+    """Returns the latency of a row over that of another row of the same result."""
     return benchmarking.ratio(_latency(row), _latency(reference))
 
 
-def _latency(row) -> Latency:
+def _latency(row: dict) -> Latency:
     return Latency(**row["latency"])
 
 
 def scatter(pairs: Sequence[tuple[dict, dict]]) -> float | None:
-    """How far the ratio of two rows differs between rounds: half its interquartile range, relative.
+    """Returns how far the ratio of two rows differs between rounds, relative to the ratio.
 
-    The median over pairs of a row and its reference, other than the reference with itself. None
-    where there was one round only.
+    It is half the interquartile range, as a median over the pairs of a row and its reference. Pairs
+    of the reference with itself do not count. None if there was only one round.
     """
     found = []
     for row, reference in pairs:
@@ -244,7 +247,7 @@ def scatter(pairs: Sequence[tuple[dict, dict]]) -> float | None:
 
 
 def scatter_text(pairs: Sequence[tuple[dict, dict]]) -> str:
-    """What a reader needs to tell a difference from noise; empty where one round can't tell it."""
+    """Returns a sentence on the noise of the ratios; empty if there was only one round."""
     found = scatter(pairs)
     if found is None:
         return ""
@@ -255,7 +258,7 @@ def scatter_text(pairs: Sequence[tuple[dict, dict]]) -> str:
 
 
 def conditions_text(conditions: dict) -> str:
-    """The sentence under a table."""
+    """Returns the sentence under a table: machine, runs and versions."""
     c = conditions
     others = c["busy_cores_before"] or 0
     busy = f" other work kept {others:.1f} cores busy;" if others > BUSY else ""

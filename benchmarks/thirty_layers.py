@@ -1,12 +1,14 @@
-"""A network of thirty convolutions in many forms: what an activation or a kind of block costs.
+"""A network of thirty convolutions in many forms, to measure activations and blocks.
 
-Section 3.1 of the paper (arXiv 2206.04040) times such a network, without saying which. This one is
+Section 3.1 of the paper (arXiv 2206.04040) times such a network without describing it. This one has
 a stem, fourteen pairs of a depthwise 3×3 and a pointwise 1×1 convolution as in MobileOne, and a
-last pointwise one, each with batch normalization and an activation. Forms differ in one thing only.
+last pointwise convolution, each with batch normalization and an activation. The forms differ in one
+aspect only.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -29,7 +31,7 @@ def build(
     *,
     skips: bool = False,
     excite: bool = False,
-    input_shape=(224, 224, 3),
+    input_shape: Any = (224, 224, 3),
 ) -> keras.Model:
     """The network in one form, as a new Keras model that gives 1000 logits.
 
@@ -41,18 +43,18 @@ def build(
     """
     activate = ACTIVATIONS[activation]
 
-    def convolve(x, layer, strides=1):
+    def convolve(x: Any, layer: Any, strides: Any = 1) -> Any:
         if strides > 1:
             x = layers.ZeroPadding2D()(x)  # MobileOne's padding
         return activate(layers.BatchNormalization()(layer(x)))
 
-    def depthwise(x, strides):
+    def depthwise(x: Any, strides: Any) -> Any:
         padding = "same" if strides == 1 else "valid"
         layer = layers.DepthwiseConv2D(3, strides, padding, use_bias=False)
         x = convolve(x, layer, strides)
         return squeeze_excite(x, EXCITE_RATIO) if excite else x
 
-    def pointwise(x, filters):
+    def pointwise(x: Any, filters: Any) -> Any:
         return convolve(x, layers.Conv2D(filters, 1, use_bias=False))
 
     images = keras.Input(input_shape)
@@ -64,7 +66,7 @@ def build(
 
 
 def build_branches(
-    num_conv_branches: int, *, fused: bool = False, input_shape=(224, 224, 3)
+    num_conv_branches: int, *, fused: bool = False, input_shape: Any = (224, 224, 3)
 ) -> keras.Model:
     """The network of MobileOne blocks, at train time or fused."""
     images = keras.Input(input_shape)
@@ -77,17 +79,17 @@ def build_branches(
     return fuse(model) if fused else model
 
 
-def _pairs():
+def _pairs() -> Any:
     for filters, pairs, strides in STAGES:
         for index in range(pairs):
             yield filters, strides if index == 0 else 1
 
 
-def _classify(images, x) -> keras.Model:
+def _classify(images: Any, x: Any) -> keras.Model:
     return keras.Model(images, layers.Dense(1000)(layers.GlobalAveragePooling2D()(x)))
 
 
-def squeeze_excite(x, ratio):
+def squeeze_excite(x: Any, ratio: Any) -> Any:
     """x · sigmoid(W₂ relu(W₁ mean(x)))."""
     channels = x.shape[-1]
     y = layers.GlobalAveragePooling2D(keepdims=True)(x)
@@ -95,7 +97,7 @@ def squeeze_excite(x, ratio):
     return layers.Multiply()([x, layers.Conv2D(channels, 1, activation="sigmoid")(y)])
 
 
-def dynamic_relu(x, by_channel: bool):
+def dynamic_relu(x: Any, by_channel: bool) -> Any:
     """Maximum of `LINES` lines whose slopes and offsets follow from the mean of the input.
 
     All channels share the lines in Dynamic ReLU-A; each has its own in B.
@@ -114,7 +116,7 @@ def dynamic_relu(x, by_channel: bool):
     return layers.Maximum()(lines)
 
 
-def _elementwise(function) -> Callable:
+def _elementwise(function: str | Callable) -> Callable:
     return lambda x: layers.Activation(function)(x)
 
 

@@ -1,13 +1,13 @@
-"""Images per second and memory of a training step: branch by branch, in one pass, plain network.
+"""Images per second and memory of a training step: by branch, in one pass, and without branches.
 
     python benchmarks/train_step.py --output benchmarks/results/train_step.json \
         --pytorch ml-mobileone/mobileone.py --pytorch-python torch/bin/python
 
-Each method runs in a process of its own, since peak memory is a process'. All of them are ready
-before the first round; then they take turns, round by round, and ratios are of the same round. The
-floor is the deploy topology with one batch normalization after each convolution: a network without
-branches, as it would be trained. The authors' PyTorch code is measured besides if a path to its
-`mobileone.py` (https://github.com/apple/ml-mobileone) is given, in an environment that has PyTorch.
+Each method runs in a process of its own, since peak memory is measured by process. All processes
+are ready before the first round. Methods are interleaved; ratios are computed within a round. The
+lower bound is the deploy topology with one batch normalization after each convolution: a network
+without branches, as it would be trained. The authors' PyTorch code is measured too if the path of
+its `mobileone.py` (https://github.com/apple/ml-mobileone) is given, in an environment with PyTorch.
 """
 
 import argparse
@@ -17,8 +17,10 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +28,7 @@ import turns
 
 from keras_mobileone.benchmarking import processor_name
 from keras_mobileone.files import atomic_write
-from keras_mobileone.layers.batch_norm import BatchNorm
+from keras_mobileone.layers.batch_norm import FusedBatchNorm
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.network import build
 from keras_mobileone.training.optimizer import make_optimizer
@@ -38,8 +40,8 @@ METHODS = ("branch by branch", "one pass", "plain network")
 PYTORCH = "authors' PyTorch"
 
 
-def main():
-    """Measures in rounds of steps and writes the JSON."""
+def main() -> None:
+    """Measures rounds of steps and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="JSON; rows of other variants in it stay")
     parser.add_argument("--variants", nargs="+", default=["s0"])
@@ -77,8 +79,8 @@ def main():
             write(arguments.output, rows)
 
 
-def measure(variant, arguments) -> list[dict]:
-    """One row for each method."""
+def measure(variant: str, arguments: argparse.Namespace) -> list[dict]:
+    """Returns one row for each method."""
     workers = {method: start(variant, method) for method in METHODS}
     if arguments.pytorch:
         workers[PYTORCH] = start_pytorch(variant, arguments)
@@ -110,20 +112,20 @@ def measure(variant, arguments) -> list[dict]:
     return rows
 
 
-def start(variant, method) -> subprocess.Popen:
-    """A process that measures one method, and waits for a line before each round."""
+def start(variant: str, method: str) -> subprocess.Popen:
+    """Starts a process that measures one method and waits for a line before each round."""
     return spawn([sys.executable, *sys.argv, "--measure", variant, method])
 
 
-def start_pytorch(variant, arguments) -> subprocess.Popen:
-    """The same with the authors' code."""
+def start_pytorch(variant: str, arguments: argparse.Namespace) -> subprocess.Popen:
+    """Starts a process that measures the authors' code and waits for a line before each round."""
     sizes = map(str, (arguments.batch_size, arguments.size, arguments.steps))
     script = Path(__file__).with_name("pytorch_step.py")
     return spawn([arguments.pytorch_python, script, arguments.pytorch, variant, *sizes])
 
 
-def has_pytorch(python) -> bool:
-    """Whether an interpreter exists and has PyTorch."""
+def has_pytorch(python: str) -> bool:
+    """Returns whether an interpreter exists and has PyTorch."""
     try:
         check = subprocess.run([python, "-c", "import torch"], capture_output=True)
     except OSError:
@@ -131,21 +133,21 @@ def has_pytorch(python) -> bool:
     return check.returncode == 0
 
 
-def spawn(command) -> subprocess.Popen:
+def spawn(command: Sequence[str | Path]) -> subprocess.Popen:
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     atexit.register(worker.kill)  # also when another one has failed
     return worker
 
 
-def answer(worker) -> dict:
-    """The next line of a worker; what else it prints is not JSON."""
+def answer(worker: subprocess.Popen) -> dict:
+    """Returns the next line of a worker that is JSON; it prints other lines too."""
     for line in worker.stdout:
         if line.startswith("{"):
             return json.loads(line)
     sys.exit(f"A worker stopped with exit code {worker.wait()}; its own words stand above.")
 
 
-def serve(variant, method, arguments) -> None:
+def serve(variant: str, method: str, arguments: argparse.Namespace) -> None:
     """The worker: prints its memory before and after, and the seconds of a step in each round."""
     size, batch = arguments.size, arguments.batch_size
     recipe = Recipe(
@@ -160,23 +162,23 @@ def serve(variant, method, arguments) -> None:
     turns.serve(lambda: trainer.train_on_batch(images, labels), arguments.steps)
 
 
-def make_network(recipe, method) -> keras.Model:
-    """A network that trains by `method`."""
+def make_network(recipe: Any, method: str) -> keras.Model:
+    """Returns a network that is trained by `method`."""
     image = keras.Input((None, None, 3))
     options = {"classes": 1000, "classifier_activation": None, "dtype": recipe.dtype}
     if method == "plain network":
         return plain_network(recipe)
     network = build(recipe.variant, image, **options)
     if method == "branch by branch":  # with Keras' own layers
-        BatchNorm.call = keras.layers.BatchNormalization.call
+        FusedBatchNorm.call = keras.layers.BatchNormalization.call
         for layer in network.layers:
             if isinstance(layer, MobileOneBlock):
                 layer.one_pass = False
     return network
 
 
-def plain_network(recipe) -> keras.Model:
-    """The deploy topology with a batch normalization after each convolution."""
+def plain_network(recipe: Any) -> keras.Model:
+    """Returns the deploy topology with a batch normalization after each convolution."""
     dtype = recipe.dtype
     x = image = keras.Input((None, None, 3))
     for spec in recipe.variant.blocks():
@@ -196,8 +198,8 @@ def plain_network(recipe) -> keras.Model:
     return keras.Model(image, keras.layers.Dense(1000, dtype=dtype)(x))
 
 
-def conditions(arguments) -> dict:
-    """What the figures depend on."""
+def conditions(arguments: argparse.Namespace) -> dict:
+    """Returns the conditions that the figures depend on."""
     backend = keras.backend.backend()
     return {
         "processor": processor_name(),
@@ -215,12 +217,12 @@ def conditions(arguments) -> dict:
     }
 
 
-def write(path, rows) -> None:
+def write(path: Path, rows: list[dict]) -> None:
     """Adds the rows to those of other variants in a JSON file."""
-    stored = json.loads(path.read_text())["rows"] if path.is_file() else []
+    stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     stored = [row for row in stored if row["variant"] != rows[0]["variant"]]
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"rows": stored + rows}, indent=2) + "\n")
+        temporary.write_text(json.dumps({"rows": stored + rows}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

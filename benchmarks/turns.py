@@ -1,19 +1,22 @@
-"""Workers that take turns: each times its own step when a line on its input asks for it."""
+"""Interleaved workers: each times its own step when it reads a line on its input."""
 
 import json
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from peak_memory import peak_gibibytes
 
 WARM_UP = 2  # steps, the first of which may trace
 
 
-def serve(step, steps: int, **facts) -> None:
-    """Answers each line of the input with the seconds of a step, the mean of `steps`.
+def serve(step: Callable[[], None], steps: int, **facts: Any) -> None:
+    """Answers each line of the input with the mean seconds of a step over `steps` steps.
 
-    Before it, one answer with `facts` and the peak memory so far; after it, one with the peak of
-    all. Answers are lines of JSON; memory is in GiB, null where the system doesn't tell it.
+    The first answer has `facts` and the peak memory before the first step. The last one has the
+    peak memory after all steps. Answers are lines of JSON. Memory is in GiB, or null if the system
+    does not report it.
     """
     before = peak_gibibytes()
     for _ in range(WARM_UP):
@@ -27,6 +30,6 @@ def serve(step, steps: int, **facts) -> None:
     tell(gibibytes=peak_gibibytes())
 
 
-def tell(**values) -> None:
-    """One answer."""
+def tell(**values: Any) -> None:
+    """Prints one answer."""
     print(json.dumps(values), flush=True)

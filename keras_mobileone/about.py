@@ -7,11 +7,21 @@ REFERENCE = "MobileOne: An Improved One millisecond Mobile Backbone, arXiv 2206.
 
 @dataclass(frozen=True)
 class About:
-    """What a model's file says of itself, in Xcode, Android Studio and MediaPipe.
+    """Description, author and license to store in an exported file.
 
-    Attributes:
-        description: None: the model's name and the paper.
-        author, license, version: Left out if empty.
+    Xcode, Android Studio and MediaPipe show them. Empty texts are left out of the file.
+
+    Args:
+        description: What the model does. None: the name of the model and the paper's reference.
+        author: Author of the model.
+        license: License of the model.
+        version: Version of the model.
+
+    Example:
+
+    >>> about = keras_mobileone.about.About(author="Ada", license="Apache-2.0")
+    >>> about.text("mobileone_s0")
+    'mobileone_s0. MobileOne: An Improved One millisecond Mobile Backbone, arXiv 2206.04040.'
     """
 
     description: str | None = None
@@ -20,5 +30,5 @@ class About:
     version: str = ""
 
     def text(self, name: str) -> str:
-        """The description, of a model called `name` if there is none."""
+        """Returns the description; without one, that of a MobileOne called `name`."""
         return f"{name}. {REFERENCE}." if self.description is None else self.description

@@ -1,17 +1,24 @@
 """`MobileOneS0` … `MobileOneS4`, in the manner of Keras Applications."""
 
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 import keras
 
 from keras_mobileone.checks import require_channels_last
-from keras_mobileone.data.imagenet import NUM_CLASSES, PRETRAINED_CLASSES
+from keras_mobileone.data.image_config import ImageConfig, set_image_config
+from keras_mobileone.data.imagenet import (
+    NUM_CLASSES,
+    PRETRAINED_CLASSES,
+    class_table,
+    unique_labels,
+)
 from keras_mobileone.errors import InputTypeError, InputValueError
 from keras_mobileone.models.network import build
-from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
+from keras_mobileone.variants import S0, S1, S2, S3, S4, VARIANTS, Variant, get_variant
 from keras_mobileone.weights.loading import model_from_weights
-from keras_mobileone.weights.pretrained import find_weights
+from keras_mobileone.weights.pretrained import PRETRAINED, find_weights
 
 DEFAULT_SIZE = 224
 MIN_SIZE = 32
@@ -91,10 +98,18 @@ def MobileOne(
         "name": name,
     }
     if weights is None:
-        return build(variant, deploy=deploy, **arguments)
-    known = weights in PRETRAINED_CLASSES
-    path = find_weights(weights, variant, deploy) if known else Path(weights)
-    return model_from_weights(variant, path, deploy=deploy, **arguments)
+        model = build(variant, deploy=deploy, **arguments)
+    else:
+        known = weights in PRETRAINED_CLASSES
+        path = find_weights(weights, variant, deploy) if known else Path(weights)
+        model = model_from_weights(variant, path, deploy=deploy, **arguments)
+    if inputs is None and image.shape[3] == 3:
+        labels = unique_labels(class_table(weights)) if weights == "imagenette" else None
+        config = ImageConfig(
+            crop_fraction=variant.crop_fraction, labels=labels if include_top else None
+        )
+        set_image_config(model, config)
+    return model
 
 
 def _check_arguments(include_top, weights, pooling, classes, classifier_activation):
@@ -223,3 +238,26 @@ MobileOneS1 = _application(S1, "MobileOneS1", "4.8 M deploy parameters, 75.9 % I
 MobileOneS2 = _application(S2, "MobileOneS2", "7.8 M deploy parameters, 77.4 % ImageNet top-1.")
 MobileOneS3 = _application(S3, "MobileOneS3", "10.1 M deploy parameters, 78.1 % ImageNet top-1.")
 MobileOneS4 = _application(S4, "MobileOneS4", "14.8 M deploy parameters, 79.4 % ImageNet top-1.")
+
+
+def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
+    """Lists the names of the networks, as `timm.list_models` does.
+
+    Args:
+        filter: Pattern with `*` and `?` that the names must match. An empty one matches all.
+        pretrained: List only networks for which ImageNet weights are known.
+
+    Returns:
+        Sorted names, which `MobileOne` and `get_variant` accept.
+
+    Example:
+
+    >>> keras_mobileone.list_models("*s[01]")
+    ['mobileone_s0', 'mobileone_s1']
+    """
+    names = sorted(variant.name for variant in VARIANTS.values())
+    return [
+        name
+        for name in names
+        if fnmatch(name, filter or "*") and (name in PRETRAINED or not pretrained)
+    ]

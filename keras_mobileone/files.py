@@ -1,55 +1,157 @@
-"""Writing files whole or not at all, and telling in a line what went wrong."""
+"""Atomic writes of files and directories."""
 
+import errno
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# What the operating system reports when there is no room to write: a full disk, an exhausted quota,
+# and a limit on the size of files.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, and moves it to `path` if the block succeeds.
+    """Yields a temporary path beside `path`, and moves it to `path` if the block succeeds.
 
-    The temporary name ends like `path`, since Keras goes by suffixes. On an exception it is
-    removed and what stood at `path` stays.
+    The temporary name ends like `path`, because Keras chooses the format by the suffix. If the
+    block raises, the temporary file is removed and an existing file at `path` is kept.
+
+    Args:
+        path: The file to write.
 
     Raises:
         FileNotFoundError: If the directory of `path` does not exist.
-        PermissionError: If it is not writable.
+        PermissionError: If that directory is not writable.
         IsADirectoryError: If `path` is a directory.
+        OSError: If the disk is full. The message names `path`.
+
+    Example:
+        >>> from keras_mobileone.files import atomic_write
+        >>> with atomic_write("labels.txt") as temporary:
+        ...     _ = temporary.write_text("tench")
     """
     path = Path(path)
     require_writable(path)
     suffix = ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{suffix}")
+    # The kernel applies the umask of the process to this mode, so that the file has the permissions
+    # of an ordinary one. Reading the umask means changing it, for other threads too.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with _full_disk_named(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary directory whose entries move into `directory` if the block succeeds.
+
+    The temporary directory lies beside `directory`, on the same disk. If the block raises, it is
+    removed and `directory` stays as it was. Entries of `directory` with other names are kept.
+
+    Args:
+        directory: Where the files go. It is made if it does not exist; its parent must exist.
+
+    Raises:
+        OSError: If the disk is full. The message names `directory`.
+
+    Example:
+        >>> from keras_mobileone.files import staged_directory
+        >>> with staged_directory("exports") as temporary:
+        ...     _ = (temporary / "labels.txt").write_text("tench")
+    """
+    directory = Path(directory)
+    with _staged(directory) as temporary:
+        temporary.mkdir()
+        yield temporary
+        directory.mkdir(exist_ok=True)
+        for entry in temporary.iterdir():
+            _replace(entry, directory / entry.name)
+
+
+@contextmanager
+def staged_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary path of the same name, and moves what is there to `path` on success.
+
+    In contrast to `atomic_write` this also serves for a directory, such as a Core ML package. What
+    stood at `path` is replaced.
+
+    Args:
+        path: The file or directory to write.
+
+    Raises:
+        OSError: If the disk is full. The message names `path`.
+
+    Example:
+        >>> from keras_mobileone.files import staged_path
+        >>> with staged_path("model.mlpackage") as temporary:
+        ...     temporary.mkdir()
+    """
+    path = Path(path)
+    with _staged(path) as temporary:
+        yield temporary
+        _replace(temporary, path)
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """Yields a path of the same name in a temporary directory beside `path`.
+
+    The temporary directory is removed in the end, with what the caller has not moved.
+    """
+    place = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
+    try:
+        with _full_disk_named(path):
+            yield place / path.name
+    finally:
+        shutil.rmtree(place)
+
+
+def _replace(source: Path, target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():  # `os.replace` refuses a directory with files
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Adds `path` to the error of a full disk, which has no name or a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            error.errno, f"{os.strerror(error.errno)}; make room and try again", str(path)
+        ) from error
+
+
 def require_writable(path: str | os.PathLike) -> None:
-    """Raises unless a file can be made at `path`: for a check before long work."""
+    """Raises an error unless a file can be created at `path`: a check before long work.
+
+    Raises:
+        FileNotFoundError: If the directory of `path` does not exist.
+        PermissionError: If that directory is not writable.
+        IsADirectoryError: If `path` is a directory.
+    """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"Expected an existing directory to write {path.name} to. Received: {path.parent}, "
-            "which is none. Create it first."
+            "which is not a directory. Create it first."
         )
     if path.is_dir():
         raise IsADirectoryError(f"Expected a file name to write to. Received: directory {path}.")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
-            f"Expected a writable directory. Received: {path.parent}, which is not."
+            f"Expected a writable directory. Received: {path.parent}, which is read-only for this "
+            "user. Change its permissions, or name another one."
         )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

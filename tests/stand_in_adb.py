@@ -77,9 +77,9 @@ PHONE = HOME / "phone"
 
 
 def main(arguments) -> int:
-    scenario = SCENARIO | json.loads((HOME / "scenario.json").read_text())
+    scenario = SCENARIO | json.loads((HOME / "scenario.json").read_text(encoding="utf-8"))
     calls = HOME / "calls.txt"
-    with calls.open("a") as file:
+    with calls.open("a", encoding="utf-8") as file:
         file.write(shlex.join(arguments) + "\n")
     if arguments == ["devices"]:
         print("* daemon not running; starting now at tcp:5037\n* daemon started successfully")
@@ -90,7 +90,7 @@ def main(arguments) -> int:
     assert arguments[0] == "-s", "every command names its device"
     serial, command, *rest = arguments[1:]
     lost_after = scenario["lost_after"]
-    if lost_after is not None and len(calls.read_text().splitlines()) > lost_after:
+    if lost_after is not None and len(calls.read_text(encoding="utf-8").splitlines()) > lost_after:
         return fail(f"adb: device '{serial}' not found")
     if command == "push":
         return push(Path(rest[0]), rest[1], scenario)
@@ -156,8 +156,8 @@ def shell(command, scenario) -> int:
 def following(name, values):
     """The next of some values; the last one from then on."""
     path = HOME / f"{name}.count"
-    count = int(path.read_text()) if path.exists() else 0
-    path.write_text(str(count + 1))
+    count = int(path.read_text(encoding="utf-8")) if path.exists() else 0
+    path.write_text(str(count + 1), encoding="utf-8")
     return values[min(count, len(values) - 1)]
 
 
@@ -256,7 +256,8 @@ def figures(microseconds, options, litert):
             on_phone(options["op_profiling_output_file"]).write_text(
                 "============================== Run Order ==============================\n"
                 "node type, first, avg_ms, %, cdf%, mem KB, times called, name\n"
-                "CONV_2D, 1.5, 1.4, 90%, 90%, 0, 1, stem\n"
+                "CONV_2D, 1.5, 1.4, 90%, 90%, 0, 1, stem\n",
+                encoding="utf-8",
             )
 
 

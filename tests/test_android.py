@@ -40,12 +40,15 @@ class Phone:
 
     def change(self, **scenario):
         """Sets what the stand-in does, see SCENARIO there."""
-        (self.root / "scenario.json").write_text(json.dumps(scenario))
+        (self.root / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")
 
     @property
     def calls(self) -> list[list[str]]:
         """The commands that came, without adb and its serial; those of the shell split."""
-        calls = [shlex.split(line) for line in (self.root / "calls.txt").read_text().splitlines()]
+        calls = [
+            shlex.split(line)
+            for line in (self.root / "calls.txt").read_text(encoding="utf-8").splitlines()
+        ]
         calls = [call[2:] if call[0] == "-s" else call for call in calls]
         return [["shell", *shlex.split(c[1])] if c[0] == "shell" else c for c in calls]
 
@@ -66,7 +69,7 @@ def phone(tmp_path, monkeypatch):
     (root / "phone" / "data" / "local" / "tmp").mkdir(parents=True)
     (root / "bin").mkdir()
     program = root / "bin" / "adb"
-    program.write_text(f"#!{sys.executable} -IS\n{STAND_IN.read_text()}")
+    program.write_text(f"#!{sys.executable} -IS\n{STAND_IN.read_text(encoding='utf-8')}")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(root / "bin"))
     monkeypatch.setenv("STAND_IN_ADB", str(root))
@@ -180,7 +183,7 @@ def test_profiles_are_fetched(phone, tool, files, naps, tmp_path):
     assert all(len(latency.medians) == 2 for latency in result.latencies)
     found = sorted(profiles.iterdir())
     assert [path.stem for path in found] == ["0-1", "1-1000"]
-    assert all("CONV_2D" in path.read_text() for path in found)
+    assert all("CONV_2D" in path.read_text(encoding="utf-8") for path in found)
     # Measured apart: profiling costs time.
     assert [any("profil" in word for word in call) for call in phone.runs] == [False] * 4 + [
         True
@@ -254,7 +257,7 @@ def test_a_round_that_made_the_device_hot_is_marked(phone, litert_tool, files, n
 @pytest.mark.parametrize(
     ("scenario", "serial", "words"),
     [
-        ({"devices": {}}, None, ["none in `adb devices`", "USB debugging"]),
+        ({"devices": {}}, None, ["empty list from `adb devices`", "USB debugging"]),
         ({"devices": {"A": "unauthorized"}}, None, ["unauthorized", "confirm the dialog"]),
         ({"devices": {"A": "offline"}}, None, ["offline", "adb kill-server"]),
         (
@@ -348,7 +351,8 @@ def test_litert_cli_is_asked_for_its_tool(phone, files, naps, tmp_path, monkeypa
     (package / "android_utils.py").write_text(
         "def find_android_binary(tool_name, abi):\n"
         "    assert (tool_name, abi) == ('benchmark_model', 'arm64-v8a')\n"
-        f"    return {str(tool)!r}\n"
+        f"    return {str(tool)!r}\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(str(package.parents[1]))
     assert native.find_tool(None, ["arm64-v8a"]).path == tool
@@ -358,7 +362,7 @@ def test_litert_cli_is_asked_for_its_tool(phone, files, naps, tmp_path, monkeypa
     ("content", "words"),
     [
         (None, ["does not exist"]),
-        (b"#!/bin/sh\n", ["no ELF program"]),
+        (b"#!/bin/sh\n", ["not an ELF program"]),
         (b"\x7fELF" + bytes(14) + struct.pack("<H", 62), ["x86_64"]),
         (b"\x7fELF" + bytes(14) + struct.pack("<H", 243), ["ELF machine 243"]),
     ],

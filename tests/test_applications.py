@@ -282,3 +282,20 @@ def test_mixed_precision(tiny, noise):
     model.compile(keras.optimizers.SGD(1e-3), loss, run_eagerly=True)
     images, labels = noise(4, 32, 32, 3), np.arange(4)
     assert np.isfinite(model.fit(images, labels, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_keras_own_export_takes_a_model_that_nobody_called(deploy, tiny, tmp_path, noise):
+    import tensorflow as tf
+
+    options = {"weights": None, "input_shape": (64, 64, 3), "classes": 3, "deploy": deploy}
+    model = MobileOne(tiny, **options)
+    model.export(tmp_path / "saved", format="tf_saved_model", verbose=False)
+    archive = tf.saved_model.load(tmp_path / "saved")
+    served = archive.serve(noise(1, 64, 64, 3))
+    np.testing.assert_allclose(served, model(noise(1, 64, 64, 3)), rtol=1e-5, atol=1e-6)
+    # The converter to ONNX is not installed everywhere; what Keras says of it is no matter of ours.
+    try:
+        MobileOne(tiny, **options).export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    except (ImportError, AttributeError) as error:
+        assert "onnx" in str(error)

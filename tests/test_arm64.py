@@ -81,7 +81,7 @@ def test_only_a_passed_check_is_stored(logits, tmp_path, monkeypatch, capsys):
     assert "float32" in printed.err
     assert not output.exists()
     assert outcome(logits) == 0
-    assert json.loads(output.read_text())["files"][0]["passed"]
+    assert json.loads(output.read_text(encoding="utf-8"))["files"][0]["passed"]
 
 
 def test_an_obstacle_is_one_sentence_and_an_exit_code(monkeypatch, capsys):
@@ -191,11 +191,11 @@ def test_a_half_finished_setup_does_not_count(tmp_path, monkeypatch):
 
 
 def test_the_readme_shows_the_stored_figures(load_script, tmp_path, monkeypatch):
-    readme = load_script("readme")
-    stored = json.loads(readme.ARM64.read_text())
+    readme = load_script("results_pages")
+    stored = json.loads(readme.ARM64.read_text(encoding="utf-8"))
     stored["files"][2] |= {"images": 9, "error": 0.03, "equal_answers": 8}
     stored["files"][2] |= {"equal_logits": 7654, "logits": 9000}
-    (tmp_path / "arm64.json").write_text(json.dumps(stored))
+    (tmp_path / "arm64.json").write_text(json.dumps(stored), encoding="utf-8")
     monkeypatch.setattr(readme, "ARM64", tmp_path / "arm64.json")
     text = readme.arm64()
     assert "| int8 | 9 | 3e-02 | 8 | 7,654 of 9,000 |" in text

@@ -1,11 +1,14 @@
 """The peers: each builds, its activations stay in range, and its file runs in LiteRT."""
 
+from importlib.metadata import PackageNotFoundError
+
 import keras
 import numpy as np
 import pytest
 
 import keras_mobileone
 from keras_mobileone.benchmarking import baselines
+from keras_mobileone.choices import DEPLOY_PRECISIONS, PRECISIONS
 from keras_mobileone.litert.flatbuffer import inputs_and_outputs, operator_counts
 
 
@@ -66,7 +69,7 @@ def small_peer(tiny, monkeypatch):
     return "Small"
 
 
-@pytest.mark.parametrize("precision", baselines.PRECISIONS)
+@pytest.mark.parametrize("precision", DEPLOY_PRECISIONS)
 def test_a_peer_is_exported_once(small_peer, tmp_path, monkeypatch, precision):
     path = baselines.export_peer(small_peer, tmp_path / "cache", precision)
     content = path.read_bytes()
@@ -88,3 +91,29 @@ def test_unknown_peers_and_precisions_are_refused(tmp_path):
     with pytest.raises(ValueError, match="int16x8"):
         baselines.export_peer("MobileNet", tmp_path, "int16x8")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_upgrade_does_not_reuse_old_files(small_peer, tmp_path, monkeypatch):
+    """This package's converter decides what a file contains, as Keras and TensorFlow do."""
+    paths = []
+    for number in ("0.2.0", "0.3.0"):
+        monkeypatch.setattr(baselines, "version", lambda name, number=number: number)
+        paths.append(baselines.export_peer(small_peer, tmp_path))
+    assert "mobileone0.2.0" in paths[0].name
+    assert paths[1].name.endswith("-tf0.3.0-mobileone0.3.0.tflite")
+    assert all(path.is_file() for path in paths)
+    assert baselines.peer_label(paths[1]) == "Small float32"
+
+
+def test_a_source_tree_without_an_installation_has_a_name_too(monkeypatch):
+    def uninstalled(name):
+        if name == "keras-mobileone":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(baselines, "version", uninstalled)
+    assert baselines._versions().endswith("-tf1-mobileonesource")
+
+
+def test_baselines_and_deployed_files_have_precisions_that_the_converter_knows():
+    assert set(DEPLOY_PRECISIONS) <= set(PRECISIONS)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mobileone.layers.batch_norm import BatchNorm
+from keras_mobileone.layers.batch_norm import FusedBatchNorm
 
 SHAPE = (4, 5, 6, 8)
 
@@ -27,7 +27,7 @@ def pair(randomize, dtype="float32", **arguments):
     """The layer and Keras' own, with the same weights."""
     norms = [
         kind(epsilon=1e-5, momentum=0.9, dtype=dtype, **arguments)
-        for kind in (BatchNorm, keras.layers.BatchNormalization)
+        for kind in (FusedBatchNorm, keras.layers.BatchNormalization)
     ]
     for norm in norms:
         norm.build(SHAPE)
@@ -43,6 +43,22 @@ def test_values_gradients_and_statistics(mean, noise, randomize, relative_error)
     assert fused._fuses(inputs)
     for found, expected in zip(step(fused, inputs), step(plain, inputs), strict=True):
         assert relative_error(found, expected) < 1e-5
+
+
+def test_the_moving_variance_has_no_bessel_correction(noise):
+    """Keras tracks the variance of the batch; TensorFlow's operator returns the corrected one."""
+    import tensorflow as tf
+
+    inputs = noise(2, 3, 1, 1)
+    values = inputs.astype(np.float64).ravel()
+    operator = tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=[1.0], offset=[0.0], mean=[], variance=[], epsilon=1e-5
+    )
+    np.testing.assert_allclose(operator.batch_variance, [values.var(ddof=1)], rtol=1e-5)
+    for kind in (FusedBatchNorm, keras.layers.BatchNormalization):
+        norm = kind(epsilon=1e-5, momentum=0.0)
+        norm(inputs, training=True)
+        np.testing.assert_allclose(norm.moving_variance, [values.var()], rtol=1e-5)
 
 
 def test_mixed_bfloat16(noise, randomize, relative_error):

@@ -181,15 +181,18 @@ def test_arguments_below_one_are_refused(files):
         benchmark(files, warmup_runs=-1)
     with pytest.raises(ValueError, match="at least one file"):
         benchmark([])
+    with pytest.raises(TypeError, match=r"Pass \[path\] instead"):
+        benchmark(str(files[0]))
 
 
 def test_a_result_is_stored_and_read_again(files, tmp_path):
     result = benchmark(files, rounds=2, target=Told(1.0, 2.0, 3.0, 6.0))
     result.save(tmp_path / "result.json")
     assert load_benchmark(tmp_path / "result.json") == result
-    content = json.loads((tmp_path / "result.json").read_text())
+    content = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert content["format"] == 1
     assert content["ratios"] == [1.0, 2.0]
+    assert content == result.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,7 @@ def test_a_result_is_stored_and_read_again(files, tmp_path):
 )
 def test_another_json_is_refused(tmp_path, content, words):
     path = tmp_path / "result.json"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"result\.json") as error:
         load_benchmark(path)
     assert all(word in str(error.value) for word in words)
@@ -213,10 +216,10 @@ def test_another_json_is_refused(tmp_path, content, words):
 
 def test_bad_files_are_named_and_the_others_measured(files, tmp_path):
     """Every kind in one command: one sentence each, the good files in the table, exit code 2."""
-    (tmp_path / "text.tflite").write_text("not a model")
+    (tmp_path / "text.tflite").write_text("not a model", encoding="utf-8")
     content = files[0].read_bytes()
     (tmp_path / "cut.tflite").write_bytes(content[: len(content) // 3])
-    (tmp_path / "old.json").write_text('{"format": 0}')
+    (tmp_path / "old.json").write_text('{"format": 0}', encoding="utf-8")
     changed(files[0], tmp_path / "open.tflite", open_batch)
     changed(files[0], tmp_path / "foreign.tflite", foreign_operator)
     out = tmp_path / "result.json"
@@ -256,7 +259,7 @@ def test_a_damaged_file_is_refused_or_named(files, tmp_path):
 
 def test_a_worker_that_dies_is_an_error(files, monkeypatch, tmp_path):
     worker = tmp_path / "worker.py"
-    worker.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    worker.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", encoding="utf-8")
     monkeypatch.setattr(benchmarking.local, "WORKER", worker)
     with pytest.raises(RuntimeError, match=r"0\.25\.tflite: LiteRT crashed with SIGSEGV"):
         benchmark(files[:1], runs=1, rounds=1)

@@ -1,6 +1,9 @@
 """The command line: what it prints, its exit codes, and the sentences for bad input."""
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -11,14 +14,24 @@ from click.testing import CliRunner
 from PIL import Image
 
 import keras_mobileone
-from keras_mobileone.cli import main
-from keras_mobileone.cli.commands import probabilities
+from keras_mobileone.cli import main, prediction
+from keras_mobileone.cli.console import progress_steps
+from keras_mobileone.cli.prediction import probabilities
 
 EXPORT = ("export", "tflite", "--model", "{model}")
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+def run(*arguments, **keywords):
+    return CliRunner().invoke(main, [str(a) for a in arguments], **keywords)
+
+
+def commands(group, words=()):
+    """The words of every command, those in groups too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +49,25 @@ def folder(tmp_path_factory):
     whole = (root / "classes" / "n01440764" / "0.png").read_bytes()
     (root / "cut.png").write_bytes(whole[: len(whole) // 2])
     return root
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory):
+    """A deploy network of three classes and logits that differ, and its biases."""
+    variant = keras_mobileone.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
+    model = keras_mobileone.MobileOne(
+        variant,
+        weights=None,
+        input_shape=(32, 32, 3),
+        classes=3,
+        classifier_activation=None,
+        deploy=True,
+    )
+    logits = np.array([0.0, 2.0, 1.0], np.float32)
+    model.layers[-1].set_weights([np.zeros_like(model.layers[-1].get_weights()[0]), logits])
+    path = tmp_path_factory.mktemp("flat") / "flat.keras"
+    model.save(path)
+    return path, logits
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +89,45 @@ def test_info_prints_both_forms():
         assert figure in result.output
 
 
+def test_info_prints_what_the_built_network_has():
+    counts = keras_mobileone.model_complexity(keras_mobileone.MobileOneS4(weights=None))
+    result = run("info", "s4")
+    assert f"{counts.feature_macs:,}" in result.output
+    assert f"{counts.trainable:,}" in result.output
+
+
 def test_every_command_has_help_with_an_example():
-    names = [n for n in main.commands if n != "export"]
-    for arguments in [*([name] for name in names), ["export", "tflite"], ["export", "coreml"]]:
-        result = run(*arguments, "--help")
+    assert len(list(commands(main))) >= 13
+    for words in commands(main):
+        result = run(*words, "--help")
         assert result.exit_code == 0
         assert "Example: keras-mobileone" in result.output
+    assert "_KERAS_MOBILEONE_COMPLETE=bash_source" in run("--help").output
+
+
+QUICK = """
+import json, sys
+from click.testing import CliRunner
+from keras_mobileone.cli import main
+
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    codes.append(CliRunner().invoke(main, arguments).exit_code)
+    heavy = {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
+    assert not heavy, (arguments, heavy)
+print(json.dumps(codes))
+"""
+
+
+def test_help_and_usage_errors_import_no_keras(run_python):
+    """In one process, so that the first command that imports Keras is named."""
+    answers = [["--help"], ["--version"], ["recipes"], ["info"], ["info", "s4"]]
+    answers += [[*words, "--help"] for words in commands(main)]
+    errors = [["bogus"], ["info", "s9"], ["predict"], ["export", "tflite"]]
+    errors += [["export", "tflite", "--precision", "int4"], ["train", "--epochs", "0"]]
+    errors += [["benchmark", "--threads", "0"], ["qat"], ["deploy", "--variant", "s7"]]
+    codes = json.loads(run_python(QUICK, json.dumps([*answers, *errors])))
+    assert codes == [0] * len(answers) + [2] * len(errors)
 
 
 def test_fuse_then_export_then_evaluate_then_predict(model_file, folder, tmp_path):
@@ -189,15 +254,256 @@ def test_wrong_classes_are_refused(folder, tmp_path):
     assert "Received: 2 in" in result.stderr
 
 
-def test_module_runs_as_a_process_without_traceback():
-    process = subprocess.run(
-        [sys.executable, "-m", "keras_mobileone", "predict", "no-such.jpg"],
+def start(*arguments):
+    """Runs the command in a process whose environment does not quiet TensorFlow."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.run(
+        [sys.executable, "-m", "keras_mobileone", *map(str, arguments)],
         capture_output=True,
         text=True,
+        env=environment,
     )
+
+
+def test_module_runs_as_a_process_without_traceback():
+    process = start("predict", "no-such.jpg")
     assert process.returncode == 2
-    assert process.stderr.splitlines()[-1].startswith("Error: Expected an image file.")
-    assert "Traceback" not in process.stderr
+    assert process.stderr.startswith("Error: Expected an image file.")
+    assert process.stderr.count("\n") == 1
+
+
+def test_nothing_but_answers_reaches_the_terminal(flat, folder, tmp_path):
+    """TensorFlow, absl and LiteRT write to file descriptor 2 when they start."""
+    path, _ = flat
+    image = folder / "classes" / "n01440764" / "0.png"
+    process = start("export", "tflite", "--model", path, "--output", tmp_path / "x.tflite")
+    assert (process.returncode, process.stderr) == (0, "")
+    for model in (path, tmp_path / "x.tflite"):
+        process = start("predict", image, "--model", model)
+        assert (process.returncode, process.stderr) == (0, "")
+        assert "66.5 %" in process.stdout
+
+
+def test_held_stderr_is_printed_only_if_the_import_fails(capfd):
+    from keras_mobileone.cli.console import held_stderr, without_native_logs
+
+    with held_stderr() as held:
+        os.write(2, b"started\n")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ImportError), held_stderr() as held:
+        os.write(2, b"no such device\n")
+        held.forward = True
+        raise ImportError
+    assert capfd.readouterr().err == "no such device\n"
+    with without_native_logs():
+        os.write(2, b"W0000 00:00:1 x.cc:1] noise\nINFO: Created TensorFlow Lite\n")
+        print("UserWarning: ours", file=sys.stderr)
+        os.write(2, b"Warning: theirs\n")
+    assert "noise" not in (err := capfd.readouterr().err)
+    assert "Warning: theirs\n" in err
+
+
+# Errors
+
+
+@pytest.fixture
+def broken(monkeypatch, model_file, tmp_path):
+    """Function that makes `fuse` raise an error and runs it."""
+    from keras_mobileone.models import fusing
+
+    def fails(error, *before):
+        def fuse(*arguments, **keywords):
+            raise error
+
+        monkeypatch.setattr(fusing, "fuse", fuse)
+        return run(*before, "fuse", model_file, tmp_path / "x.keras")
+
+    return fails
+
+
+def test_a_bug_ends_with_1_and_asks_for_a_traceback(broken):
+    for error in (TypeError("unexpected 'x'"), RuntimeError("gone"), ValueError("NumPy's")):
+        result = broken(error)
+        assert result.exit_code == 1
+        assert result.stderr.count("\n") == 1
+        assert "This is a bug in keras-mobileone or in a library" in result.stderr
+        assert f"{type(error).__name__}: {error}" in result.stderr
+        assert "--traceback" in result.stderr
+
+
+def test_traceback_shows_where_an_error_comes_from(broken):
+    for error, code in ((TypeError("odd"), 1), (keras_mobileone.InputValueError("bad"), 2)):
+        result = broken(error, "--traceback")
+        assert result.exit_code == code
+        assert "Traceback (most recent call last)" in result.stderr
+        assert "in fuse_command" in result.stderr
+        assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in broken(TypeError("odd")).stderr
+
+
+def test_a_full_disk_is_reported_with_the_path(broken, tmp_path):
+    result = broken(OSError(errno.ENOSPC, "No space left on device"))
+    assert result.exit_code == 2
+    assert f"No space left on device: '{tmp_path / 'x.keras'}'" in result.stderr
+    result = broken(OSError(errno.ENOSPC, "No space left on device", "other.bin"))
+    assert "No space left on device: 'other.bin'" in result.stderr
+
+
+def test_messages_of_libraries_are_cut(broken):
+    result = broken(keras_mobileone.InputValueError(f"Expected a model. {'{config}' * 999} Redo."))
+    assert len(result.stderr) < 700
+    assert result.stderr.startswith("Error: Expected a model. ")
+    assert result.stderr.endswith("Redo.\n")
+    assert len(broken(TypeError("{config}" * 999)).stderr) < 700
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+def test_ctrl_c_in_a_training_says_how_it_goes_on(steps, tmp_path, monkeypatch):
+    from keras_mobileone.training import callbacks, checkpoint, train
+
+    def interrupted(recipe, data, output, **options):
+        output.mkdir()
+        if steps:
+            progress = {"step": steps, "history": [], "seconds": 1.0}
+            checkpoint.write_state(output / callbacks.CHECKPOINT, [np.zeros(3)], progress)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", interrupted)
+    result = run("train", "--data", "x", "--recipe", "ci", "--output", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "Stopped." in result.stderr
+    expected = f"--resume goes on after step {steps}." if steps else "There is no checkpoint"
+    assert expected in result.stderr
+
+
+# Predictions
+
+
+def test_predict_answers_what_it_can_and_ends_with_2(flat, folder, tmp_path):
+    path, logits = flat
+    image, cut = folder / "classes" / "n01440764" / "0.png", folder / "cut.png"
+    result = run("predict", cut, image, "none.jpg", image, "--model", path)
+    assert result.exit_code == 2
+    first, second = result.stderr.splitlines()
+    assert first.startswith("Error: Expected a whole image file.")
+    assert "cut.png" in first
+    assert "none.jpg" in second
+    assert result.stdout.count(image.name) == 2
+    shares = np.exp(logits) / np.exp(logits).sum()
+    rows = [line.split() for line in result.stdout.splitlines() if "%" in line]
+    assert rows[:3] == [[str(i), f"{100 * shares[i]:.1f}", "%"] for i in (1, 2, 0)]
+
+
+def test_predict_takes_directories_and_names(flat, folder, tmp_path):
+    """Labels with square brackets and colons are printed as they are, like file names."""
+    path, _ = flat
+    directory = tmp_path / "photos [new]"
+    (directory / "a [").mkdir(parents=True)
+    for name in ("a [/b].png", "[bold]c.png"):
+        shutil.copy(folder / "classes" / "n01440764" / "0.png", directory / name)
+    (tmp_path / "classes.txt").write_text("bird [female]\n[red]:smile:\n[/b]\n")
+    result = run("predict", directory, "--model", path, "--classes", tmp_path / "classes.txt")
+    assert result.exit_code == 0, result.stderr
+    words = result.output.split()
+    for name in ("a [/b].png", "[bold]c.png"):
+        assert f"{directory / name}\n" in result.output
+    for label in ("bird [female]", "[red]:smile:", "[/b]"):
+        assert result.output.count(f"{label}  ") >= 2, label
+    assert words.count("[/b]") == 4  # as name and as folder, twice
+    result = run("predict", folder / "empty", "--model", path)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "Expected images" in result.stderr
+
+
+def test_exports_print_names_with_brackets(flat, tmp_path):
+    path, _ = flat
+    output = tmp_path / "out[v2].tflite"
+    result = run("export", "tflite", "--model", path, "--output", output)
+    assert result.exit_code == 0, result.stderr
+    assert f"{output}\n" in result.output
+
+
+def test_titles_of_progress_keep_their_brackets(capsys):
+    with progress_steps() as step:
+        step("Exporting a [/b] [red]")(1, 1)
+    assert "Exporting a [/b] [red]" in capsys.readouterr().out
+
+
+def test_predict_answers_before_it_reads_the_next(flat, folder, monkeypatch):
+    from keras_mobileone.data import images
+
+    path, _ = flat
+    image = folder / "classes" / "n01440764" / "0.png"
+    events, load = [], images.load_image
+    monkeypatch.setattr(images, "load_image", lambda p: events.append("read") or load(p))
+    monkeypatch.setattr(prediction, "print_table", lambda *a, **k: events.append("answer"))
+    assert run("predict", image, image, image, "--model", path).exit_code == 0
+    assert events == ["read", "answer"] * 3
+
+
+def test_predict_refuses_a_decompression_bomb_in_one_line(flat, tmp_path):
+    path, _ = flat
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 10_000)).save(bomb)
+    result = run("predict", bomb, "--model", path)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "bomb.png" in result.stderr
+
+
+# Exports
+
+
+def test_softmax_works_with_a_model_of_ones_own(flat, tmp_path):
+    from keras_mobileone.litert.runner import LiteRTRunner
+
+    path, logits = flat
+    expected = {"softmax": np.exp(logits) / np.exp(logits).sum(), "logits": logits}
+    for name, options in (("softmax", ["--softmax"]), ("logits", [])):
+        output = tmp_path / f"{name}.tflite"
+        result = run("export", "tflite", "--model", path, "--output", output, *options)
+        assert result.exit_code == 0, result.stderr
+        runner = LiteRTRunner(output.read_bytes())
+        (found,) = runner(np.zeros((1, 32, 32, 3), np.float32)).values()
+        np.testing.assert_allclose(found[0], expected[name], rtol=1e-5)
+
+
+def test_softmax_is_appended_once(flat):
+    from keras_mobileone.models.adaptation import with_softmax
+
+    path, _ = flat
+    once = with_softmax(keras.models.load_model(path))
+    assert with_softmax(once) is once
+    with pytest.raises(ValueError, match="append a softmax"):
+        with_softmax(keras.Model(once.input, once.get_layer("stage4").output))
+
+
+@pytest.mark.parametrize("source", ["model", "variant"])
+def test_export_builds_another_size(source, flat, tmp_path):
+    options = ["--model", flat[0]] if source == "model" else ["--weights", "imagenette"]
+    output = tmp_path / "x.tflite"
+    result = run("export", "tflite", *options, "--size", 64, "--output", output)
+    assert result.exit_code == 0, result.stderr
+    assert "pixels (1, 64, 64, 3)" in result.output
+
+
+def test_a_model_that_fits_one_size_refuses_another(tmp_path):
+    image = keras.Input((32, 32, 3))
+    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(image))
+    keras.Model(image, outputs, name="flattening").save(tmp_path / "f.keras")
+    output = tmp_path / "x.tflite"
+    result = run(
+        *("export", "tflite", "--model", tmp_path / "f.keras", "--size", 64, "--output", output)
+    )
+    assert (result.exit_code, output.exists()) == (2, False)
+    assert "'flattening'" in result.stderr
+
+
+def test_list_models():
+    names = [f"mobileone_s{i}" for i in range(5)]
+    assert keras_mobileone.list_models() == names
+    assert keras_mobileone.list_models("*s[34]", pretrained=True) == names[3:]
+    assert keras_mobileone.list_models("resnet*") == []
 
 
 def test_probabilities_leaves_a_softmax_alone():

@@ -6,6 +6,7 @@ from keras import layers
 
 from keras_mobileone import VARIANTS, MobileOne, MobileOneBlock, model_complexity
 from keras_mobileone.benchmarking.baselines import PEERS
+from keras_mobileone.models.variant_complexity import variant_complexity
 
 # Counted from the authors' mobileone.py: at train time trainable parameters and moving statistics
 # of batch normalization; deploy parameters; deploy multiply-accumulates at 224 pixels.
@@ -24,6 +25,7 @@ def test_train_time_parameters(name):
     found = model_complexity(MobileOne(name, weights=None))
     assert (found.trainable, found.non_trainable) == REFERENCE[name][:2]
     assert found.macs > REFERENCE[name][3]  # the branches cost more than their sum
+    assert found == variant_complexity(VARIANTS[name])
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -33,12 +35,16 @@ def test_deploy_parameters_and_work(name):
     assert found.feature_macs == REFERENCE[name][3]
     assert found.dense_macs == found.macs - found.feature_macs
     assert found.dense_macs == VARIANTS[name].stage_filters[-1] * 1000
+    assert found == variant_complexity(VARIANTS[name], deploy=True)
 
 
 def test_fusing_and_building_for_deploy_count_the_same(tiny):
     arguments = {"weights": None, "input_shape": (64, 64, 3), "classes": 10}
     fused = MobileOne(tiny, **arguments).fuse()
     assert model_complexity(fused) == model_complexity(MobileOne(tiny, deploy=True, **arguments))
+    for model, deploy in ((MobileOne(tiny, **arguments), False), (fused, True)):
+        counted = variant_complexity(tiny, deploy, image_size=64, classes=10)
+        assert counted == model_complexity(model)
 
 
 def test_a_plain_net_counted_by_hand():

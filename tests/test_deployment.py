@@ -7,13 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from matplotlib.figure import Figure
 from PIL import Image
 
 import keras_mobileone
 from keras_mobileone.about import About
+from keras_mobileone.cli import main
 from keras_mobileone.deployment import pipeline
+from keras_mobileone.deployment import report as reporting
+from keras_mobileone.files import staged_directory
 from keras_mobileone.litert.metadata import read_labels
 from keras_mobileone.weights.checkpoint import write_safetensors
 from keras_mobileone.weights.loading import export_tensors
@@ -93,26 +99,211 @@ def test_deploy_compares_on_other_images_than_it_calibrates_with(deployed):
 @pytest.mark.slow
 def test_reports_tell_the_same(deployed):
     report, output, _ = deployed
-    restored = report.report_from_dict(json.loads((output / "report.json").read_text()))
-    assert report.markdown(restored) == (output / "report.md").read_text()
-    assert f"{report.files[2].latency.median:.2f}" in (output / "report.md").read_text()
+    restored = reporting.report_from_dict(
+        json.loads((output / "report.json").read_text(encoding="utf-8"))
+    )
+    assert reporting.markdown(restored) == (output / "report.md").read_text(encoding="utf-8")
+    assert f"{report.files[2].latency.median:.2f}" in (output / "report.md").read_text(
+        encoding="utf-8"
+    )
     with Image.open(output / "report.png") as picture:
         assert picture.size[0] >= 1000
 
 
-@pytest.mark.slow
-def test_weights_of_ten_classes_say_which(deployed):
-    """They call a cat a chain saw: the report says why."""
-    report, _, _ = deployed
-    assert "one of these" not in " ".join(report.summary(report))
-    few = dataclasses.replace(report, weights="imagenette")
-    assert "one of these: tench, English springer," in report.summary(few)[0]
+@pytest.fixture(scope="module")
+def ten_classes(tmp_path_factory):
+    """A model of our own with ten classes, from random weights, in train-time form."""
+    return keras_mobileone.MobileOne(
+        VARIANT, weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
+    )
+
+
+NAMES = [f"kind {index}" for index in range(10)]
+
+
+@pytest.fixture(scope="module")
+def own(ten_classes, photographs, tmp_path_factory):
+    """The same model deployed from its file, by photographs of which none shows its classes."""
+    root = tmp_path_factory.mktemp("own")
+    ten_classes.save(root / "mine.keras")
+    found = pipeline.deploy(
+        output=root / "out", calibration=photographs, model=root / "mine.keras", labels=NAMES
+    )
+    return found, root / "out"
+
+
+def test_weights_of_ten_classes_say_which(deployed, own):
+    """They call a cat a chain saw: the report says why, and lists no such answer."""
+    found, _, _ = deployed
+    assert "one of these" not in " ".join(reporting.summary(found))
+    assert len(found.predictions) == pipeline.SHOWN_PHOTOGRAPHS
+    found, output = own
+    assert "10 classes" in reporting.summary(found)[0]
+    assert "one of these: kind 0, kind 1," in reporting.summary(found)[0]
+    assert "no answers are listed" in reporting.summary(found)[0]
+    assert found.predictions == []
+    assert "## Photographs" not in (output / "report.md").read_text(encoding="utf-8")
+
+
+def test_weights_that_come_with_the_package_know_their_classes():
+    source = pipeline._load("s0", "imagenette", None, None, pipeline._silent)
+    assert source.labels[:2] == source.names[:2] == ["tench", "English springer"]
+    assert source.folders["n01440764"] == 0
+    paths = [Path("n01440764/a.jpg"), Path("n02123045/cat.jpg")]
+    scores = [np.eye(10)[:2], np.eye(10)[:2]]
+    assert pipeline._predictions(source, paths, scores) == [("a", "tench", ["tench"])]
+
+
+def test_a_model_of_ones_own_is_deployed(own, ten_classes):
+    found, output = own
+    assert {path.name for path in output.iterdir()} == {
+        "mine.keras",
+        "mine_float32.tflite",
+        "mine_float16.tflite",
+        "mine_int8.tflite",
+        "report.json",
+        "report.md",
+        "report.png",
+        "cat.png",
+    }
+    assert (found.name, found.weights, found.classes) == ("mine", None, NAMES)
+    assert found.train.trainable == ten_classes.count_params() - found.train.non_trainable
+    assert found.deploy.trainable < found.train.trainable
+    assert found.files[0].error < 1e-4
+    assert found.files[0].agreement == found.images == 20
+    assert found.keras_top1 is None
+    assert "The images have no labels" in reporting.summary(found)[1]
+    assert read_labels(output / "mine_int8.tflite") == NAMES
+
+
+def test_the_command_line_deploys_a_model_of_ones_own(own, tmp_path, monkeypatch):
+    found, _ = own
+    given = {}
+
+    def told(variant, weights, output, calibration, **arguments):
+        given.update(arguments, variant=variant, weights=weights, output=output)
+        return found
+
+    monkeypatch.setattr("keras_mobileone.cli.commands.deploy", told)
+    labels = tmp_path / "classes.txt"
+    labels.write_text("\n".join(NAMES), encoding="utf-8")
+    options = ["--model", "mine.keras", "--labels", str(labels), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, ["deploy", *options])
+    assert result.exit_code == 0, result.output
+    assert (given["variant"], given["weights"]) == (None, None)
+    assert (given["model"], given["labels"]) == (Path("mine.keras"), NAMES)
+    assert "Photograph" not in result.output
+    assert "no answers are listed" in " ".join(result.output.split())
+
+
+def test_folders_named_by_label_or_wordnet_id_give_accuracy():
+    folders = pipeline._class_folders(["tench", "my dog", "crane (n02012849)"])
+    assert folders == {
+        "tench": 0,
+        "n01440764": 0,
+        "my dog": 1,
+        "crane (n02012849)": 2,
+        "n02012849": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"output": None}, ValueError, "`output` is required"),
+        ({"model": "m.keras", "variant": "s0"}, ValueError, "takes the place"),
+        ({"model": "m.keras", "weights": "imagenet"}, ValueError, "takes the place"),
+        ({"model": "none.keras"}, FileNotFoundError, "does not exist"),
+        ({"model": 3}, TypeError, "Received: int"),
+        ({"variant": "s9"}, ValueError, "s9"),
+        ({"output": "a/b/c"}, NotADirectoryError, "Create it first"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(
+    photographs, tmp_path, monkeypatch, arguments, error, words
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        pipeline.deploy(**{"output": "out", "calibration": photographs} | arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_that_deploy_cannot_compare_are_refused(photographs, tmp_path):
+    image = keras.Input((64, 64, 3))
+    conv = keras.layers.Conv2D(4, 3)(image)
+    mask = keras.Model(image, conv, name="mask")
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    pixels = keras.Model(image, pooled, name="pixels")
+    for model, words in ((mask, "one output of shape"), (pixels, "normalized images")):
+        with pytest.raises(ValueError, match=words):
+            pipeline.deploy(output=tmp_path / "out", calibration=photographs, model=model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_few_images_are_counted_and_many_are_percentages(deployed):
+    found, _, _ = deployed
+    keras_row, float32, *_ = reporting.table_rows(found)
+    assert float32[7] == "20 of 20"
+    assert keras_row[8] == f"{found.keras_top1} of 20"
+    assert "as numbers of images" in reporting.summary(found)[1]
+    files = [dataclasses.replace(file, agreement=188) for file in found.files]
+    many = dataclasses.replace(found, images=200, files=files)
+    assert reporting.table_rows(many)[1][7] == "94.0"
+    assert "in % of the images" in reporting.summary(many)[1]
+
+
+def test_a_report_is_stored_and_read_again(deployed, tmp_path):
+    found, output, _ = deployed
+    assert reporting.load_report(output / "report.json") == found
+    exact = dataclasses.replace(found.files[0], sqnr=float("inf"))
+    exact = dataclasses.replace(found, files=[exact, *found.files[1:]])
+    exact.save(tmp_path / "report.json")
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert json.loads(text)["format"] == reporting.FORMAT == 1
+    assert "Infinity" not in text
+    assert reporting.load_report(tmp_path / "report.json") == exact
+    (tmp_path / "old.json").write_text('{"format": 0}', encoding="utf-8")
+    with pytest.raises(ValueError, match="report of deploy of format 1"):
+        reporting.load_report(tmp_path / "old.json")
+    (tmp_path / "part.json").write_text('{"format": 1}', encoding="utf-8")
+    with pytest.raises(ValueError, match="lacks parts"):
+        reporting.load_report(tmp_path / "part.json")
+
+
+def test_the_stored_demo_can_be_read_and_drawn_again():
+    path = ROOT / "benchmarks" / "results" / "demo" / "report.json"
+    found = reporting.load_report(path)
+    assert found.to_dict() == json.loads(path.read_text(encoding="utf-8"))
+    assert [file.agreement for file in found.files] == [200, 200, 188]
+    assert path.with_suffix(".png").is_file()
+
+
+def test_the_picture_shows_latency_and_size(deployed, tmp_path, monkeypatch):
+    """It is drawn from the report alone. Agreement stands in words, not as bars."""
+    found, output, _ = deployed
+    figures = []
+
+    class Kept(Figure):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            figures.append(self)
+
+    monkeypatch.setattr("matplotlib.figure.Figure", Kept)
+    reporting.plot(reporting.load_report(output / "report.json"), tmp_path / "again.png")
+    (figure,) = figures
+    size, latency = figure.axes
+    assert size.get_title() == "Size, MB"
+    assert latency.get_title().startswith("Latency, ms")
+    heights = [bar.get_height() for bar in latency.patches]
+    assert heights == [file.latency.median for file in found.files]
+    words = f"Same best class as Keras, of 20 photographs: float32 {found.files[0].agreement}"
+    assert figure.get_supxlabel().startswith(words)
 
 
 @pytest.mark.slow
 def test_the_report_says_how_apps_use_the_files(deployed):
     report, output, _ = deployed
-    text = (output / "report.md").read_text()
+    text = (output / "report.md").read_text(encoding="utf-8")
     for file in report.files:
         assert f"### {file.file}" in text
         assert dict(file.usage.facts)["Labels"].startswith("1000, `labels.txt` inside the file")
@@ -128,7 +319,7 @@ def test_the_report_says_how_apps_use_the_files(deployed):
 def test_deploying_again_replaces_the_package(tmp_path):
     output = tmp_path / "out"
     for content in ("old", "new"):
-        with pipeline.staging(output) as directory:
+        with staged_directory(output) as directory:
             (directory / "m.mlpackage").mkdir()
             (directory / "m.mlpackage" / content).touch()
     assert [p.name for p in (output / "m.mlpackage").iterdir()] == ["new"]
@@ -148,9 +339,9 @@ def test_a_failure_leaves_nothing(weights, photographs, tmp_path, monkeypatch):
 def test_staging_keeps_what_stood_there(tmp_path):
     output = tmp_path / "out"
     output.mkdir()
-    (output / "mine.txt").write_text("mine")
-    with pipeline.staging(output) as directory:
-        (directory / "new.txt").write_text("new")
+    (output / "mine.txt").write_text("mine", encoding="utf-8")
+    with staged_directory(output) as directory:
+        (directory / "new.txt").write_text("new", encoding="utf-8")
     assert sorted(p.name for p in output.iterdir()) == ["mine.txt", "new.txt"]
 
 
@@ -172,4 +363,4 @@ def test_readme_is_generated_from_the_stored_results():
         capture_output=True,
         text=True,
     )
-    assert process.returncode == 0, "run `make readme`: " + process.stderr[-500:]
+    assert process.returncode == 0, "run `make results`: " + process.stderr[-500:]

@@ -12,10 +12,11 @@ from click.testing import CliRunner
 
 import keras_mobileone
 from keras_mobileone.about import About
+from keras_mobileone.choices import COMPRESSIONS
 from keras_mobileone.cli import main
 from keras_mobileone.data.imagenet import classes, preprocess_input
 from keras_mobileone.data.images import evaluation_crop, list_images, load_image, spread
-from keras_mobileone.export.coreml import COMPRESSIONS, export_coreml
+from keras_mobileone.export.coreml import export_coreml
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 coremltools = pytest.importorskip("coremltools", reason="needs coremltools")
@@ -54,7 +55,7 @@ def description(path):
 @pytest.mark.parametrize("compute", TOLERANCE)
 def test_s0_gives_keras_numbers(compute, s0, crops, tmp_path, relative_error):
     path = tmp_path / "s0.mlpackage"
-    report = export_coreml(s0, path, compute)
+    report = export_coreml(s0, path, compute, classifier=False)
     for crop in crops:
         expected = np.asarray(s0(preprocess_input(crop)[None]))
         found = run_package(path, crop)["scores"]
@@ -230,7 +231,7 @@ def test_command_without_labels(ten, tmp_path):
     command = ["export", "coreml", "--model", str(tmp_path / "ten.keras")]
     result = CliRunner().invoke(main, [*command, "--output", str(tmp_path / "ten.mlpackage")])
     assert result.exit_code == 2
-    assert "Expected --labels with the names of the 10 classes, or --scores" in result.stderr
+    assert "Expected --labels with the names of the classes of 'tiny'" in result.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["ten.keras"]
 
 

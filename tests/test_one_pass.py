@@ -238,8 +238,57 @@ def test_the_same_sums_without_tensorflow(noise, relative_error, monkeypatch):
     assert relative_error(window_moments._half_autocorrelation(image, 2, 1), found) < 1e-6
 
 
+def table(project, *labels) -> list[list[float]]:
+    """Rows of numbers of the worked example, by the label in front; empty cells are 0."""
+    lines = (project / "docs/methods/window_moments.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+    found = [[float(cell or 0) for cell in row[1:]] for row in rows if row[0] in labels]
+    assert len(found) >= len(labels)
+    return found
+
+
+def test_the_worked_example(project):
+    """The numbers of the documentation, by the package: an image of one row has three live taps."""
+    import tensorflow as tf
+
+    x = tf.reshape(tf.constant(table(project, "image x")[0], "float64"), (1, 1, 4, 1))
+    mean = np.zeros((9, 1))
+    mean[3:6, 0] = table(project, "mean m")[0]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        moments = window_moments.depthwise_moments(x, x[0], tf.constant(mean))[..., 0]
+        centered = moments[4:7, 3:6]
+        kernel = tf.constant([[1.0], [0.0], [-1.0]], "float64")
+        loss = tf.squeeze(tf.transpose(kernel) @ centered @ kernel)
+    np.testing.assert_allclose([moments[0, 3:6]], table(project, "sums"))
+    taps = table(project, "tap 0", "tap 1", "tap 2")  # raw products, then centered ones
+    np.testing.assert_allclose(centered, taps[3:])
+    sums = np.array(table(project, "sums")[0])
+    np.testing.assert_allclose(centered, np.array(taps[:3]) - np.outer(sums, sums) / 4)
+    np.testing.assert_allclose(loss, 29)
+    gradient = np.ravel(tape.gradient(loss, x))
+    np.testing.assert_allclose([gradient], table(project, "gradient"))
+    parts = table(project, "convolution", "no tap 0 there", "no tap 2 there")
+    np.testing.assert_allclose(np.sum(parts, axis=0), gradient)
+
+
+@pytest.mark.parametrize("case", ["skip", "depthwise", "stem"])
+def test_each_norm_has_its_own_epsilon(case, noise, randomize, relative_error):
+    fast, slow, shape = pair(randomize, dtype="float64", **CASES[case])
+    inputs = noise(*shape)
+    before = step(fast, inputs)[0]
+    for block in (fast, slow):
+        block.set_weights(slow.get_weights())
+        for i, (_, norm) in enumerate(block._branches()):
+            norm.epsilon = 0.1 * (i + 1)
+    fast, slow = step(fast, inputs), step(slow, inputs)
+    assert relative_error(fast[0], slow[0]) < 1e-12
+    assert relative_error(fast[0], before) > 0.01
+    assert relative_error(fast[1]["inputs"], slow[1]["inputs"]) < 1e-9
+
+
 def test_where_it_pays(monkeypatch):
-    """By what was measured: benchmarks/one_pass.md."""
+    """By what was measured: docs/methods/one_pass.md."""
     monkeypatch.undo()  # the threshold as it is
     assert all(one_pass.dense_pays(c, f, 1, 4) for c, f in ((48, 48), (48, 128), (256, 1024)))
     assert not any(one_pass.dense_pays(c, c, 1, 1) for c in (48, 64, 512))

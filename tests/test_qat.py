@@ -1,6 +1,7 @@
-"""Quantization-aware training: the twin in tf-keras, its training, its file, and the command."""
+"""Quantization-aware training: the model in tf-keras, its training, its file, and the command."""
 
 import importlib.util
+import json
 import os
 import sys
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ from click.testing import CliRunner
 from keras import layers
 from PIL import Image
 
-from keras_mobileone import MobileOne, Variant
+import keras_mobileone
+from keras_mobileone import MobileOne, Variant, train_qat
 from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.export.qat import export_qat
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.quantization import qat_model
-from keras_mobileone.quantization.qat import export_qat, quantize_aware, tf_keras_to_keras
+from keras_mobileone.quantization.qat import quantize_aware, tf_keras_to_keras
 from keras_mobileone.quantization.trace import trace
 
 # Not importorskip: importing tensorflow-model-optimization has side effects, tested below.
@@ -77,14 +80,15 @@ def stock(randomize):
 
 @pytest.fixture(scope="module")
 def training(fused, images, tmp_path_factory):
-    """A calibrated twin, its state and outputs before some steps of training, and its file after.
+    """A calibrated model, its state and outputs before some steps of training, and its file after.
 
     Attributes:
         before: Its weights by name.
         untrained: Its outputs on `images`.
         losses: Of the epochs.
-        model: The twin, trained; tests must not change it.
+        model: The model, trained; tests must not change it.
         path: The exported file.
+        report: What `export_qat` returned.
     """
     _, keras2 = qat_model.packages()
     model = quantize_aware(fused, images)
@@ -95,13 +99,15 @@ def training(fused, images, tmp_path_factory):
     labels = np.arange(16) % 2
     history = model.fit(images, labels, batch_size=8, epochs=8, shuffle=False, verbose=0)
     path = tmp_path_factory.mktemp("qat") / "trained.tflite"
-    assert export_qat(model, path) == path
+    report = export_qat(model, path)
+    assert report.path == path
     return SimpleNamespace(
         before=before,
         untrained=untrained,
         losses=history.history["loss"],
         model=model,
         path=path,
+        report=report,
     )
 
 
@@ -121,16 +127,16 @@ def float_tensors(path) -> int:
     )
 
 
-# The twin
+# The model in tf-keras
 
 
 @needs_extra
 @pytest.mark.parametrize("source", ["fused", "stock"])
-def test_twin_equals_keras_3(source, request, noise, relative_error):
+def test_tf_keras_equals_keras_3(source, request, noise, relative_error):
     model = request.getfixturevalue(source)
     inputs = noise(4, *model.input_shape[1:], seed=3)
     _, keras2 = qat_model.packages()
-    rebuilt = qat_model.rebuild_twin(trace(model), keras2)
+    rebuilt = qat_model.rebuild_in_tf_keras(trace(model), keras2)
     assert relative_error(rebuilt(inputs).numpy(), model(inputs)) < 1e-5
     names = {layer.name for layer in model._flatten_layers() if layer.weights}
     names -= {"nested", model.name}
@@ -267,8 +273,24 @@ def test_file_keeps_the_learned_ranges(training):
 
 @needs_extra
 def test_exporting_twice_gives_the_same_bytes(training, tmp_path):
-    again = export_qat(training.model, tmp_path / "again.tflite")
+    again = export_qat(training.model, tmp_path / "again.tflite").path
     assert again.read_bytes() == training.path.read_bytes()
+
+
+@needs_extra
+def test_the_report_is_that_of_export_tflite(training, fused):
+    report = training.report
+    assert type(report) is keras_mobileone.ExportReport
+    assert report.bytes == training.path.stat().st_size
+    assert (report.precision, report.takes_pixels) == ("int8", True)
+    assert (report.inputs[0].name, report.inputs[0].dtype) == ("pixels", "float32")
+    assert report.operators == flatbuffer.operator_counts(training.path.read_bytes())
+    assert report.deploy == keras_mobileone.model_complexity(fused)
+    assert 0 < report.error < 0.1
+    assert len(report.expected) == 5
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert content["path"] == str(training.path)
+    assert content["deploy"]["macs"] == report.deploy.macs
 
 
 @needs_extra
@@ -276,7 +298,7 @@ def test_stock_layers_reach_the_file(stock, noise, tmp_path, relative_error):
     inputs = noise(8, 32, 32, 3)
     student = quantize_aware(stock, inputs)
     types = {"input_dtype": "uint8", "output_dtype": "int8"}
-    path = export_qat(student, tmp_path / "x.tflite", normalize=False, **types)
+    path = export_qat(student, tmp_path / "x.tflite", normalize=False, **types).path
     assert float_tensors(path) == 0
     sources, results = flatbuffer.inputs_and_outputs(path.read_bytes())
     assert (sources[0].name, sources[0].dtype) == ("image", "uint8")
@@ -441,7 +463,7 @@ def test_command_resumes_as_if_unbroken(folder, tmp_path):
     assert float_tensors(unbroken) == 2
     assert resumed.read_bytes() == unbroken.read_bytes()
     assert first.read_bytes() != unbroken.read_bytes()
-    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["checkpoint.npz"]
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["checkpoint.safetensors"]
 
     again = ("--epochs", 2, "--output", tmp_path / "x.tflite", "--run", tmp_path / "b")
     result = run(*common, *again)
@@ -453,11 +475,11 @@ def test_command_resumes_as_if_unbroken(folder, tmp_path):
     result = run(*common, "--epochs", 1, *again[2:], "--resume")
     assert result.exit_code == 2
     assert "2 epochs done" in result.stderr
-    checkpoint = tmp_path / "b" / "checkpoint.npz"
+    checkpoint = tmp_path / "b" / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     result = run(*common, *again, "--resume")
     assert result.exit_code == 2
-    assert "checkpoint.npz, which is damaged" in result.stderr
+    assert "checkpoint.safetensors, which is damaged" in result.stderr
     assert not (tmp_path / "x.tflite").exists()
 
 
@@ -466,14 +488,14 @@ def test_command_resumes_as_if_unbroken(folder, tmp_path):
     ("changes", "words"),
     [
         ({"--data": "{root}/none"}, ["Expected a directory", "none"]),
-        ({"--data": "{root}/empty"}, ["2 outputs", "0 in"]),
+        ({"--data": "{root}/empty"}, ["one folder of images for each class", "no folder"]),
         ({"--model": "{root}/3.keras"}, ["3 outputs", "2 in"]),
         ({"--model": "{root}/1000.keras"}, ["1000 outputs", "WordNet"]),
         ({"--model": "{root}/none.keras"}, ["none.keras", "does not exist"]),
         ({"--output": "{tmp}/x.bin"}, [".tflite", "x.bin"]),
         ({"--output": "{tmp}/none/x.tflite"}, ["none", "Create it first"]),
         ({"--resume": None}, ["--run"]),
-        ({"--resume": None, "--run": "{root}/empty"}, ["checkpoint.npz"]),
+        ({"--resume": None, "--run": "{root}/empty"}, ["checkpoint.safetensors"]),
         ({"--epochs": "0"}, ["--epochs"]),
     ],
     ids=lambda value: (
@@ -500,8 +522,42 @@ def test_command_without_the_extra_names_it(folder, tmp_path, monkeypatch):
 
 
 def test_wordnet_folders_take_the_outputs_of_imagenet(tmp_path):
-    from keras_mobileone.cli.qat import class_indices
+    from keras_mobileone.training.qat_classifier import output_names
 
-    names = ["n01440764", "n02102040"]
-    assert class_indices(names, 1000, tmp_path) == {"n01440764": 0, "n02102040": 217}
-    assert class_indices(names, 2, tmp_path) == {"n01440764": 0, "n02102040": 1}
+    folders = ["n01440764", "n02102040"]
+    names = output_names(folders, 1000, tmp_path)
+    assert [names.index(folder) for folder in folders] == [0, 217]
+    assert output_names(folders, 2, tmp_path) == folders
+
+
+@needs_extra
+def test_training_reports_what_it_did(folder, tmp_path):
+    """`train_qat` as a function: no command, no checkpoints."""
+    model, path = keras.models.load_model(folder / "2.keras"), tmp_path / "x.tflite"
+    steps = []
+    report = train_qat(model, folder, path, epochs=1, limit=8, batch_size=4, status=steps.append)
+    assert (report.path, report.epochs, report.bytes) == (path, 1, path.stat().st_size)
+    assert (report.training_images, report.validation_images) == (14, 4)
+    assert set(report.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert steps == ["Equalizing"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.tflite"]
+
+
+@needs_extra
+def test_ctrl_c_says_how_the_training_goes_on(folder, tmp_path, monkeypatch):
+    from keras_mobileone.training import qat_classifier
+
+    def interrupted(*arguments, **keywords):
+        fit(*arguments, **keywords)
+        raise KeyboardInterrupt
+
+    fit = qat_classifier.fit
+    monkeypatch.setattr(qat_classifier, "fit", interrupted)
+    common = ("--model", folder / "2.keras", "--data", folder, "--epochs", 1, "--limit", 4)
+    output = ("--output", tmp_path / "x.tflite")
+    result = run(*common, *output, "--run", tmp_path / "run")
+    assert result.exit_code == 130
+    assert f"--resume goes on from the checkpoint in {tmp_path / 'run'}" in result.stderr
+    result = run(*common, *output)
+    assert result.exit_code == 130
+    assert "no checkpoint yet" in result.stderr

@@ -1,12 +1,14 @@
 """int8 that keeps the accuracy: equalization is exact, correction helps, and both can go wrong."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 import keras_mobileone
-from keras_mobileone import export_tflite, quantize
+from keras_mobileone import ImageConfig, Steps, export_tflite, image_config, quantize
 from keras_mobileone.evaluation.comparison import compare_outputs
 from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.litert import flatbuffer
@@ -15,8 +17,7 @@ from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.quantization import equalization, layerwise_correction, rounding
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import EXACTNESS, equalize
-from keras_mobileone.quantization.layerwise_correction import Steps
-from keras_mobileone.quantization.scaling_groups import find_regions
+from keras_mobileone.quantization.scaling_groups import find_scaling_groups
 from keras_mobileone.quantization.trace import trace
 
 SIZE = (64, 64, 3)
@@ -38,11 +39,11 @@ def images():
 def imbalance(model, spread=1.5, seed=0):
     """Gives the channels of a fused model unlike ranges: random factors between neighbours."""
     traced = trace(model)
-    regions, _ = find_regions(traced)
+    groups, _ = find_scaling_groups(traced)
     rng = np.random.default_rng(seed)
-    for region in regions:
-        channels = region.producer.output.shape[-1]
-        equalization.apply_factors(region, np.exp(rng.normal(0, spread, channels)))
+    for group in groups:
+        channels = group.producer.output.shape[-1]
+        equalization.apply_factors(group, np.exp(rng.normal(0, spread, channels)))
     return traced.model
 
 
@@ -71,7 +72,7 @@ def plain(model, images):
 
 @pytest.fixture(scope="module")
 def accurate(model, images):
-    return quantize(model, images[:32], before=True)
+    return quantize(model, images[:32], normalize=False, before=True)
 
 
 @pytest.mark.slow
@@ -92,10 +93,10 @@ def test_equalization_evens_out_the_ranges(model, images):
         traced = trace(m)
         values = traced.run(images[:32])
         ratios = []
-        for region in find_regions(traced)[0]:
-            absorber = region.absorbers[0].layer
+        for group in find_scaling_groups(traced)[0]:
+            absorber = group.absorbers[0].layer
             if isinstance(absorber, layers.DepthwiseConv2D):
-                value = ops.convert_to_numpy(values[id(region.absorbers[0].inputs[0])])
+                value = ops.convert_to_numpy(values[id(group.absorbers[0].inputs[0])])
                 peaks = value.max((0, 1, 2))
                 peaks = peaks[peaks > 0]
                 ratios.append(peaks.max() / np.median(peaks))
@@ -109,17 +110,17 @@ def test_equalization_evens_out_the_ranges(model, images):
 def test_a_wrong_factor_is_found(model, images, monkeypatch, bug):
     real = equalization.apply_factors
 
-    def broken(region, t):
-        kernels = [call.layer.get_weights() for call in region.absorbers]
-        real(region, t)
-        last = region.absorbers[0 if bug == "forget the gate's input" else -1].layer
-        if bug == "skip a scale" and region.producer.layer.name.startswith("stage2_pair1"):
+    def broken(group, t):
+        kernels = [call.layer.get_weights() for call in group.absorbers]
+        real(group, t)
+        last = group.absorbers[0 if bug == "forget the gate's input" else -1].layer
+        if bug == "skip a scale" and group.producer.layer.name.startswith("stage2_pair1"):
             last.set_weights(kernels[-1])
-        elif bug == "swap two channels" and region.producer.layer.name == "stem_conv":
+        elif bug == "swap two channels" and group.producer.layer.name == "stem_conv":
             kernel, *bias = last.get_weights()
             kernel[:, :, [0, 1]] = kernel[:, :, [1, 0]]
             last.set_weights([kernel, *bias])
-        elif bug == "forget the gate's input" and len(region.absorbers) > 1:
+        elif bug == "forget the gate's input" and len(group.absorbers) > 1:
             last.set_weights(kernels[0])
 
     monkeypatch.setattr(equalization, "apply_factors", broken)
@@ -129,7 +130,7 @@ def test_a_wrong_factor_is_found(model, images, monkeypatch, bug):
 
 @pytest.mark.slow
 def test_correction_beats_the_converter_on_other_images(model, images, plain, accurate):
-    content, report = accurate
+    content, report = accurate.content, accurate
     others = images[32:]
     before, after = float_sqnr(model, plain, others), float_sqnr(model, content, others)
     assert after > before + 3
@@ -141,7 +142,7 @@ def test_correction_beats_the_converter_on_other_images(model, images, plain, ac
 @pytest.mark.slow
 def test_each_step_pays(model, images):
     def result(**steps):
-        content, _ = quantize(model, images[:32], **steps)
+        content = quantize(model, images[:32], normalize=False, **steps).content
         return float_sqnr(model, content, images[32:])
 
     nearest = Steps(rounding="nearest", biases=False)
@@ -149,6 +150,12 @@ def test_each_step_pays(model, images):
     equalized = result(steps=nearest)
     corrected = result(steps=Steps(rounding="nearest"))
     assert neither + 1 < equalized < corrected
+
+
+def test_steps_know_their_values():
+    assert Steps() == Steps(ranges=True, rounding="compensated", biases=True)
+    with pytest.raises(ValueError, match=r"`rounding`.*nearest.*compensated.*'up'"):
+        Steps(rounding="up")
 
 
 @pytest.mark.slow
@@ -164,19 +171,19 @@ def test_correcting_the_wrong_layer_shows(model, images, accurate, monkeypatch):
         return weights
 
     monkeypatch.setattr(layerwise_correction, "_matching_weights", shuffled)
-    content, _ = quantize(model, images[:32])
+    content = quantize(model, images[:32], normalize=False).content
     wrong = float_sqnr(model, content, images[32:])
-    assert wrong < float_sqnr(model, accurate[0], images[32:]) - 5
+    assert wrong < float_sqnr(model, accurate.content, images[32:]) - 5
 
 
 @pytest.mark.slow
 def test_same_arguments_same_bytes(model, images, accurate):
-    assert quantize(model, images[:32])[0] == accurate[0]
+    assert quantize(model, images[:32], normalize=False).content == accurate.content
 
 
 @pytest.mark.slow
 def test_simulation_agrees_with_litert(model, images, accurate):
-    content, report = accurate
+    content, report = accurate.content, accurate
     found = float_sqnr(model, content, images[:32])
     assert found == pytest.approx(report.tensors[-1].sqnr, abs=1.0)
 
@@ -196,7 +203,7 @@ def test_a_users_model_with_two_outputs(images, randomize):
         assert np.abs(a - b).max() <= EXACTNESS * np.abs(a).max()
     assert any("shared" in name for name in result.factors)  # two consumers, both absorb
     assert {blocked.name for blocked in result.blocked} >= {"boxes", "classes"}
-    content, _ = quantize(fused, images[:32])
+    content = quantize(fused, images[:32], normalize=False).content
     runner = LiteRTRunner(content)
     assert {info.name for info in runner.outputs} == {"boxes", "classes"}
     plain_runner = LiteRTRunner(convert(fused, "int8", images[:32]))
@@ -265,12 +272,17 @@ def test_int16x8_gains_by_equalization(model, images, plain, tmp_path):
 
 @pytest.mark.slow
 def test_report_names_layers_and_saves(accurate, tmp_path):
-    _, report = accurate
+    report = accurate
     assert report.worst(3) == sorted(report.tensors, key=lambda t: t.sqnr)[:3]
     assert all(tensor.low < tensor.high for tensor in report.tensors)
     assert any("stage4_pair1_pointwise" in tensor.name for tensor in report.tensors)
     report.save(tmp_path / "layers.json")
     report.plot(tmp_path / "layers.png")
+    saved = json.loads((tmp_path / "layers.json").read_text())
+    assert saved == report.to_dict()
+    assert "content" not in saved
+    assert "content" not in repr(report)
+    assert saved["tensors"][0]["operator"] == report.tensors[0].operator
     assert (tmp_path / "layers.json").stat().st_size > 1000
     assert (tmp_path / "layers.png").stat().st_size > 1000
 
@@ -332,21 +344,24 @@ def test_classic_calibration_mistakes_are_told(model, images, tmp_path, change, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_scales_its_own_input_takes_any_values(images):
+def test_a_model_that_scales_its_own_input_takes_pixels(images):
     inputs = keras.Input(SIZE)
     model = keras.Model(inputs, layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(inputs)))
-    assert calibration_images(images[:2] * 100 + 128, model, normalize=False).shape[0] == 2
+    pixels = (images[:2] * 100 + 128).clip(0, 255)
+    assert calibration_images(pixels, image_config(model)).shape[0] == 2
+    with pytest.raises(ValueError, match="look normalized already"):
+        calibration_images(images[:2], image_config(model))
 
 
 def test_one_image_is_allowed_with_a_warning(model, images):
     with pytest.warns(UserWarning, match="single image"):
-        calibration_images(images[:1], model, normalize=False)
+        calibration_images(images[:1], ImageConfig(images.shape[1:3]))
 
 
 def test_unfused_models_are_refused_by_quantize(images):
     source = keras_mobileone.MobileOne(VARIANT, weights=None, input_shape=SIZE)
     with pytest.raises(ValueError, match=r"Expected a fused model.*fuse\(model\)"):
-        quantize(source, images[:4])
+        quantize(source, images[:4], normalize=False)
 
 
 def test_an_operator_that_is_not_known_is_named(images):
@@ -354,7 +369,7 @@ def test_an_operator_that_is_not_known_is_named(images):
     outputs = layers.Conv2D(4, 1)(layers.UpSampling2D()(layers.Conv2D(4, 3)(inputs)))
     model = keras.Model(inputs, outputs)
     with pytest.raises(ValueError, match=r"does not know the operator TILE.*plain=True"):
-        quantize(model, images[:4])
+        quantize(model, images[:4], normalize=False)
 
 
 @pytest.mark.slow
@@ -373,7 +388,7 @@ def test_real_weights_keep_their_accuracy(shared):
         classifier_activation=None,
         deploy=True,
     )
-    content, _ = quantize(model, calibration)
+    content = quantize(model, calibration, normalize=False).content
     reference = model.predict(normalized[rest], verbose=0)
     result = compare_outputs(reference, run(content, normalized[rest]), image_labels(others))
     assert result.sqnr >= 16
@@ -391,5 +406,5 @@ def test_a_channel_that_never_fires_does_no_harm(images):
     bias[0] = -5.0
     kernel[..., 1], bias[1] = 0.0, 2.0
     model.get_layer("first").set_weights([kernel, bias])
-    content, _ = quantize(model, images[:8])
+    content = quantize(model, images[:8], normalize=False).content
     assert float_sqnr(model, content, images[32:]) > 30

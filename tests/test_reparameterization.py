@@ -30,7 +30,7 @@ def normalize(x, norm):
 
 
 def random_norm(rng, channels, epsilon=1e-5):
-    return reparameterization.BatchNorm(
+    return reparameterization.BatchNormParameters(
         gamma=rng.normal(size=channels),  # half of them negative
         beta=rng.normal(size=channels),
         mean=rng.normal(size=channels),
@@ -97,7 +97,9 @@ def test_channels_may_change():
 
 
 def test_a_smaller_kernel_is_centred():
-    norm = reparameterization.BatchNorm(np.ones(1), np.zeros(1), np.zeros(1), np.ones(1), 0.0)
+    norm = reparameterization.BatchNormParameters(
+        np.ones(1), np.zeros(1), np.zeros(1), np.ones(1), 0.0
+    )
     kernel, _ = reparameterization.fold(
         [reparameterization.Branch(np.full((1, 1, 1), 2.0), norm)], 3
     )

@@ -104,7 +104,7 @@ def test_kotlin_has_the_same_numbers(case, model, tmp_path):
     code = tflite_usage(report).snippets["kotlin"]
     assert '"m.tflite"' in code
     assert "createScaledBitmap(square, 48, 32, true)" in code
-    assert ("mean[channel]" in code) == (not report.takes_pixels)
+    assert ("mean[channel]" in code) == (not report.image_config.takes_pixels)
     source, target = report.inputs[0], report.outputs[0]
     assert ("writeInt8" in code, "readInt8" in code) == (
         source.scale is not None,

@@ -250,11 +250,13 @@ def test_a_busy_machine_is_said_so(load_script):
 def test_busy_cores_are_those_not_idle(load_script, tmp_path, monkeypatch):
     study = load_script("study")
     stat = tmp_path / "stat"
-    stat.write_text("cpu 100 0 50 800 20 0 0 0 0 0\ncpu0 1\n")
+    stat.write_text("cpu 100 0 50 800 20 0 0 0 0 0\ncpu0 1\n", encoding="utf-8")
     monkeypatch.setattr(study, "PROC_STAT", stat)
     monkeypatch.setattr(study.os, "cpu_count", lambda: 4)
     later = "cpu 140 0 60 940 30 0 0 0 0 0\n"  # 50 of 200 ticks at work
-    monkeypatch.setattr(study.time, "sleep", lambda seconds: stat.write_text(later))
+    monkeypatch.setattr(
+        study.time, "sleep", lambda seconds: stat.write_text(later, encoding="utf-8")
+    )
     assert study.busy_cores() == 1.0
     monkeypatch.setattr(study, "PROC_STAT", tmp_path / "none")
     assert study.busy_cores() is None
@@ -428,5 +430,5 @@ def test_memory_of_a_process(load_script, small_network, tmp_path):
 
 
 def test_documents_say_what_is_not_measured(load_script, tmp_path):
-    readme = load_script("readme")
+    readme = load_script("results_pages")
     assert "make benchmark" in readme.machines("peers", None, readme.README, tmp_path)

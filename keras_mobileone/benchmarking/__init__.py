@@ -1,8 +1,8 @@
-"""Latency of TFLite files: one protocol, on this machine or on an Android device."""
+"""Latency of TFLite files, measured by one protocol on this machine or an Android device."""
 
 from keras_mobileone.benchmarking.android import AndroidDevice
 from keras_mobileone.benchmarking.local import ThisMachine, processor_name
-from keras_mobileone.benchmarking.protocol import ROUNDS, WARMUP_RUNS, benchmark
+from keras_mobileone.benchmarking.protocol import WARMUP_RUNS, benchmark
 from keras_mobileone.benchmarking.results import (
     Benchmark,
     Failure,
@@ -12,6 +12,7 @@ from keras_mobileone.benchmarking.results import (
     ratio,
     round_ratios,
 )
+from keras_mobileone.choices import ROUNDS
 
 __all__ = [
     "ROUNDS",

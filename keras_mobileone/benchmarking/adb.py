@@ -1,4 +1,4 @@
-"""adb: choosing a device, running commands on it, and what its errors mean.
+"""adb: selects a device, runs commands on it and explains its errors.
 
 Formats: `adb devices` as `list_transports` and `to_string(ConnectionState)` print it (AOSP
 packages/modules/adb, transport.cpp and adb.cpp); errors as acquire_one_transport (transport.cpp)
@@ -15,9 +15,10 @@ from pathlib import Path
 from keras_mobileone.benchmarking.settings import TargetError
 from keras_mobileone.errors import MeasurementError
 
-SECONDS = 60  # for a command that only asks
+SECONDS = 60  # limit for a command that only queries
 PUSH_SECONDS = 600
-# adb itself is speaking, not a program on the device.
+Process = subprocess.CompletedProcess[str]
+# Messages of adb itself, as opposed to those of a program on the device.
 LOST = re.compile(
     r"^(?:adb|error): (?:error: )?"
     r"(no devices|device .*not found|device offline|device unauthorized|device still|closed"
@@ -34,42 +35,44 @@ STATES = {
 
 
 class Adb:
-    """A connected device.
+    """A connected Android device.
 
     Args:
-        serial: Which one, as `adb devices` names it; the only one by default.
+        serial: Serial of the device as `adb devices` prints it. None: the only connected device.
 
     Attributes:
-        serial: The device's.
+        serial: Serial of the device.
 
     Raises:
-        TargetError: If adb is missing, there is no such device, or it is not ready.
+        TargetError: If adb is missing, or if the device is not connected or not ready.
     """
 
     def __init__(self, serial: str | None = None):
-        self._executable = shutil.which("adb")
-        if self._executable is None:
+        executable = shutil.which("adb")
+        if executable is None:
             raise TargetError(
-                "Expected the command adb. Received: none on PATH. Install Android's "
+                "Expected the command adb on PATH. Received: no such command. Install Android's "
                 "platform-tools."
             )
-        self.serial = None  # for the first command, which asks for all devices
+        self._executable = executable
+        self.serial = ""  # none for the first command, which asks for all devices
         listing = self._run(["devices"], SECONDS)
         if listing.returncode:
             raise TargetError(f"adb can't list the devices: {_last_line(listing)}.")
         self.serial = choose(parse_devices(listing.stdout), serial)
 
-    def shell(
-        self, command: Sequence[str], seconds: float = SECONDS
-    ) -> subprocess.CompletedProcess:
-        """Runs a program on the device; `returncode` is the program's.
+    def shell(self, command: Sequence[str], seconds: float = SECONDS) -> Process:
+        """Runs a program on the device.
 
         Args:
-            command: Program and arguments; they are quoted for the device's shell.
-            seconds: After so many it is given up.
+            command: Program and arguments. They are quoted for the device's shell.
+            seconds: Time limit.
+
+        Returns:
+            The finished process, whose `returncode` is that of the program on the device.
 
         Raises:
-            TargetError: If the device is gone or does not answer.
+            TargetError: If the device is gone or does not answer in time.
         """
         process = self._run(["shell", shlex.join(command)], seconds)
         self._require_connection(process)
@@ -79,7 +82,7 @@ class Adb:
         """Copies a file to the device.
 
         Raises:
-            RuntimeError: If the device has no room for it, or refuses it.
+            RuntimeError: If the device has no room for the file, or refuses it.
             TargetError: If the device is gone.
         """
         self._copy(["push", str(source), target], source)
@@ -88,12 +91,12 @@ class Adb:
         """Copies a file from the device.
 
         Raises:
-            RuntimeError: If it can't.
+            RuntimeError: If the file can't be copied.
             TargetError: If the device is gone.
         """
         self._copy(["pull", source, str(target)], source)
 
-    def _copy(self, command, name):
+    def _copy(self, command: Sequence[str], name: str | Path) -> None:
         process = self._run(command, PUSH_SECONDS)
         self._require_connection(process)
         if not process.returncode:
@@ -102,21 +105,21 @@ class Adb:
         if "No space left on device" in message:
             raise MeasurementError(
                 f"Expected room on device {self.serial} for {name}. Received: no space left. "
-                "Free some under /data."
+                "Free some space under /data."
             )
         raise MeasurementError(
             f"Expected `adb {command[0]}` to copy {name}. Received: {message}, from device "
             f"{self.serial}. Check its storage and cable."
         )
 
-    def _require_connection(self, process):
+    def _require_connection(self, process: Process) -> None:
         if process.returncode and (lost := LOST.search(process.stderr)):
             raise TargetError(
                 f"Expected device {self.serial} to stay connected. Received: {lost[0]}. "
                 "Reconnect it and measure again."
             )
 
-    def _run(self, command, seconds):
+    def _run(self, command: Sequence[str], seconds: float) -> Process:
         chosen = ["-s", self.serial] if self.serial else []
         try:
             return subprocess.run(
@@ -129,33 +132,45 @@ class Adb:
             )
         except subprocess.TimeoutExpired as error:
             raise TargetError(
-                f"Expected an answer to `adb {command[0]}` from device {self.serial or ''} within "
-                f"{seconds:g} s. Received: none. Reconnect it and measure again."
+                f"Expected an answer to `adb {command[0]}` from device {self.serial} within "
+                f"{seconds:g} s. Received: no answer. Reconnect it and measure again."
             ) from error
 
 
 def parse_devices(listing: str) -> dict[str, str]:
-    """State of each device, under its serial, from the output of `adb devices`."""
+    """Returns the state of each device by its serial, from the output of `adb devices`.
+
+    Example:
+
+    >>> from keras_mobileone.benchmarking.adb import parse_devices
+    >>> parse_devices("List of devices attached\\nR5CT\\tdevice\\nemulator-5554\\toffline\\n")
+    {'R5CT': 'device', 'emulator-5554': 'offline'}
+    """
     _, _, lines = listing.partition("List of devices attached")
     pairs = (line.split(maxsplit=1) for line in lines.splitlines() if line.strip())
     return {serial: state.strip() for serial, state in pairs}
 
 
 def choose(devices: dict[str, str], serial: str | None) -> str:
-    """The serial of the device that is meant.
+    """Returns the serial of the device to use.
+
+    Args:
+        devices: State of each device by its serial, as `parse_devices` returns it.
+        serial: The wanted device. None: the only connected one.
 
     Raises:
-        TargetError: If there is none, several without `serial`, or it is not ready.
+        TargetError: If no device is connected, if several are and `serial` is None, or if the
+            device is not ready.
     """
     if not devices:
         raise TargetError(
-            "Expected a connected Android device. Received: none in `adb devices`. Connect one "
-            "and switch on USB debugging in its developer options."
+            "Expected a connected Android device. Received: an empty list from `adb devices`. "
+            "Connect one and switch on USB debugging in its developer options."
         )
     names = ", ".join(devices)
     if serial is None and len(devices) > 1:
         raise TargetError(
-            f"Expected the serial of one device, since several are connected. Received: none. "
+            "Expected the serial of one device, since several are connected. Received: no serial. "
             f"Give --android one of {names}."
         )
     serial = serial or names
@@ -173,6 +188,6 @@ def choose(devices: dict[str, str], serial: str | None) -> str:
     return serial
 
 
-def _last_line(process) -> str:
+def _last_line(process: Process) -> str:
     lines = (process.stderr.strip() or process.stdout.strip()).splitlines()
     return lines[-1].rstrip(".") if lines else f"exit code {process.returncode}"

@@ -1,9 +1,12 @@
-"""An Android device as a target: LiteRT's native tool, run over adb."""
+"""`AndroidDevice`: measures with LiteRT's native benchmark tool, run over adb."""
 
 import contextlib
+import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from time import sleep
+from typing import Any, Self
 
 from keras_mobileone.benchmarking import device
 from keras_mobileone.benchmarking.adb import Adb
@@ -17,47 +20,57 @@ from keras_mobileone.benchmarking.native import (
 )
 from keras_mobileone.benchmarking.results import Round
 from keras_mobileone.benchmarking.settings import Settings, TargetError
+from keras_mobileone.choices import COOL_DOWN, DELEGATES
 from keras_mobileone.errors import InputValueError, MeasurementError
 
-ROOT = "/data/local/tmp"  # the one place where adb's user may run programs
-DELEGATES = ("cpu", "gpu")
+ROOT = "/data/local/tmp"  # the only directory from which adb's user may run programs
 RUN_SECONDS = 1800
-COOL_DOWN = 5.0
-PATIENCE = 600.0  # seconds that a hot device gets to cool down
-POLL = 10.0  # seconds between two looks at its thermal status
+PATIENCE = 600.0  # longest wait for a hot device to cool down, in seconds
+POLL = 10.0  # seconds between two queries of its thermal status
 KILLED = 128 + 9  # exit code of a shell command that SIGKILL ended
 
 
 class AndroidDevice:
-    """A connected Android device, for `benchmark`.
+    """A connected Android device as the target of `benchmark`.
 
-    Entering it pushes the tool into a new directory under /data/local/tmp, leaving it removes that
-    directory, also after an error. Before each process the device rests for `cool_down` seconds,
-    and longer while it reports a thermal status of severe or worse.
+    Entering the context copies the tool into a new directory under /data/local/tmp. Leaving it
+    removes that directory, after an error as well. Before each process the device rests for
+    `cool_down` seconds, and longer while it reports the thermal status "severe" or worse.
 
     Args:
-        serial: As `adb devices` names it; the only device by default.
-        tool: Path of `benchmark_model` for it; by default the one that litert-cli has downloaded.
-        delegate: `"cpu"` (XNNPACK), or `"gpu"`, which must take the whole file: a file of which
-            anything falls back to the CPU is an error.
+        serial: Serial of the device as `adb devices` prints it. None: the only connected device.
+        tool: Path of a `benchmark_model` program for the device. None: the program that litert-cli
+            has downloaded.
+        delegate: `"cpu"` (XNNPACK) or `"gpu"`. With `"gpu"`, a file with an operator that the GPU
+            does not run is an error.
         affinity: Hexadecimal mask of the cores to run on, such as `"f0"` for cores 4 … 7.
         cool_down: Seconds of rest before each process.
-        profile: Existing directory for the times of each file's operators, measured apart.
+        profile: Existing directory for the times of each file's operators, which are measured
+            in a process of their own.
 
     Raises:
-        ValueError: For an argument out of range.
-        TargetError: On entering, if there is no such device or no tool for it.
+        ValueError: If an argument is out of range.
+        TargetError: On entering, if the device is not connected or there is no tool for it.
+
+    Example:
+
+    ```python
+    from keras_mobileone.benchmarking import AndroidDevice, benchmark
+
+    result = benchmark(["mobileone_s0.tflite"], target=AndroidDevice(tool="benchmark_model"))
+    print(result.latencies[0].median)
+    ```
     """
 
     def __init__(
         self,
         serial: str | None = None,
         *,
-        tool: Path | None = None,
+        tool: str | os.PathLike | None = None,
         delegate: str = "cpu",
         affinity: str | None = None,
         cool_down: float = COOL_DOWN,
-        profile: Path | None = None,
+        profile: str | os.PathLike | None = None,
     ):
         if delegate not in DELEGATES:
             raise InputValueError(
@@ -65,17 +78,18 @@ class AndroidDevice:
             )
         if cool_down < 0:
             raise InputValueError(f"`cool_down` must be 0 seconds or more. Received: {cool_down}.")
-        self._serial, self._tool_path, self._delegate = serial, tool, delegate
+        self._serial, self._delegate = serial, delegate
+        self._tool_path = None if tool is None else Path(tool)
         self._affinity = None if affinity is None else parse_mask(affinity)
         self._cool_down = cool_down
         self._profile = None if profile is None else require_directory(profile)
         self._files: dict[Path, str] = {}
         self._thermal: dict[str, list[int | None]] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._adb = Adb(self._serial)
         self._description = device.describe(self._adb)
-        # The ABIs whose programs it runs, the preferred one first.
+        # The ABIs that the device runs, the preferred one first.
         self._tool = find_tool(self._tool_path, self._description.get("abis", "unknown").split(","))
         self._before = device.state(self._adb)
         self._directory = f"{ROOT}/keras_mobileone-{secrets.token_hex(4)}"
@@ -86,10 +100,10 @@ class AndroidDevice:
             raise
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._clean_up()
 
-    def _install(self, tool: NativeTool):
+    def _install(self, tool: NativeTool) -> None:
         made = self._adb.shell(["mkdir", self._directory])
         if made.returncode:
             raise TargetError(
@@ -101,22 +115,23 @@ class AndroidDevice:
             for path in (tool.path, *tool.libraries):
                 self._adb.push(path, f"{self._directory}/{path.name}")
         except RuntimeError as error:
-            raise TargetError(str(error)) from error  # no file can be measured without it
-        # adb push may lose the executable bit, as from Windows.
+            raise TargetError(str(error)) from error  # no file can be measured without the tool
+        # adb push loses the executable bit when it runs on Windows.
         self._adb.shell(["chmod", "755", self._program])
 
-    def _clean_up(self):
-        # A device that is gone keeps the directory; the error that says so is already on its way.
+    def _clean_up(self) -> None:
+        # A device that is gone keeps the directory; the error about it is already being raised.
         with contextlib.suppress(TargetError):
             self._adb.shell(["rm", "-rf", self._directory])
 
     def add(self, path: Path) -> None:
-        """Pushes a file.
+        """Copies a file to the device.
 
         Raises:
-            RuntimeError: If there is no room for it.
+            RuntimeError: If there is no room for the file.
+            TargetError: If the device is gone.
         """
-        # Numbered, so that names that are equal or strange do no harm.
+        # Numbered, since names may be equal or contain characters that a shell interprets.
         target = f"{self._directory}/{len(self._files)}.tflite"
         try:
             self._adb.push(path, target)
@@ -127,11 +142,11 @@ class AndroidDevice:
         self._files[path] = target
 
     def measure(self, path: Path, settings: Settings) -> Round:
-        """One round in a new process on the device.
+        """Measures one round of a file in a new process on the device.
 
         Raises:
-            RuntimeError: If the tool fails, is killed, or the GPU does not take the whole file, or
-                the device stays too hot.
+            RuntimeError: If the tool fails or is killed, if the GPU does not run the whole file, or
+                if the device stays too hot.
             TargetError: If the device is gone.
         """
         self._cool(path)
@@ -140,7 +155,10 @@ class AndroidDevice:
         return parse_output(output)
 
     def finish(self, path: Path, settings: Settings) -> None:
-        """Writes N-FILE.csv (TensorFlow Lite's tool) or N-FILE.txt (LiteRT's) into `profile`."""
+        """Writes the times of a file's operators into `profile`, if it is set.
+
+        The name is N-FILE.csv with TensorFlow Lite's tool and N-FILE.txt with LiteRT's.
+        """
         if self._profile is None:
             return
         name = f"{Path(self._files[path]).stem}-{path.stem}"
@@ -152,7 +170,7 @@ class AndroidDevice:
         else:
             self._adb.pull(remote, self._profile / f"{name}.csv")
 
-    def _run(self, path, settings, further=()) -> str:
+    def _run(self, path: Path, settings: Settings, further: Sequence[str] = ()) -> str:
         command = [self._program]
         command += self._tool.arguments(self._files[path], settings, self._delegate)
         command += further
@@ -172,7 +190,7 @@ class AndroidDevice:
         if process.returncode in (126, 127):
             raise TargetError(
                 f"Expected device {self._adb.serial} to run {self._tool.path.name}. "
-                f"Received: {reason(output)}. Give --tool one for {self._tool.abi} of Android."
+                f"Received: {reason(output)}. Give --tool a program for {self._tool.abi}."
             )
         if self._delegate == "gpu" and not whole_on_gpu(output):
             raise MeasurementError(
@@ -183,8 +201,8 @@ class AndroidDevice:
             raise MeasurementError(refusal(path, reason(output)))
         return output
 
-    def _cool(self, path):
-        """Rests, and waits while the device throttles itself."""
+    def _cool(self, path: Path) -> None:
+        """Rests for `cool_down` seconds, and longer while the device throttles itself."""
         sleep(self._cool_down)
         waited = 0.0
         while (status := device.thermal_status(self._adb) or 0) >= device.SEVERE:
@@ -197,8 +215,8 @@ class AndroidDevice:
             sleep(POLL)
             waited += POLL
 
-    def conditions(self) -> dict:
-        """The device, the tool, and its state before the first and after the last file."""
+    def conditions(self) -> dict[str, Any]:
+        """Returns the device, the tool, and the device's state before and after the benchmark."""
         return {
             "target": "Android",
             "serial": self._adb.serial,
@@ -219,7 +237,17 @@ def _thermal_name(status: int | None) -> str:
 
 
 def parse_mask(text: str) -> str:
-    """A mask of cores as `taskset` takes it: hexadecimal digits alone."""
+    """Returns a mask of cores in the form that `taskset` takes: hexadecimal digits only.
+
+    Raises:
+        ValueError: If `text` is not a positive hexadecimal number.
+
+    Example:
+
+    >>> from keras_mobileone.benchmarking.android import parse_mask
+    >>> parse_mask("0xF0")
+    'f0'
+    """
     try:
         mask = int(text, 16)
     except ValueError:
@@ -232,11 +260,16 @@ def parse_mask(text: str) -> str:
     return f"{mask:x}"
 
 
-def require_directory(path: Path) -> Path:
-    """`path`, if it is a directory."""
-    if not Path(path).is_dir():
+def require_directory(path: str | os.PathLike) -> Path:
+    """Returns `path` if it is a directory.
+
+    Raises:
+        FileNotFoundError: If it is not.
+    """
+    path = Path(path)
+    if not path.is_dir():
         raise FileNotFoundError(
-            f"Expected an existing directory for profiles. Received: {path}, which is none. "
-            "Create it first."
+            "Expected an existing directory for profiles. "
+            f"Received: {path}, which is not a directory. Create it first."
         )
-    return Path(path)
+    return path

@@ -1,42 +1,44 @@
-"""The networks that MobileOne is compared with, as `.tflite` files to time beside one's own.
+"""Networks to compare latency with, exported as `.tflite` files.
 
-The weights are random: latency does not depend on their values, as long as no activation vanishes
-(numbers below 1e-38 are computed slowly) or overflows. `settle` sees to that. Accuracy is
-published, not measured here.
+The weights are random. Latency does not depend on their values as long as no activation overflows
+or becomes smaller than 1e-38, since such denormal numbers are computed slowly; `settle` scales the
+weights accordingly. The accuracy of these networks is published, not measured here.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_mobileone.applications import DEFAULT_SIZE, MobileOne
 from keras_mobileone.benchmarking.published_results import PUBLISHED
+from keras_mobileone.choices import DEPLOY_PRECISIONS, INTEGER
+from keras_mobileone.compat import flatten_layers
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
-from keras_mobileone.litert.converter import INTEGER, convert
+from keras_mobileone.litert.converter import convert
 from keras_mobileone.variants import VARIANTS
 
-PRECISIONS = ("float32", "float16", "int8")
-IMAGES = 4  # of noise, which set the statistics and calibrate int8
+IMAGES = 4  # images of noise that set the statistics and calibrate int8
 KERAS_TABLE = "keras.io/api/applications"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A network of the comparison.
+    """A network that MobileOne is compared with.
 
     Attributes:
-        name: Its key in `PEERS`.
-        build: Returns it as a new Keras model of (224, 224, 3) images with ImageNet's classes,
-            logits, and random weights; MobileOne in its deploy form.
-        top1: Published top-1 on ImageNet, percent.
+        name: Key of the network in `PEERS`.
+        build: Returns the network as a new Keras model of (224, 224, 3) images that gives logits
+            of ImageNet's classes, with random weights. MobileOne is in its deploy form.
+        top1: Published top-1 accuracy on ImageNet, in percent.
         source: Where `top1` is published.
     """
 
@@ -55,17 +57,20 @@ def _mobileone(key: str) -> Peer:
     )
 
 
-def _application(name: str, top1: float, source: str = KERAS_TABLE, **arguments) -> Peer:
+def _application(name: str, top1: float, source: str = KERAS_TABLE, **arguments: Any) -> Peer:
     build = getattr(keras.applications, name)
-    # MobileNetV3 leaves the size open unless told.
+    # MobileNetV3 leaves the image size open by default.
     arguments["input_shape"] = (DEFAULT_SIZE, DEFAULT_SIZE, 3)
     arguments |= {"weights": None, "classifier_activation": None}
     return Peer(name, partial(build, **arguments), top1, source)
 
 
-# Where Keras lets one choose, the normalization stays outside the network as it does in MobileOne;
-# EfficientNetB0 always has its own, one multiplication and addition for each pixel.
-_V3 = {"source": "docstring of keras.applications' function", "include_preprocessing": False}
+# Normalization stays outside the network, as in MobileOne, where Keras offers the choice.
+# EfficientNetB0 always contains it: one multiplication and one addition for each value.
+_V3: dict[str, Any] = {
+    "source": "docstring of keras.applications' function",
+    "include_preprocessing": False,
+}
 
 PEERS = {
     peer.name: peer
@@ -84,18 +89,22 @@ PEERS = {
 
 
 def export_peer(name: str, directory: str | os.PathLike, precision: str = "float32") -> Path:
-    """The `.tflite` file of a peer, made unless `directory` has it already.
+    """Exports a network of the comparison, unless `directory` already has its file.
 
-    Its name tells peer, precision and versions. The batch is 1, the weights are random; int8 is
-    the converter's own full-integer quantization, calibrated on noise. So the file is for timing.
+    The file is meant for timing only: its batch is 1, its weights are random, and `"int8"` is the
+    converter's own full-integer quantization, calibrated on noise. The file name contains the
+    versions of Keras, TensorFlow and this package, so that an upgrade exports the file again.
 
     Args:
         name: Key of `PEERS`, such as `"MobileNetV2"`.
-        directory: Where the files are kept; made, with its parents, if it does not exist.
+        directory: Directory that keeps the files. It is created, with its parents, if missing.
         precision: `"float32"`, `"float16"` or `"int8"`.
 
+    Returns:
+        Path of the `.tflite` file.
+
     Raises:
-        ValueError: For an unknown peer or precision, or another Keras backend than TensorFlow.
+        ValueError: For an unknown network or precision, or if Keras' backend is not TensorFlow.
     """
     if name not in PEERS:
         raise InputValueError(f"Expected one of the peers {', '.join(PEERS)}. Received: {name!r}.")
@@ -108,26 +117,30 @@ def export_network(
     directory: str | os.PathLike,
     precision: str = "float32",
 ) -> Path:
-    """The `.tflite` file of any network, for timing, made as `export_peer` makes a peer's.
+    """Exports any network for timing, with random weights, unless `directory` has its file.
 
     Args:
-        name: Of the network; the file is found by it the next time, so it must stand for one.
-        build: Returns the network as a new Keras model. What can be fused in it is left as it is.
-        directory, precision: As of `export_peer`.
+        name: Name of the network, which becomes a part of the file name. It must identify the
+            network, since a later call with the same name returns the same file.
+        build: Returns the network as a new Keras model. Train-time blocks in it are not fused.
+        directory: Directory that keeps the files. It is created, with its parents, if missing.
+        precision: `"float32"`, `"float16"` or `"int8"`.
+
+    Returns:
+        Path of the `.tflite` file.
 
     Raises:
-        ValueError: For an unknown precision, or another Keras backend than TensorFlow.
+        ValueError: For an unknown precision, or if Keras' backend is not TensorFlow.
     """
-    if precision not in PRECISIONS:
+    if precision not in DEPLOY_PRECISIONS:
         raise InputValueError(
-            f"`precision` of a peer must be one of {', '.join(PRECISIONS)}. "
-            f"Received: {precision!r}."
+            f"`precision` must be one of {', '.join(DEPLOY_PRECISIONS)} for a network to compare "
+            f"with. Received: {precision!r}."
         )
     require_exportable(precision)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    versions = f"keras{keras.__version__}-tf{version('tensorflow')}"
-    path = directory / f"{name}-{precision}-{versions}.tflite"
+    path = directory / f"{name}-{precision}-{_versions()}.tflite"
     if path.is_file():
         return path
     model = build()
@@ -139,22 +152,36 @@ def export_network(
     return path
 
 
+def _versions() -> str:
+    """The versions of everything that decides what an exported file contains."""
+    try:
+        own = version("keras-mobileone")
+    except PackageNotFoundError:  # imported from a directory without being installed
+        own = "source"
+    return f"keras{keras.__version__}-tf{version('tensorflow')}-mobileone{own}"
+
+
 def cache_directory() -> Path:
-    """Where the command line keeps the files: in Keras' directory, `~/.keras` by default."""
+    """Directory of the command line's files, below Keras' own directory (`~/.keras`)."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     return Path(home) / "keras_mobileone" / "peers"
 
 
 def peer_label(path: Path) -> str:
-    """Name and precision of a peer, from the path that `export_peer` gave."""
+    """Name and precision of a network, read from the path that `export_peer` returned."""
     return " ".join(path.stem.split("-")[:2])
 
 
 def settle(model: keras.Model, seed: int = 0) -> None:
-    """Fills `model` with random weights that keep the activations near 1, whatever its depth.
+    """Fills `model` with random weights that keep the activations near 1 at any depth.
 
-    Kernels are drawn as He et al. do (arXiv 1502.01852), with a depthwise kernel's own fan-in, and
-    batch normalization takes the statistics of a few images of noise.
+    Kernels are drawn from He et al.'s normal distribution (arXiv 1502.01852), where the fan-in of a
+    depthwise kernel counts its own channel only. Batch normalization takes the statistics of a few
+    images of noise.
+
+    Args:
+        model: Model whose weights are replaced.
+        seed: Seed of the random kernels.
     """
     rng = np.random.default_rng(seed)
     for variable in model.variables:
@@ -162,12 +189,12 @@ def settle(model: keras.Model, seed: int = 0) -> None:
         if not kind.endswith("kernel"):
             continue
         shape = tuple(variable.shape)
-        # Depthwise kernels are (height, width, channels, 1); no other one ends in a single filter.
+        # Depthwise kernels are (height, width, channels, 1); no other kernel has a last axis of 1.
         fan_in = np.prod(shape[:2] if len(shape) == 4 and shape[3] == 1 else shape[:-1])
         variable.assign(rng.normal(0, (2 / fan_in) ** 0.5, shape))
     norms = [
         layer
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     momenta = [norm.momentum for norm in norms]
@@ -180,6 +207,6 @@ def settle(model: keras.Model, seed: int = 0) -> None:
 
 
 def noise(model: keras.Model) -> np.ndarray:
-    """A few images for `model`, standard normal, (count, height, width, channels) float32."""
+    """Returns a few images of standard normal noise, (count, height, width, channels) float32."""
     shape = (IMAGES, *model.input_shape[1:])
     return np.random.default_rng(1).standard_normal(shape).astype(np.float32)

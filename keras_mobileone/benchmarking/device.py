@@ -1,4 +1,4 @@
-"""What an Android device tells about itself: model, SoC, version, temperature, battery.
+"""Properties and state of an Android device: model, SoC, version, temperature, battery.
 
 Formats, all of AOSP: `getprop` prints `[name]: [value]` lines; `dumpsys thermalservice` is
 ThermalManagerService.java's dumpInternal with Temperature.java's toString; `dumpsys battery` is
@@ -6,12 +6,13 @@ BatteryService.java's dumpInternal.
 """
 
 import re
+from typing import Any
 
 from keras_mobileone.benchmarking.adb import Adb
 
 # PowerManager.THERMAL_STATUS_NONE … THERMAL_STATUS_SHUTDOWN.
 THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
-SEVERE = THERMAL.index("severe")  # from here on the system throttles what the user notices
+SEVERE = THERMAL.index("severe")  # from here on throttling is noticeable to the user
 PROPERTIES = {
     "manufacturer": "ro.product.manufacturer",
     "model": "ro.product.model",
@@ -26,31 +27,42 @@ PROPERTIES = {
 
 
 def describe(adb: Adb) -> dict[str, str]:
-    """The device's properties; those it does not set are left out."""
+    """Returns the properties in `PROPERTIES` that the device sets."""
     found = parse_properties(adb.shell(["getprop"]).stdout)
     return {name: found[key] for name, key in PROPERTIES.items() if found.get(key)}
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """Value of each property, by its name in the system."""
+    """Returns the value of each property by its name, from the output of `getprop`.
+
+    Example:
+
+    >>> from keras_mobileone.benchmarking.device import parse_properties
+    >>> parse_properties("[ro.product.model]: [Pixel 8]")
+    {'ro.product.model': 'Pixel 8'}
+    """
     return dict(re.findall(r"^\[([^]]+)\]: \[(.*)\]$", text, re.MULTILINE))
 
 
-def state(adb: Adb) -> dict:
-    """Thermal status, temperatures in °C and battery, as they are now."""
+def state(adb: Adb) -> dict[str, Any]:
+    """Returns the current thermal status, temperatures in °C and battery."""
     thermal = parse_thermal(adb.shell(["dumpsys", "thermalservice"]).stdout)
     return thermal | parse_battery(adb.shell(["dumpsys", "battery"]).stdout)
 
 
 def thermal_status(adb: Adb) -> int | None:
-    """Index into `THERMAL`; None before Android 10, which has no such service."""
+    """Returns an index into `THERMAL`; None before Android 10, which lacks the service."""
     return parse_thermal(adb.shell(["dumpsys", "thermalservice"]).stdout)["thermal_status"]
 
 
-def parse_thermal(text: str) -> dict:
-    """`thermal_status`, an index into `THERMAL` or None, and `temperatures` in °C by sensor."""
+def parse_thermal(text: str) -> dict[str, Any]:
+    """Returns `thermal_status` and `temperatures` from the output of `dumpsys thermalservice`.
+
+    The status is an index into `THERMAL`, or None if it is missing. The temperatures are in °C,
+    by the name of the sensor.
+    """
     status = re.search(r"^Thermal Status: (\d+)", text, re.MULTILINE)
-    # The cached temperatures come first; those read from the HAL are newer and overwrite them.
+    # The cached temperatures come first. Those read from the HAL are newer and replace them.
     temperatures = re.findall(r"Temperature\{mValue=([-\d.]+),.*?mName=([^,}]+)", text)
     return {
         "thermal_status": int(status[1]) if status else None,
@@ -58,10 +70,13 @@ def parse_thermal(text: str) -> dict:
     }
 
 
-def parse_battery(text: str) -> dict:
-    """Level in %, temperature in °C, and whether it is being fed; empty if unknown."""
+def parse_battery(text: str) -> dict[str, Any]:
+    """Returns level in %, temperature in °C and power sources from `dumpsys battery`.
+
+    What the output does not contain is left out.
+    """
     fields = dict(re.findall(r"^\s+([^:\n]+): (.+)$", text, re.MULTILINE))
-    found = {}
+    found: dict[str, Any] = {}
     if "level" in fields:
         found["battery_percent"] = int(fields["level"])
     if "temperature" in fields:

@@ -1,4 +1,4 @@
-"""This machine as a target, by ai-edge-litert."""
+"""`ThisMachine`: measures with ai-edge-litert on the machine that runs Python."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Self
 
 from keras_mobileone.benchmarking.results import Round, round_of
 from keras_mobileone.benchmarking.settings import Settings
@@ -18,31 +19,34 @@ MISSING_OPERATOR = ("unresolved custom op", "Select TensorFlow op", "Didn't find
 
 
 class ThisMachine:
-    """Measures with ai-edge-litert's interpreter, whose CPU delegate is XNNPACK.
+    """The machine that runs Python, as the target of `benchmark`.
 
-    ai-edge-litert's own benchmark tool calls the same runtime, but gives neither single runs nor
-    a 90th percentile.
+    It measures with the interpreter of ai-edge-litert, whose CPU delegate is XNNPACK. The benchmark
+    tool of ai-edge-litert calls the same runtime but reports neither single runs nor a 90th
+    percentile.
     """
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         return None
 
     def add(self, path: Path) -> None:
-        """Nothing to do: the file is here."""
+        """Does nothing, since the file is already here."""
 
     def measure(self, path: Path, settings: Settings) -> Round:
-        """One round, in a new process.
+        """Measures one round of a file in a new process.
 
         Raises:
             RuntimeError: If LiteRT can't run the file.
         """
-        # -P: the worker's directory must not hide modules of the same names.
-        command = [sys.executable, "-P", WORKER, path, settings.threads]
-        command += [settings.warmup_runs, settings.runs]
-        process = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        # -P keeps the worker's directory off the path, where it would hide modules of equal names.
+        numbers = settings.threads, settings.warmup_runs, settings.runs
+        command = [sys.executable, "-P", *map(str, (WORKER, path, *numbers))]
+        process = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, encoding="utf-8"
+        )
         try:
             result = json.loads(process.stdout.splitlines()[-1])
         except (IndexError, ValueError):
@@ -53,10 +57,10 @@ class ThisMachine:
         return round_of(times, result["initialization"] / 1e6)
 
     def finish(self, path: Path, settings: Settings) -> None:
-        """Nothing is left to do."""
+        """Does nothing, since no profile is written here."""
 
-    def conditions(self) -> dict[str, str | int]:
-        """Processor, system and versions."""
+    def conditions(self) -> dict[str, Any]:
+        """Returns processor, system and versions."""
         return {
             "target": "this machine",
             "processor": processor_name(),
@@ -67,8 +71,8 @@ class ThisMachine:
         }
 
 
-def _death(process) -> str:
-    """Why a worker ended without a word of its own."""
+def _death(process: subprocess.CompletedProcess[str]) -> str:
+    """Why a worker ended without printing a result."""
     if process.returncode < 0:
         return f"LiteRT crashed with {signal.Signals(-process.returncode).name}"
     lines = process.stderr.strip().splitlines()
@@ -76,13 +80,13 @@ def _death(process) -> str:
 
 
 def refusal(path: Path, reason: str) -> str:
-    """The sentences for a file that the runtime refuses."""
-    # The runtime's own first line says it; what follows are links and node numbers.
+    """Returns the error message for a file that the runtime refuses for `reason`."""
+    # The runtime's first line names the cause; what follows are links and node numbers.
     line = reason.strip().splitlines()[0].rstrip(". ")
     if any(words in reason for words in MISSING_OPERATOR):
         return (
             f"Expected a file whose operators LiteRT has. Received: {path}: {line}. "
-            "Convert it with TFLite's builtin operators alone."
+            "Convert it with TFLite's builtin operators only."
         )
     return (
         f"Expected a file that LiteRT can run. Received: {path}: {line}. Convert the model again."
@@ -90,9 +94,9 @@ def refusal(path: Path, reason: str) -> str:
 
 
 def processor_name() -> str:
-    """The CPU's name, with the vector extensions that matter to inference."""
+    """Returns the name of the CPU with the vector extensions that matter for inference."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)

@@ -1,9 +1,9 @@
-"""LiteRT's native `benchmark_model`: where it is, how it is called, what it prints.
+"""LiteRT's native `benchmark_model`: finding it, calling it and reading its output.
 
-There are two of that name, with one core (`tflite/tools/benchmark/benchmark_model.cc` of
+Two programs have this name and share their core (`tflite/tools/benchmark/benchmark_model.cc` of
 github.com/google-ai-edge/LiteRT): TensorFlow Lite's (`benchmark_tflite_model.cc` beside it) and
-LiteRT's (`litert/tools/benchmark_litert_model.h`), which litert-cli downloads. Either will do.
-The line of figures is `StatWithPercentiles::OutputToStream` (`tsl/util/stats_calculator.h`).
+LiteRT's (`litert/tools/benchmark_litert_model.h`), which litert-cli downloads. Both are supported.
+`StatWithPercentiles::OutputToStream` (`tsl/util/stats_calculator.h`) prints the statistics.
 """
 
 import re
@@ -28,13 +28,13 @@ REASONS = ("GPU accelerator could not", "Failed to apply", "Disallowed CPU fallb
 
 @dataclass(frozen=True)
 class NativeTool:
-    """A `benchmark_model` for Android.
+    """A `benchmark_model` program for Android.
 
     Attributes:
-        path: The program here.
-        abi: What it runs on.
-        litert: Whether it is LiteRT's; else TensorFlow Lite's.
-        libraries: LiteRT's accelerators beside it, which go to the device as well.
+        path: Path of the program on this machine.
+        abi: Android ABI that the program runs on.
+        litert: True for LiteRT's program, False for TensorFlow Lite's.
+        libraries: LiteRT's accelerator libraries beside the program, which it needs on the device.
     """
 
     path: Path
@@ -43,13 +43,13 @@ class NativeTool:
     libraries: tuple[Path, ...] = ()
 
     def arguments(self, graph: str, settings: Settings, delegate: str) -> list[str]:
-        """Command line after the program for a round of the file `graph`, a path there."""
+        """Returns the arguments for one round of `graph`, the path of a file on the device."""
         arguments = [
             f"--graph={graph}",
             f"--num_threads={settings.threads}",
             f"--num_runs={settings.runs}",
             f"--warmup_runs={settings.warmup_runs}",
-            # Counts alone decide how long it runs, or fast files would run more often.
+            # Without a minimum time, fast files run exactly as often as slow ones.
             "--min_secs=0",
             "--warmup_min_secs=0",
         ]
@@ -59,8 +59,11 @@ class NativeTool:
         return arguments
 
     def profiling(self, output: str) -> list[str]:
-        """Further arguments for the times of the operators, which TensorFlow Lite's writes as CSV
-        to `output`, a path there; LiteRT's prints a table."""
+        """Returns further arguments that measure the time of each operator.
+
+        TensorFlow Lite's program writes CSV to `output`, a path on the device. LiteRT's prints a
+        table.
+        """
         if self.litert:
             return ["--use_profiler=true"]
         return [
@@ -71,13 +74,17 @@ class NativeTool:
 
 
 def find_tool(path: Path | None, abis: list[str]) -> NativeTool:
-    """The tool at `path`, or the one that litert-cli downloaded, checked against the device's ABIs.
+    """Finds the tool and checks that it runs on the device.
 
-    litert-cli 0.2.1 keeps it in ~/.cache/litert-cli/binaries/ABI (its `core/constants.py` and
-    `core/android_utils.py`), for arm64-v8a alone.
+    litert-cli 0.2.1 keeps its download in ~/.cache/litert-cli/binaries/ABI (its `core/constants.py`
+    and `core/android_utils.py`), for arm64-v8a only.
+
+    Args:
+        path: Path of the program. None: the one that litert-cli has downloaded.
+        abis: ABIs of the device, the preferred one first.
 
     Raises:
-        TargetError: If there is none, or it is none for the device.
+        TargetError: If there is no program, or it does not run on the device.
     """
     path = _downloaded(abis[0]) if path is None else Path(path)
     if not path.is_file():
@@ -90,12 +97,13 @@ def find_tool(path: Path | None, abis: list[str]) -> NativeTool:
     if abi not in abis:
         raise TargetError(
             f"Expected a {NAME} for the device: {' or '.join(abis)}. Received: {path} for "
-            f"{abi or 'no processor of Android: it is no ELF program'}. Give --tool another one."
+            f"{abi or 'no known processor, since it is not an ELF program'}. "
+            "Give --tool another program."
         )
     return NativeTool(
         path=path,
         abi=abi,
-        # Options stand in the program as text: this one is LiteRT's alone.
+        # The names of options occur in the program as text; only LiteRT's has this one.
         litert=b"use_profiler" in content,
         libraries=tuple(sorted(path.parent.glob("libLiteRt*.so"))),
     )
@@ -105,7 +113,7 @@ def _downloaded(abi: str) -> Path:
     path = Path.home() / ".cache" / "litert-cli" / "binaries" / abi / NAME
     if path.is_file():
         return path
-    reason = f"no --tool, and no {path}"
+    reason = f"no --tool, and {path} does not exist"
     if find_spec("litert_cli") is not None:
         try:
             from litert_cli.core.android_utils import find_android_binary
@@ -121,7 +129,7 @@ def _downloaded(abi: str) -> Path:
 
 
 def _abi(content: bytes) -> str | None:
-    """ABI of an ELF file by its header; None for another file."""
+    """The ABI in the header of an ELF file; None for any other file."""
     if content[:4] != b"\x7fELF" or len(content) < 20:
         return None
     (machine,) = struct.unpack_from("<H", content, 18)
@@ -129,16 +137,17 @@ def _abi(content: bytes) -> str | None:
 
 
 def parse_output(output: str) -> Round:
-    """The round that the tool printed.
+    """Reads a round from the output of the tool.
 
-    Its statistics are whole microseconds of all runs: median and 95th percentile, no 90th.
+    The tool prints statistics of all runs in whole microseconds, among them the median and the 95th
+    percentile but not the 90th.
 
     Raises:
-        ValueError: If there is no such line.
+        ValueError: If the output lacks the statistics.
     """
     lines = [line for line in output.splitlines() if re.search(r"\bcount=[1-9]", line)]
     initialized = INITIALIZED.search(output)
-    # The first such line is of the warm-up.
+    # The first line with a count belongs to the warm-up.
     if len(lines) < 2 or not initialized:
         raise InputValueError(
             f"Expected the figures of {NAME}. Received: output without its lines "
@@ -153,14 +162,14 @@ def parse_output(output: str) -> Round:
     return Round(
         median=figures["median"] / 1e3,
         p95=figures["p95"] / 1e3,
-        # When all runs took equally long it prints none but the last.
+        # If all runs took equally long, it prints only the last one.
         minimum=figures.get("min", figures["curr"]) / 1e3,
         initialization=float(initialized[1]),
     )
 
 
 def whole_on_gpu(output: str) -> bool:
-    """Whether the output shows that the GPU ran every operator of the file."""
+    """Returns whether the output shows that the GPU ran every operator of the file."""
     if WHOLE in output:
         return True
     found = DELEGATED.findall(output)
@@ -169,7 +178,7 @@ def whole_on_gpu(output: str) -> bool:
 
 
 def reason(output: str) -> str:
-    """The line of the output that says best what went wrong."""
+    """Returns the line of the output that explains best what went wrong."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for words in REASONS:
         for line in lines:

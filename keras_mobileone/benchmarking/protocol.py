@@ -1,36 +1,38 @@
-"""`benchmark`: the order in which files are measured, the same for every target."""
+"""`benchmark`: measures files in interleaved rounds, in the same way on every target."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from keras_mobileone.benchmarking.local import ThisMachine
 from keras_mobileone.benchmarking.results import Benchmark, Failure, Round, latency_of
 from keras_mobileone.benchmarking.settings import Settings, TargetError
-from keras_mobileone.errors import InputValueError
+from keras_mobileone.choices import ROUNDS
+from keras_mobileone.errors import InputTypeError, InputValueError
 from keras_mobileone.litert.flatbuffer import open_inputs, read_tflite
 
-ROUNDS = 5
 WARMUP_RUNS = 10
 
 
 class Target(AbstractContextManager, Protocol):
-    """Where files are measured. Entering it connects, leaving it cleans up."""
+    """Where files are measured. Entering the context connects, leaving it cleans up."""
 
     def add(self, path: Path) -> None:
-        """Makes a file ready there."""
+        """Makes a file available on the target."""
 
     def measure(self, path: Path, settings: Settings) -> Round:
-        """One round of a file that was added: warm-up, then timed runs, in a new process."""
+        """Measures one round of an added file in a new process: warm-up, then timed runs."""
+        ...
 
     def finish(self, path: Path, settings: Settings) -> None:
-        """Called once for each file after its last round, for what would disturb the timing."""
+        """Called once for each file after all rounds, for work that would disturb the timing."""
 
-    def conditions(self) -> dict:
-        """What is to be known of the target."""
+    def conditions(self) -> dict[str, Any]:
+        """Returns what identifies the target: device, processor, versions, state."""
+        ...
 
 
 @dataclass
@@ -52,29 +54,49 @@ def benchmark(
     target: Target | None = None,
     keep_going: bool = False,
 ) -> Benchmark:
-    """Times TFLite files side by side: one image at a time, inference alone.
+    """Measures the latency of TFLite files side by side: batch 1, inference only.
 
-    Each round runs every file once in a process of its own, so that a drift of the machine hits
-    all alike: compare the files within one result (`Benchmark.ratios`), not across results. The
-    authors' protocol is `rounds=20` of 50 runs.
+    Each round runs every file once in a process of its own, so that a drift of the machine affects
+    all files alike. Compare files within one result (`Benchmark.ratios`), not across results. The
+    protocol of MobileOne's authors corresponds to `rounds=20` and `runs=50`.
 
     Args:
         paths: `.tflite` files whose inputs have fixed shapes.
-        threads: CPU threads of the runtime.
-        runs: Timed inferences of each file in each round, after a warm-up.
-        rounds: Rounds over all files.
-        warmup_runs: Inferences of each file in each round before the timed ones.
+        threads: Number of CPU threads of the runtime.
+        runs: Number of timed inferences of each file in each round, after a warm-up.
+        rounds: Number of rounds over all files.
+        warmup_runs: Number of inferences of each file in each round before the timed ones.
         progress: Called with (done, total) after each process.
-        target: Where to measure, e.g. an `AndroidDevice`; this machine by default.
-        keep_going: Note a file that can't be measured in `Benchmark.failures` and measure the
-            others, instead of raising.
+        target: Where to measure, for example an `AndroidDevice`. None: this machine.
+        keep_going: Whether to continue when a file can't be measured. The file is then listed in
+            `Benchmark.failures`; otherwise the error is raised.
+
+    Returns:
+        A `Benchmark`: the latency of each file in the order of `paths`, the ratios to the first
+        one, and the conditions. `save` stores it as JSON and `load_benchmark` reads it.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If a file is no whole TFLite file or leaves a shape open, or an argument is
-            below 1.
-        RuntimeError: If the runtime can't run a file; `TargetError` if the target fails.
+        TypeError: If `paths` is a single path.
+        ValueError: If a file is not a complete TFLite file or has an input of open shape, or if a
+            number is too small.
+        RuntimeError: If the runtime can't run a file. A `TargetError`, which is a RuntimeError,
+            means that the target can't measure at all, and is raised with `keep_going` too.
+
+    Example:
+
+    >>> variant = km.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
+    >>> model = km.MobileOne(variant, weights=None, input_shape=(32, 32, 3), deploy=True)
+    >>> report = km.export_tflite(model, "tiny.tflite")
+    >>> result = keras_mobileone.benchmarking.benchmark(["tiny.tflite"], runs=3, rounds=2)
+    >>> len(result.latencies[0].medians), result.ratios
+    (2, [1.0])
     """
+    if isinstance(paths, (str, os.PathLike)):
+        raise InputTypeError(
+            f"`paths` must be a sequence of paths. Received: the single path {paths}. "
+            "Pass [path] instead."
+        )
     if min(threads, runs, rounds, warmup_runs + 1) < 1 or not paths:
         raise InputValueError(
             "Expected at least one file, `threads`, `runs` and `rounds` of at least 1, and "
@@ -86,7 +108,7 @@ def benchmark(
     for entry in entries:
         with _noting_failure(entry, keep_going):
             entry.size = require_fixed(entry.path)
-    conditions = {}
+    conditions: dict[str, Any] = {}
     if _remaining(entries):
         target = target or ThisMachine()
         with target:
@@ -101,7 +123,14 @@ def benchmark(
     )
 
 
-def _measure(target, entries, settings, rounds, progress, keep_going):
+def _measure(
+    target: Target,
+    entries: Sequence[_Entry],
+    settings: Settings,
+    rounds: int,
+    progress: Callable[[int, int], None] | None,
+    keep_going: bool,
+) -> None:
     for entry in _remaining(entries):
         with _noting_failure(entry, keep_going):
             target.add(entry.path)
@@ -111,7 +140,7 @@ def _measure(target, entries, settings, rounds, progress, keep_going):
         for entry in _remaining(entries):
             with _noting_failure(entry, keep_going):
                 entry.rounds.append(target.measure(entry.path, settings))
-            # A file that has failed takes its later rounds out of the plan.
+            # The later rounds of a file that has failed are not measured and count as done.
             done = done + 1 if not entry.failure else done + rounds - len(entry.rounds)
             if progress:
                 progress(done, total)
@@ -120,13 +149,13 @@ def _measure(target, entries, settings, rounds, progress, keep_going):
             target.finish(entry.path, settings)
 
 
-def _remaining(entries) -> list[_Entry]:
+def _remaining(entries: Sequence[_Entry]) -> list[_Entry]:
     return [entry for entry in entries if not entry.failure]
 
 
 @contextmanager
 def _noting_failure(entry: _Entry, keep_going: bool) -> Iterator[None]:
-    """With `keep_going`, keeps what is wrong with one file from stopping the others."""
+    """With `keep_going`, notes the error of one file instead of raising it."""
     try:
         yield
     except TargetError:
@@ -138,16 +167,17 @@ def _noting_failure(entry: _Entry, keep_going: bool) -> Iterator[None]:
 
 
 def require_fixed(path: Path) -> int:
-    """Size in bytes of a TFLite file whose inputs have fixed shapes.
+    """Returns the size in bytes of a TFLite file whose inputs have fixed shapes.
 
     Raises:
-        FileNotFoundError, ValueError: If it is not one.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a complete TFLite file, or if an input has an open shape.
     """
     content = read_tflite(path)
     for name, shape in open_inputs(content):
         raise InputValueError(
             f"Expected inputs of fixed shape. Received: {path}, whose input {name!r} is "
-            f"{tuple(shape)} with -1 for what is open. Convert the model with a batch of 1 and a "
-            "fixed image size."
+            f"{tuple(shape)}, where -1 marks an open size. Convert the model with a batch of 1 and "
+            "a fixed image size."
         )
     return len(content)

@@ -1,6 +1,6 @@
-"""Accuracy of the MobileOne family on ImageNet, as others have published it.
+"""Published accuracy and latency of the MobileOne variants on ImageNet.
 
-Nothing here was measured by this package.
+None of these figures was measured with this package.
 """
 
 from typing import NamedTuple
@@ -10,11 +10,13 @@ class Published(NamedTuple):
     """Published figures of one variant.
 
     Attributes:
-        authors_top1: Table of github.com/apple/ml-mobileone, percent.
-        timm_top1, timm_top5: timm's evaluation of the authors' weights (results-imagenet.csv of
-            github.com/huggingface/pytorch-image-models), percent.
-        distilled_top1: With the paper's knowledge distillation, percent; None where not given.
-        iphone_ms: Latency on an iPhone 12 Pro, Core ML, measured by the authors.
+        authors_top1: Top-1 in percent, from the table of github.com/apple/ml-mobileone.
+        timm_top1: Top-1 in percent of the authors' weights in timm's evaluation
+            (results-imagenet.csv of github.com/huggingface/pytorch-image-models).
+        timm_top5: Top-5 in percent, from the same evaluation.
+        distilled_top1: Top-1 in percent after the paper's knowledge distillation; None if it was
+            not published.
+        iphone_ms: Latency in ms with Core ML on an iPhone 12 Pro, measured by the authors.
     """
 
     authors_top1: float

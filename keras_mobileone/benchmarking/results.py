@@ -1,30 +1,34 @@
-"""What a benchmark found out: rounds, latencies of files, the whole result as JSON."""
+"""Results of a benchmark: rounds, latencies of files, and the whole result as JSON."""
 
 import json
 import os
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from keras_mobileone.errors import InputValueError, first_line
-from keras_mobileone.files import atomic_write
+from keras_mobileone.reports import Report
 
-FORMAT = 1  # of the JSON that `Benchmark.save` writes; a change of its meaning raises it
-TRIMMED = 5  # one run of so many is cut off at each end, as the authors cut 10 of 50
+FORMAT = 1  # number of the JSON layout; it is raised when the meaning of a field changes
+TRIMMED = 5  # a fifth of the runs is cut off at each end, as the authors cut 10 of 50
+Stored = TypeVar("Stored")
 
 
 @dataclass(frozen=True)
 class Round:
-    """The runs of one file in one round, milliseconds.
+    """Statistics of one file's runs in one round, in milliseconds.
 
     Attributes:
-        median, p95: Of all runs. (Cutting equally many runs off both ends leaves a median as it
-            is, so this is also that of the trimmed runs.)
+        median: Median of all runs. Cutting equally many runs off both ends does not change it, so
+            it is also the median of the trimmed runs.
+        p95: 95th percentile of all runs.
         minimum: Fastest run.
         initialization: Time to load and prepare the file.
-        p90: 90th percentile of all runs; None where the target does not tell it.
-        trimmed: Mean without the slowest and the fastest fifth; None where it does not tell.
+        p90: 90th percentile of all runs; None if the target does not report it.
+        trimmed: Mean without the slowest and the fastest fifth of the runs; None if the target does
+            not report single runs.
     """
 
     median: float
@@ -36,7 +40,7 @@ class Round:
 
 
 def round_of(runs: Sequence[float], initialization: float) -> Round:
-    """The `Round` of single runs, all in milliseconds."""
+    """Returns the `Round` of single runs, all in milliseconds."""
     runs = sorted(runs)
     cut = len(runs) // TRIMMED
     return Round(
@@ -50,7 +54,7 @@ def round_of(runs: Sequence[float], initialization: float) -> Round:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """A percentile of values in ascending order, linear between two of them."""
+    """Returns a percentile of values in ascending order, interpolated linearly."""
     position = (len(ordered) - 1) * percent / 100
     below = int(position)
     above = min(below + 1, len(ordered) - 1)
@@ -59,19 +63,20 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one inference of one file, milliseconds, over all rounds.
+    """Time of one inference of one file over all rounds, in milliseconds.
 
     Attributes:
         path: The file.
-        bytes: Its size.
-        median, p95: Median over the rounds of each round's median and 95th percentile.
-        minimum: Fastest run of all.
+        bytes: Size of the file.
+        median: Median over the rounds of each round's median.
+        p95: Median over the rounds of each round's 95th percentile.
+        minimum: Fastest run of all rounds.
         initialization: Median time to load and prepare the file.
-        p90: Median over the rounds of the 90th percentile; None where the target gives none, as
-            LiteRT's native tool.
-        trimmed: Median over the rounds of the mean without a round's slowest and fastest fifth;
-            None likewise.
-        medians: Each round's median, in order: what ratios are formed of.
+        p90: Median over the rounds of each round's 90th percentile; None if the target does not
+            report it, as LiteRT's native tool.
+        trimmed: Median over the rounds of each round's mean without its slowest and fastest fifth;
+            None if the target does not report it.
+        medians: Median of each round, in order. Ratios between files are computed from these.
     """
 
     path: str
@@ -86,9 +91,9 @@ class Latency:
 
 
 def latency_of(path: str | os.PathLike, size: int, rounds: Sequence[Round]) -> Latency:
-    """The `Latency` of a file of `size` bytes from its rounds."""
+    """Returns the `Latency` of a file of `size` bytes from its rounds."""
 
-    def middle(name):
+    def middle(name: str) -> Any:
         values = [getattr(found, name) for found in rounds]
         return None if None in values else statistics.median(values)
 
@@ -106,18 +111,34 @@ def latency_of(path: str | os.PathLike, size: int, rounds: Sequence[Round]) -> L
 
 
 def ratio(latency: Latency, reference: Latency) -> float:
-    """How many times as long `latency`'s file takes as `reference`'s, of the same benchmark.
+    """Returns the time of one file over that of another file of the same benchmark.
 
-    It is the median over the rounds of the two medians' quotient in that round, so that a drift of
-    the machine, which changes both, cancels out. Results without rounds give the quotient of their
-    medians.
+    The two medians of a round are divided, and the median of these quotients over the rounds is
+    returned, so that a drift of the machine, which changes both times, cancels out. If the rounds
+    were not stored, the overall medians are divided.
+
+    Args:
+        latency: Latency of the file in question.
+        reference: Latency of the file it is compared with.
+
+    Returns:
+        2.0 if the file takes twice as long as the reference.
+
+    Example:
+
+    >>> from keras_mobileone.benchmarking import Latency, ratio
+    >>> times = {"p95": 9.0, "minimum": 1.0, "initialization": 1.0}
+    >>> a = Latency("a.tflite", 1000, median=6.0, medians=[4.0, 8.0], **times)
+    >>> b = Latency("b.tflite", 1000, median=3.0, medians=[2.0, 4.0], **times)
+    >>> ratio(a, b)
+    2.0
     """
     quotients = round_ratios(latency, reference)
     return statistics.median(quotients) if quotients else latency.median / reference.median
 
 
 def round_ratios(latency: Latency, reference: Latency) -> list[float]:
-    """Quotient of the two files' medians in each round; none unless both have the same rounds."""
+    """Returns the quotient of two files' medians in each round; empty if their rounds differ."""
     if len(latency.medians) != len(reference.medians):
         return []
     return [a / b for a, b in zip(latency.medians, reference.medians, strict=True)]
@@ -129,7 +150,7 @@ class Failure:
 
     Attributes:
         path: The file.
-        message: One sentence or two: expected, received, remedy.
+        message: What was expected, what was received, and what to do.
     """
 
     path: str
@@ -137,65 +158,98 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Report):
     """Result of `benchmark`: latencies, and the conditions under which they were measured.
 
+    `load_benchmark` reads what `save` wrote.
+
     Attributes:
-        latencies: One for each file that was measured, in the order given.
-        conditions: Target, threads, runs, versions; of a device also its state before and after.
-        failures: The other files.
+        latencies: The measured files, in the order given.
+        conditions: Target, threads, runs and versions; for a device also its temperature, thermal
+            status and battery before and after.
+        failures: The files that could not be measured.
     """
 
     latencies: list[Latency]
-    conditions: dict
+    conditions: dict[str, Any]
     failures: list[Failure] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
-        """`ratio` of each latency to the first."""
+        """The `ratio` of each latency to the first one."""
         return [ratio(latency, self.latencies[0]) for latency in self.latencies]
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the result as JSON, whole or not at all."""
-        content = {"format": FORMAT, **asdict(self), "ratios": self.ratios}
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+    def to_dict(self) -> dict[str, Any]:
+        """Converts the result to plain data for JSON, with the format's number and the ratios."""
+        return {"format": FORMAT, **super().to_dict(), "ratios": self.ratios}
 
 
 def load_benchmark(path: str | os.PathLike) -> Benchmark:
-    """The result that `Benchmark.save` wrote.
+    """Reads the result that `Benchmark.save` wrote.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        A `Benchmark` that is equal to the one saved.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no such result, or one of another format.
+        ValueError: If the file is not such a result, or has another format.
+    """
+    return read_stored(path, "benchmark", FORMAT, _benchmark_from_dict)
+
+
+def _benchmark_from_dict(data: dict[str, Any]) -> Benchmark:
+    return Benchmark(
+        latencies=[Latency(**latency) for latency in data["latencies"]],
+        conditions=data["conditions"],
+        failures=[Failure(**failure) for failure in data["failures"]],
+    )
+
+
+def read_stored(
+    path: str | os.PathLike,
+    name: str,
+    format_number: int,
+    build: Callable[[dict[str, Any]], Stored],
+) -> Stored:
+    """Reads a result that was saved as JSON.
+
+    Args:
+        path: The JSON file.
+        name: What the file should hold, for error messages.
+        format_number: The expected number of its format.
+        build: Makes the result from the content of the file. A KeyError or TypeError that it
+            raises means that parts of the result are missing or unknown.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not JSON, has another format, or lacks parts.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"Expected a stored benchmark. Received: {path}, which does not exist."
+            f"Expected a stored {name}. Received: {path}, which does not exist."
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content.get("format")
     except (ValueError, AttributeError) as error:
         raise InputValueError(
-            f"Expected a stored benchmark. Received: {path}, which is not its JSON "
+            f"Expected a stored {name}. Received: {path}, which is not its JSON "
             f"({first_line(error)})."
         ) from error
-    if found != FORMAT:
+    if found != format_number:
         number = "no format number" if found is None else f"format {found}"
         raise InputValueError(
-            f"Expected a stored benchmark of format {FORMAT}. Received: {path}, which has "
+            f"Expected a stored {name} of format {format_number}. Received: {path}, which has "
             f"{number}. Measure again, or read it with the version that wrote it."
         )
     try:
-        return Benchmark(
-            latencies=[Latency(**latency) for latency in content["latencies"]],
-            conditions=content["conditions"],
-            failures=[Failure(**failure) for failure in content["failures"]],
-        )
+        return build(content)
     except (KeyError, TypeError) as error:
         raise InputValueError(
-            f"Expected a stored benchmark. Received: {path}, which lacks parts of one "
+            f"Expected a stored {name}. Received: {path}, which lacks parts of one "
             f"({first_line(error)})."
         ) from error

@@ -1,4 +1,4 @@
-"""What a target is told, and the error for a target that fails as a whole."""
+"""Settings of one round, and the error for a target that fails altogether."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from keras_mobileone.errors import MeasurementError
 
 @dataclass(frozen=True)
 class Settings:
-    """How one round of one file is run.
+    """How a target runs one round of one file.
 
     Attributes:
-        threads: CPU threads.
-        runs: Timed inferences.
-        warmup_runs: Inferences before them.
+        threads: Number of CPU threads.
+        runs: Number of timed inferences.
+        warmup_runs: Number of inferences before the timed ones.
     """
 
     threads: int
@@ -20,7 +20,7 @@ class Settings:
     warmup_runs: int
 
     def conditions(self) -> dict[str, int]:
-        """As a result records them."""
+        """Returns the settings as a result records them."""
         return {
             "threads": self.threads,
             "runs": self.runs,
@@ -30,4 +30,4 @@ class Settings:
 
 
 class TargetError(MeasurementError):
-    """No file can be measured any more: there is no device, it went away, a tool is missing."""
+    """The target can't measure any file: no device, a lost connection, or a missing tool."""

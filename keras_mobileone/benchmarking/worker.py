@@ -1,16 +1,17 @@
 """Times one TFLite file in a process of its own.
 
-Run as a script (`worker.py FILE THREADS WARMUP_RUNS RUNS`), so that it loads nothing but LiteRT.
+It runs as a script (`worker.py FILE THREADS WARMUP_RUNS RUNS`) and loads nothing but LiteRT.
 It prints one line of JSON: `initialization` and `runs` in nanoseconds, or `error`.
 """
 
 import json
 import sys
 import time
+from typing import Any
 
 
-def time_file(path: str, threads: int, warmup_runs: int, runs: int) -> dict:
-    """Nanoseconds to load the file, and of each invocation on random input."""
+def time_file(path: str, threads: int, warmup_runs: int, runs: int) -> dict[str, Any]:
+    """Returns the nanoseconds to load a file, and those of each inference on random input."""
     from ai_edge_litert.interpreter import Interpreter
 
     start = time.perf_counter_ns()
@@ -28,8 +29,12 @@ def time_file(path: str, threads: int, warmup_runs: int, runs: int) -> dict:
     return {"initialization": initialization, "runs": times}
 
 
-def fill_inputs(interpreter) -> None:
-    """Random values in [-1, 1], or all of an integer type's up to 8 bits."""
+def fill_inputs(interpreter: Any) -> None:
+    """Fills the inputs with random values.
+
+    They lie in [-1, 1] for floating-point types and in the range of int8, as far as the type has
+    it, for integers.
+    """
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -43,8 +48,8 @@ def fill_inputs(interpreter) -> None:
         interpreter.set_tensor(tensor["index"], values)
 
 
-def main(path, *numbers) -> None:
-    """Prints the result as JSON."""
+def main(path: str, *numbers: str) -> None:
+    """Times the file and prints the result as JSON."""
     try:
         result = time_file(path, *map(int, numbers))
     except (RuntimeError, ValueError) as error:

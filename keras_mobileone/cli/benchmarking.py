@@ -1,37 +1,25 @@
 """`benchmark`."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_mobileone.benchmarking import (
-    ROUNDS,
-    AndroidDevice,
-    Benchmark,
-    Failure,
-    Latency,
-    benchmark,
-    load_benchmark,
-)
-from keras_mobileone.benchmarking.android import COOL_DOWN, DELEGATES
-from keras_mobileone.benchmarking.baselines import (
-    PEERS,
-    PRECISIONS,
-    cache_directory,
-    export_peer,
-    peer_label,
-)
-from keras_mobileone.benchmarking.device import SEVERE, THERMAL
-from keras_mobileone.cli.console import console, print_table, progress_steps
+from keras_mobileone.choices import COOL_DOWN, DELEGATES, DEPLOY_PRECISIONS, ROUNDS
+from keras_mobileone.cli.console import KerasCommand, console, print_table, progress_steps
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import require_writable
+
+if TYPE_CHECKING:
+    from keras_mobileone.benchmarking import AndroidDevice, Benchmark, Failure, Latency
 
 HEADER = ("File", "MB", "ms", "Ratio", "p90", "p95", "Minimum", "Load")
 LABEL_WIDTH = 26  # so that the figures fit beside it into 80 columns
 ANY_DEVICE = "the only one"  # what --android alone stands for
 
 
-@click.command("benchmark")
+@click.command("benchmark", cls=KerasCommand)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="In a round.")
@@ -40,7 +28,7 @@ ANY_DEVICE = "the only one"  # what --android alone stands for
 )
 @click.option("--peers", is_flag=True, help="MobileOne S0 … S4 and others' networks beside FILES.")
 @click.option(
-    "--peers-precision", default="float32", show_default=True, type=click.Choice(PRECISIONS)
+    "--peers-precision", default="float32", show_default=True, type=click.Choice(DEPLOY_PRECISIONS)
 )
 @click.option(
     "--android",
@@ -56,8 +44,16 @@ ANY_DEVICE = "the only one"  # what --android alone stands for
 @click.option("--profile", type=click.Path(path_type=Path), help="Directory for operators' times.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
 def benchmark_command(
-    files, threads, runs, rounds, peers, peers_precision, android, json_file, **device
-):
+    files: tuple[Path, ...],
+    threads: int,
+    runs: int,
+    rounds: int,
+    peers: bool,
+    peers_precision: str,
+    android: str | None,
+    json_file: Path | None,
+    **device: Any,
+) -> None:
     """Time TFLite files side by side, on this machine or on an Android device.
 
     Milliseconds: median, percentiles and minimum of an inference, and the time to load the file.
@@ -70,6 +66,8 @@ def benchmark_command(
              keras-mobileone benchmark mine.tflite --peers --json result.json
              keras-mobileone benchmark mine.tflite --android --tool benchmark_model
     """
+    from keras_mobileone.benchmarking import benchmark
+
     if json_file:
         require_writable(json_file)
     target = make_target(android, device)
@@ -101,8 +99,10 @@ def benchmark_command(
         click.get_current_context().exit(2)
 
 
-def make_target(android: str | None, device: dict) -> AndroidDevice | None:
+def make_target(android: str | None, device: dict[str, Any]) -> "AndroidDevice | None":
     """The device that the options ask for; None for this machine."""
+    from keras_mobileone.benchmarking import AndroidDevice
+
     given = {name: value for name, value in device.items() if value is not None}
     if android is None:
         if given:
@@ -119,6 +119,8 @@ def make_target(android: str | None, device: dict) -> AndroidDevice | None:
 
 def export_peers(precision: str) -> list[Path]:
     """The files of all peers, made where they are missing."""
+    from keras_mobileone.benchmarking.baselines import PEERS, cache_directory, export_peer
+
     with progress_steps() as step:
         progress = step("Exporting peers")
         paths = []
@@ -128,8 +130,10 @@ def export_peers(precision: str) -> list[Path]:
     return paths
 
 
-def show_stored(paths) -> list[Failure]:
-    """Shows stored results; returns those that can't be."""
+def show_stored(paths: Sequence[Path]) -> "list[Failure]":
+    """Shows stored results and returns those that can't be shown."""
+    from keras_mobileone.benchmarking import Failure, load_benchmark
+
     failures = []
     for path in paths:
         try:
@@ -139,8 +143,10 @@ def show_stored(paths) -> list[Failure]:
     return failures
 
 
-def show(result: Benchmark, title: str | None = None) -> None:
+def show(result: "Benchmark", title: str | None = None) -> None:
     """Prints a result's table and conditions."""
+    from keras_mobileone.benchmarking.device import SEVERE, THERMAL
+
     if not result.latencies:
         return
     rows = zip(labels(result), result.latencies, result.ratios, strict=True)
@@ -157,8 +163,10 @@ def show(result: Benchmark, title: str | None = None) -> None:
         )
 
 
-def labels(result: Benchmark) -> list[str]:
+def labels(result: "Benchmark") -> list[str]:
     """The files' names, or the ends of their paths if two have the same name."""
+    from keras_mobileone.benchmarking.baselines import cache_directory, peer_label
+
     paths = [Path(latency.path) for latency in result.latencies]
     names = [peer_label(path) if path.parent == cache_directory() else path.name for path in paths]
     if len(set(names)) < len(set(paths)):
@@ -166,7 +174,7 @@ def labels(result: Benchmark) -> list[str]:
     return [f"…{name[1 - LABEL_WIDTH :]}" if len(name) > LABEL_WIDTH else name for name in names]
 
 
-def row(label: str, latency: Latency, ratio: float) -> tuple[str, ...]:
+def row(label: str, latency: "Latency", ratio: float) -> tuple[str, ...]:
     """The cells of one file under `HEADER`."""
     return (
         label,

@@ -1,65 +1,80 @@
-"""The commands. Each only parses its arguments, calls the library and prints what it returns."""
+"""The commands. Each only parses its arguments, calls the library and prints what it returns.
+
+What a command needs of the library is imported inside it: `--help` and usage errors import no
+Keras.
+"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 import keras_mobileone
 from keras_mobileone.about import About
-from keras_mobileone.applications import MobileOne
-from keras_mobileone.benchmarking.published_results import PUBLISHED
 from keras_mobileone.cli.benchmarking import benchmark_command
-from keras_mobileone.cli.console import OneLineErrors, console, print_table, progress_steps
+from keras_mobileone.cli.console import (
+    KerasCommand,
+    OneLineErrors,
+    console,
+    print_table,
+    progress_steps,
+    without_native_logs,
+)
 from keras_mobileone.cli.data import write_tfrecords_command
 from keras_mobileone.cli.exports import export_group
+from keras_mobileone.cli.prediction import predict_command
 from keras_mobileone.cli.qat import qat_command
 from keras_mobileone.cli.sources import (
     CLASSES_HELP,
     VARIANT_CHOICE,
     about_options,
-    known_folders,
     load_source,
     read_classes,
     read_labels,
     source_options,
 )
 from keras_mobileone.cli.training import finetune_command, recipes_command, train_command
-from keras_mobileone.data.imagenet import NUM_CLASSES, classes
-from keras_mobileone.data.images import evaluation_crop, load_image
-from keras_mobileone.deployment.pipeline import deploy
-from keras_mobileone.deployment.report import HEADER, package_summary, summary, table_rows
 from keras_mobileone.errors import InputValueError
-from keras_mobileone.evaluation.accuracy import evaluate
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.models.complexity import model_complexity
-from keras_mobileone.models.fusing import fuse
+from keras_mobileone.models.variant_complexity import variant_complexity
 from keras_mobileone.variants import VARIANTS, get_variant
-from keras_mobileone.weights.loading import load_keras, read_weights
-from keras_mobileone.weights.naming import is_fused
+
+if TYPE_CHECKING:
+    import keras
+
+EPILOG = (
+    "Completion of commands and options: add "
+    '`eval "$(_KERAS_MOBILEONE_COMPLETE=bash_source keras-mobileone)"` to ~/.bashrc; for zsh and '
+    "fish write zsh_source or fish_source."
+)
 
 
-@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=OneLineErrors, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(keras_mobileone.__version__, package_name="keras-mobileone")
-def main():
+@click.option("--traceback", is_flag=True, help="Show where an error comes from.")
+def main(traceback: bool) -> None:
     """MobileOne for Keras 3: weights, fusing, TFLite, evaluation and timing."""
 
 
 @main.command()
 @click.argument("variants", nargs=-1, type=VARIANT_CHOICE)
-def info(variants):
+def info(variants: tuple[str, ...]) -> None:
     """Parameters, multiply-accumulates and published accuracy.
 
-    Train-time and deploy figures differ: fusing sums up the branches.
+    Figures of the train-time and the deploy form differ, since fusing sums up the branches.
 
     \b
     Example: keras-mobileone info s0 s4
     """
+    from keras_mobileone.benchmarking.published_results import PUBLISHED
+
     header = ("", "form", "parameters", "BN statistics", "MACs at 224", "+ classifier")
     rows, accuracy = [], []
     for key in variants or VARIANTS:
         for deployed in (False, True):
-            counts = model_complexity(MobileOne(key, weights=None, deploy=deployed))
+            counts = variant_complexity(get_variant(key), deployed)
             form = "deploy" if deployed else "train time"
             sizes = counts.trainable, counts.non_trainable, counts.feature_macs, counts.dense_macs
             rows.append((key, form, *(f"{size:,}" for size in sizes)))
@@ -73,79 +88,36 @@ def info(variants):
     )
 
 
-@main.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@source_options
-@click.option("--classes", "classes_file", type=click.Path(path_type=Path), help=CLASSES_HELP)
-@click.option("--top", default=5, show_default=True, type=click.IntRange(1, NUM_CLASSES))
-def predict(images, variant, weights, model_file, classes_file, top):
-    """Classify photographs.
-
-    \b
-    Example: keras-mobileone predict cat.jpg --variant s0
-             keras-mobileone predict cat.jpg --model mobileone_s0_int8.tflite
-    """
-    photographs = [load_image(path) for path in images]
-    predictor, crop_fraction = load_source(variant, weights, model_file)
-    folders = read_classes(classes_file) or known_folders(weights)
-    names = class_names(predictor, folders)
-    for path, photograph in zip(images, photographs, strict=True):
-        crop = evaluation_crop(photograph, predictor.image_size[0], crop_fraction)
-        scores = probabilities(predictor(crop[None]))[0]
-        best = np.argsort(-scores, kind="stable")[:top]
-        rows = [(*names[index], f"{100 * scores[index]:.1f} %") for index in best]
-        print_table(("Class", "Folder", "Probability"), rows, title=str(path))
-
-
-def class_names(predictor, folders) -> list[tuple[str, str]]:
-    """(name, folder) of each output; ImageNet's names for folders named by WordNet id."""
-    if folders is None:
-        labels = getattr(predictor, "labels", None)
-        if predictor.classes != NUM_CLASSES and labels:
-            return [(label, "") for label in labels]
-        if predictor.classes != NUM_CLASSES:
-            raise InputValueError(
-                f"Expected --classes with the names of the {predictor.classes} classes (the run's "
-                f"classes.txt). Received: none, and {predictor.name} has not ImageNet's 1,000."
-            )
-        return [(name, wnid) for wnid, name in classes()]
-    if len(folders) != predictor.classes:
-        raise InputValueError(
-            f"Expected {predictor.classes} class names, one for each output of {predictor.name}. "
-            f"Received: {len(folders)}."
-        )
-    known = dict(classes())
-    return [(known.get(folder, folder), folder) for folder in folders]
-
-
-def probabilities(scores: np.ndarray) -> np.ndarray:
-    """Softmax of logits; what sums up to 1 already is left alone."""
-    if scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=0.02):
-        return scores
-    exponentials = np.exp(scores - scores.max(1, keepdims=True))
-    return exponentials / exponentials.sum(1, keepdims=True)
-
-
-@main.command("evaluate")
+@main.command("evaluate", cls=KerasCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
 @source_options
 @click.option("--crop-fraction", type=float, help="Crop over resized side; the variant's own.")
 @click.option("--classes", "classes_file", type=click.Path(path_type=Path), help=CLASSES_HELP)
-@click.option("--limit", type=click.IntRange(1), help="So many images, spread evenly.")
+@click.option("--limit", type=click.IntRange(1), help="Number of images, spread evenly over all.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
 def evaluate_command(
-    directory, variant, weights, model_file, crop_fraction, classes_file, limit, threads, json_file
-):
+    directory: Path,
+    variant: str | None,
+    weights: str | None,
+    model_file: Path | None,
+    crop_fraction: float | None,
+    classes_file: Path | None,
+    limit: int | None,
+    threads: int,
+    json_file: Path | None,
+) -> None:
     """Top-1 and top-5 on class folders.
 
-    They are named by WordNet id for a model of ImageNet's classes; for any other there is one
-    folder for each output, in sorted order or as --classes says.
+    The folders are named by WordNet id for a model of ImageNet's classes. For any other model there
+    is one folder for each output, in sorted order or as --classes says.
 
     \b
     Example: keras-mobileone evaluate imagenet/val --variant s0
              keras-mobileone evaluate imagenet/val --model mobileone_s0_int8.tflite
     """
+    from keras_mobileone.evaluation.accuracy import evaluate
+
     if json_file:
         require_writable(json_file)
     predictor, default_fraction = load_source(variant, weights, model_file)
@@ -173,15 +145,18 @@ def evaluate_command(
         result.save(json_file)
 
 
-@main.command("fuse")
+@main.command("fuse", cls=KerasCommand)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-def fuse_command(source, target):
+def fuse_command(source: Path, target: Path) -> None:
     """Fold a train-time .keras file into a deploy .keras file.
 
     \b
     Example: keras-mobileone fuse trained.keras deploy.keras
     """
+    from keras_mobileone.models.fusing import fuse
+    from keras_mobileone.weights.loading import load_keras
+
     require_writable(target)
     model = load_keras(source)
     fused = fuse(model)
@@ -191,53 +166,71 @@ def fuse_command(source, target):
     )
 
 
-@main.command("convert-weights")
+@main.command("convert-weights", cls=KerasCommand)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--variant", required=True, type=VARIANT_CHOICE)
-def convert_weights(source, target, variant):
+def convert_weights(source: Path, target: Path, variant: str) -> None:
     """Turn a weight file into a .keras file: deploy if the weights are fused, else train-time.
 
     \b
     Example: keras-mobileone convert-weights model.safetensors s0.keras --variant s0
     """
+    from keras_mobileone.applications import MobileOne
+    from keras_mobileone.weights.loading import read_weights
+    from keras_mobileone.weights.naming import is_fused
+
     require_writable(target)
-    variant = get_variant(variant)
-    deployed = is_fused(read_weights(variant, source))
-    model = MobileOne(variant, weights=source, deploy=deployed)
+    network = get_variant(variant)
+    deployed = is_fused(read_weights(network, source))
+    model = MobileOne(network, weights=source, deploy=deployed)
     save_keras(model, target)
     form = "deploy" if deployed else "train-time"
-    console.print(f"{target}: {form} {variant.name}, {model.count_params():,} parameters.")
+    console.print(f"{target}: {form} {network.name}, {model.count_params():,} parameters.")
 
 
-def save_keras(model, target):
-    """Saves a model whole or not at all."""
+def save_keras(model: "keras.Model", target: Path) -> None:
+    """Saves a model as a .keras file, in one step."""
     if target.suffix != ".keras":
         raise InputValueError(f"The output must end in .keras. Received: {target}.")
     with atomic_write(target) as temporary:
         model.save(temporary)
 
 
-@main.command("deploy")
-@click.option("--variant", default="s0", show_default=True, type=VARIANT_CHOICE)
-@click.option("--weights", default="imagenet", show_default=True, metavar="NAME|PATH")
+@main.command("deploy", cls=KerasCommand)
+@source_options
 @click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
 @click.option("--coreml", is_flag=True, help="A Core ML package too.")
 @about_options
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--output", required=True, type=click.Path(path_type=Path))
-def deploy_command(variant, weights, calibration, coreml, labels_file, threads, output, **about):
+def deploy_command(
+    variant: str | None,
+    weights: str | None,
+    model_file: Path | None,
+    calibration: Path | None,
+    coreml: bool,
+    labels_file: Path | None,
+    threads: int,
+    output: Path,
+    **about: Any,
+) -> None:
     """The whole way: load, fuse, export three precisions, verify, time, report.
 
     \b
     Example: keras-mobileone deploy --variant s0 --calibration photos/ --output s0/
+             keras-mobileone deploy --model mine.keras --labels classes.txt --output mine/
     """
-    with progress_steps() as step:
+    from keras_mobileone.deployment.pipeline import deploy
+    from keras_mobileone.deployment.report import HEADER, package_summary, summary, table_rows
+
+    with progress_steps() as step, without_native_logs():
         report = deploy(
-            get_variant(variant),
+            variant,
             weights,
             output,
             calibration,
+            model=model_file,
             coreml=coreml,
             labels=read_labels(labels_file),
             about=About(**about),
@@ -249,7 +242,8 @@ def deploy_command(variant, weights, calibration, coreml, labels_file, threads, 
     print_table(HEADER, table_rows(report))
     names = [file.precision for file in report.files]
     rows = [(photo, answer, *answers) for photo, answer, answers in report.predictions]
-    print_table(("Photograph", "Keras", *names), rows)
+    if rows:
+        print_table(("Photograph", "Keras", *names), rows)
     for line in conditions:
         console.print(line)
     if report.package:
@@ -258,6 +252,7 @@ def deploy_command(variant, weights, calibration, coreml, labels_file, threads, 
 
 
 for command in (
+    predict_command,
     export_group,
     write_tfrecords_command,
     train_command,

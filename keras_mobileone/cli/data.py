@@ -4,11 +4,10 @@ from pathlib import Path
 
 import click
 
-from keras_mobileone.cli.console import console, progress_steps
-from keras_mobileone.data.tfrecord_writer import BAD_FILE, write_tfrecords
+from keras_mobileone.cli.console import KerasCommand, console, progress_steps
 
 
-@click.command("write-tfrecords")
+@click.command("write-tfrecords", cls=KerasCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--shards", required=True, type=click.IntRange(1), help="Files to train from.")
@@ -16,7 +15,9 @@ from keras_mobileone.data.tfrecord_writer import BAD_FILE, write_tfrecords
     "--val-shards", type=click.IntRange(1), help="Files to validate on; else in proportion."
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out images that can't be decoded.")
-def write_tfrecords_command(directory, output, shards, val_shards, skip_bad):
+def write_tfrecords_command(
+    directory: Path, output: Path, shards: int, val_shards: int | None, skip_bad: bool
+) -> None:
     """Write class folders as TFRecords, after decoding every image as a check.
 
     DIRECTORY holds train/ and, if there is one, val/ with one folder of images for each class, or
@@ -25,6 +26,8 @@ def write_tfrecords_command(directory, output, shards, val_shards, skip_bad):
     \b
     Example: keras-mobileone write-tfrecords imagenet/ imagenet-records/ --shards 1024
     """
+    from keras_mobileone.data.tfrecord_writer import BAD_FILE, write_tfrecords
+
     with progress_steps() as step:
         prepared = write_tfrecords(
             directory,

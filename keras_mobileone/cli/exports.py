@@ -1,35 +1,60 @@
 """`export tflite` and `export coreml`."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_mobileone.about import About
-from keras_mobileone.cli.console import OneLineErrors, console, print_table
-from keras_mobileone.cli.sources import about_options, load_source, read_labels, source_options
-from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
-from keras_mobileone.errors import InputValueError
-from keras_mobileone.export.coreml import (
+from keras_mobileone.choices import (
     COMPRESSIONS,
     COMPUTE_PRECISIONS,
     DEPLOYMENT_TARGETS,
-    export_coreml,
+    INTEGER_TYPES,
+    PRECISIONS,
 )
-from keras_mobileone.export.snippets import coreml_usage, tflite_usage
-from keras_mobileone.export.tflite import INTEGER_TYPES, export_tflite
+from keras_mobileone.cli.console import (
+    KerasCommand,
+    OneLineErrors,
+    console,
+    print_table,
+    without_native_logs,
+)
+from keras_mobileone.cli.sources import (
+    Command,
+    about_options,
+    load_source,
+    read_labels,
+    source_options,
+)
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.litert.converter import PRECISIONS
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_mobileone.evaluation.predictor import Predictor
+    from keras_mobileone.export.snippets import Usage
 
 USAGE_HELP = "Write how an app uses the file, with snippets, as Markdown."
 
 
 @click.group("export", cls=OneLineErrors)
-def export_group():
+def export_group() -> None:
     """Export to a phone's format."""
 
 
-@export_group.command("tflite")
+def size_option(command: Command) -> Command:
+    """Adds --size."""
+    return click.option(
+        "--size", type=click.IntRange(32), metavar="PIXELS", help="Side of the images; else 224."
+    )(command)
+
+
+@export_group.command("tflite", cls=KerasCommand)
 @source_options
+@size_option
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(PRECISIONS))
 @click.option("--calibration", type=click.Path(path_type=Path), help="Photographs, for int8.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
@@ -49,22 +74,39 @@ def export_group():
 @click.option("--usage", type=click.Path(path_type=Path), help=USAGE_HELP)
 @about_options
 def export_tflite_command(
-    variant, weights, model_file, precision, calibration, output, softmax, normalize, plain,
-    input_dtype, output_dtype, usage, labels_file, **about,
-):  # fmt: skip
+    variant: str | None,
+    weights: str | None,
+    model_file: Path | None,
+    size: int | None,
+    precision: str,
+    calibration: Path | None,
+    output: Path,
+    softmax: bool,
+    normalize: bool | None,
+    plain: bool,
+    input_dtype: str,
+    output_dtype: str,
+    usage: Path | None,
+    labels_file: Path | None,
+    **about: Any,
+) -> None:
     """Write a TFLite file with metadata and labels, compared with Keras.
 
     \b
     Example: keras-mobileone export tflite --variant s0 --precision int8 \\
                  --calibration photos/ --output mobileone_s0.tflite
     """
+    from keras_mobileone.export.snippets import tflite_usage
+    from keras_mobileone.export.tflite import export_tflite
+
     for path in filter(None, (output, usage)):
         require_writable(path)
     labels = read_labels(labels_file, weights)
-    predictor, _ = load_source(variant, weights, model_file, "softmax" if softmax else None)
-    with console.status("Exporting"):
+    activation = "softmax" if softmax else None
+    predictor, _ = load_source(variant, weights, model_file, activation, size)
+    with console.status("Exporting"), without_native_logs():
         report = export_tflite(
-            keras_model(predictor, model_file),
+            keras_model(predictor, model_file, size, softmax),
             output,
             precision,
             calibration,
@@ -87,8 +129,9 @@ def export_tflite_command(
     write_usage(page, usage)
 
 
-@export_group.command("coreml")
+@export_group.command("coreml", cls=KerasCommand)
 @source_options
+@size_option
 @click.option(
     "--compute-precision",
     default="float16",
@@ -108,24 +151,39 @@ def export_tflite_command(
 @click.option("--usage", type=click.Path(path_type=Path), help=USAGE_HELP)
 @about_options
 def export_coreml_command(
-    variant, weights, model_file, compute_precision, minimum_deployment_target, compression,
-    scores, tensor, output, usage, labels_file, **about,
-):  # fmt: skip
+    variant: str | None,
+    weights: str | None,
+    model_file: Path | None,
+    size: int | None,
+    compute_precision: str,
+    minimum_deployment_target: str,
+    compression: str | None,
+    scores: bool,
+    tensor: bool,
+    output: Path,
+    usage: Path | None,
+    labels_file: Path | None,
+    **about: Any,
+) -> None:
     """Write a Core ML package, with ImageNet's labels or those of a file.
 
     \b
     Example: keras-mobileone export coreml --variant s0 --output MobileOneS0.mlpackage
     """
+    from keras_mobileone.export.coreml import export_coreml
+    from keras_mobileone.export.snippets import coreml_usage
+
     if usage:
         require_writable(usage)
     labels = read_labels(labels_file, weights)
-    predictor, _ = load_source(variant, weights, model_file, None)
-    with console.status("Exporting"):
+    predictor, _ = load_source(variant, weights, model_file, None, size)
+    with console.status("Exporting"), without_native_logs():
         report = export_coreml(
-            keras_model(predictor, model_file),
+            keras_model(predictor, model_file, size),
             output,
             compute_precision,
-            labels=None if scores else labels or default_labels(predictor),
+            labels=None if scores else labels,
+            classifier=not scores,
             image=not tensor,
             minimum_deployment_target=minimum_deployment_target,
             compression=compression,
@@ -143,30 +201,27 @@ def export_coreml_command(
     write_usage(page, usage)
 
 
-def keras_model(predictor, model_file):
-    """The predictor's Keras model, which is what can be exported."""
-    if not hasattr(predictor, "model"):
+def keras_model(
+    predictor: "Predictor", model_file: Path | None, size: int | None, softmax: bool = False
+) -> "keras.Model":
+    """The predictor's Keras model as the options ask for it; only a Keras model can be exported."""
+    from keras_mobileone.models.adaptation import at_size, with_softmax
+
+    model = getattr(predictor, "model", None)
+    if model is None:
         raise InputValueError(f"Expected a .keras file to export. Received: --model {model_file}.")
-    return predictor.model
+    if size is not None:
+        model = at_size(model, size)
+    return with_softmax(model) if softmax else model
 
 
-def default_labels(predictor):
-    """ImageNet's, for a model of so many outputs."""
-    if predictor.classes != NUM_CLASSES:
-        raise InputValueError(
-            f"Expected --labels with the names of the {predictor.classes} classes, or --scores. "
-            "Received: neither."
-        )
-    return unique_labels(classes())
-
-
-def counts(operators) -> str:
-    """One line on how often each operator occurs."""
+def counts(operators: Mapping[str, int]) -> str:
+    """One line that says how often each operator occurs."""
     return ", ".join(f"{count} {name}" for name, count in operators.items())
 
 
-def write_usage(page, path):
-    """Writes the page of `--usage`, whole or not at all."""
+def write_usage(page: "Usage", path: Path | None) -> None:
+    """Writes the page of `--usage`, in one step."""
     if path:
         with atomic_write(path) as temporary:
             temporary.write_text(page.markdown(), encoding="utf-8")

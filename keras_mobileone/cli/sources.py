@@ -1,20 +1,25 @@
 """The options that say which model is meant, and its classes."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_mobileone.applications import MobileOne
-from keras_mobileone.data.imagenet import IMAGENETTE, NUM_CLASSES, PRETRAINED_CLASSES, labels_of
+from keras_mobileone.cli.console import without_native_logs
 from keras_mobileone.errors import InputValueError
-from keras_mobileone.evaluation.predictor import load_predictor
 from keras_mobileone.variants import VARIANTS, get_variant
+
+if TYPE_CHECKING:
+    from keras_mobileone.evaluation.predictor import Predictor
 
 VARIANT_CHOICE = click.Choice(list(VARIANTS), case_sensitive=False)
 CLASSES_HELP = "Class names in the order of the outputs, such as classes.txt of a run."
+MODEL_CROP_FRACTION = 0.875  # of a model file, which does not say what it was trained with
+Command = Callable[..., Any]
 
 
-def source_options(command):
+def source_options(command: Command) -> Command:
     """Adds --variant, --weights and --model, the ways to say which model is meant."""
     for option in (
         click.option(
@@ -31,57 +36,92 @@ def source_options(command):
     return command
 
 
-def about_options(command):
-    """Adds what a model's file says of itself, and its labels."""
+def about_options(command: Command) -> Command:
+    """Adds the texts that a model file brings, and its labels."""
     for option in (
-        click.option("--version", default=""),
-        click.option("--license", default=""),
-        click.option("--author", default=""),
-        click.option("--description", help="Of the model, in the file, like the next three."),
+        click.option("--version", default="", help="Version of the model, in the file."),
+        click.option("--license", default="", help="License of the model, in the file."),
+        click.option("--author", default="", help="Author of the model, in the file."),
+        click.option("--description", help="Description of the model, in the file."),
         click.option("--labels", "labels_file", type=click.Path(path_type=Path), help=CLASSES_HELP),
     ):
         command = option(command)
     return command
 
 
-def load_source(variant, weights, model_file, classifier_activation="softmax"):
-    """The predictor and the crop fraction that `source_options` ask for."""
+def load_source(
+    variant: str | None,
+    weights: str | None,
+    model_file: Path | None,
+    classifier_activation: str | None = "softmax",
+    size: int | None = None,
+) -> tuple["Predictor", float]:
+    """Loads the model that `source_options` ask for.
+
+    Args:
+        variant, weights, model_file: The values of the options.
+        classifier_activation: Activation of a model that is built from a variant.
+        size: Side of the square images that a model is built for; by default 224.
+
+    Returns:
+        The predictor and its crop fraction.
+    """
+    from keras_mobileone.applications import MobileOne
+    from keras_mobileone.data.imagenet import NUM_CLASSES, PRETRAINED_CLASSES
+    from keras_mobileone.evaluation.predictor import load_predictor
+
     if model_file is not None:
         if variant or weights:
             raise InputValueError(
-                "--model already tells variant and weights. "
+                "--model already says which variant and weights are meant. "
                 f"Received: --model {model_file} with --variant or --weights. Give one of them."
             )
-        return load_predictor(model_file), 0.875
-    variant, weights = get_variant(variant or "s0"), weights or "imagenet"
+        with without_native_logs():
+            predictor = load_predictor(model_file)
+        return predictor, predictor.image_config.crop_fraction
+    network, weights = get_variant(variant or "s0"), weights or "imagenet"
     model = MobileOne(
-        variant,
+        network,
         weights=weights,
+        input_shape=None if size is None else (size, size, 3),
         classes=PRETRAINED_CLASSES.get(weights, NUM_CLASSES),
         classifier_activation=classifier_activation,
         deploy=True,
     )
-    return load_predictor(model), variant.crop_fraction
+    return load_predictor(model), network.crop_fraction
 
 
-def read_classes(path):
-    """The names in a file with one on each line, as `train` writes classes.txt; None for None."""
+def read_classes(path: Path | None) -> Sequence[str] | None:
+    """Reads a file with one class name on each line, as `train` writes classes.txt.
+
+    Returns:
+        The names, or None if `path` is None.
+    """
     if path is None:
         return None
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a file of class names. Received: {path}, which is none.")
+        raise FileNotFoundError(
+            f"Expected a file of class names. Received: {path}, which is not a file."
+        )
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def read_labels(path, weights=None):
-    """Labels of the classes in a file, or else of the classes that such weights tell apart.
+def read_labels(path: Path | None, weights: str | None = None) -> Sequence[str] | None:
+    """Reads the labels of the classes in a file, or else those of named weights.
 
-    ImageNet's names stand for WordNet ids, every other line as it is. None for ImageNet's own.
+    WordNet ids become ImageNet's names; every other line is a label as it is.
+
+    Returns:
+        The labels, or None for those that the export chooses itself.
     """
+    from keras_mobileone.data.imagenet import labels_of
+
     folders = read_classes(path) or known_folders(weights)
     return folders and labels_of(folders)
 
 
-def known_folders(weights):
-    """The classes of weights that come with the package, as folders; None for any others."""
+def known_folders(weights: str | None) -> Sequence[str] | None:
+    """The classes of the weights that come with the package, by folder; None for other weights."""
+    from keras_mobileone.data.imagenet import IMAGENETTE
+
     return IMAGENETTE if weights == "imagenette" else None

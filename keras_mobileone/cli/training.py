@@ -1,26 +1,28 @@
 """`keras-mobileone train` and `finetune`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_mobileone.cli.console import console, print_table
-from keras_mobileone.cli.sources import VARIANT_CHOICE
-from keras_mobileone.litert.converter import PRECISIONS
-from keras_mobileone.training.distribution import Devices
-from keras_mobileone.training.finalize import TrainingReport
-from keras_mobileone.training.finetuning import finetune
-from keras_mobileone.training.recipe import RECIPES, get_recipe
-from keras_mobileone.training.train import SAVE_EVERY, train
-from keras_mobileone.weights.loading import load_keras
+from keras_mobileone.choices import PRECISIONS, SAVE_EVERY
+from keras_mobileone.cli.console import KerasCommand, console, print_table, stop
+from keras_mobileone.cli.sources import VARIANT_CHOICE, Command
+from keras_mobileone.training.recipe import RECIPES, Recipe, get_recipe
+
+if TYPE_CHECKING:
+    from keras_mobileone.training.distribution import Devices
+    from keras_mobileone.training.finalize import TrainingReport
 
 
-def run_options(command):
-    """Adds what `train` and `finetune` have in common."""
+def run_options(command: Command) -> Command:
+    """Adds the options that `train` and `finetune` have in common."""
     for option in (
         click.option("--data", required=True, help="Class folders, TFRecords or tfds:NAME."),
         click.option(
-            "--output", required=True, type=click.Path(path_type=Path), help="Of the run."
+            "--output", required=True, type=click.Path(path_type=Path), help="Directory of the run."
         ),
         click.option("--epochs", type=click.IntRange(1), help="Stretches the recipe."),
         click.option(
@@ -53,11 +55,11 @@ def run_options(command):
     return command
 
 
-@click.command("train")
+@click.command("train", cls=KerasCommand)
 @run_options
 @click.option("--recipe", "recipe_name", required=True, help="A name of `recipes`, or a JSON file.")
-@click.option("--teacher", type=click.Path(path_type=Path), help="A .keras file, to distil from.")
-def train_command(recipe_name, teacher, **options):
+@click.option("--teacher", type=click.Path(path_type=Path), help="A .keras file to distill from.")
+def train_command(recipe_name: str, teacher: Path | None, **options: Any) -> None:
     """Train a MobileOne, then fuse, evaluate and export it.
 
     DATA holds train/ and val/ with class folders, or TFRecords as `write-tfrecords` writes them. A
@@ -69,19 +71,24 @@ def train_command(recipe_name, teacher, **options):
              keras-mobileone train --data imagenet/ --recipe s0 --output runs/s0 \\
                  --workers a:2222,b:2222 --index 0
     """
+    from keras_mobileone.training.train import train
+    from keras_mobileone.weights.loading import load_keras
+
     recipe = recipe_of(get_recipe(recipe_name), options)
     devices = devices_of(options)
     model = None if teacher is None else load_keras(teacher)
     data, output = options.pop("data"), options.pop("output")
-    print_report(train(recipe, data, output, teacher=model, devices=devices, **options))
+    with resumable(output):
+        report = train(recipe, data, output, teacher=model, devices=devices, **options)
+    print_report(report)
 
 
-@click.command("finetune")
+@click.command("finetune", cls=KerasCommand)
 @run_options
 @click.option("--variant", type=VARIANT_CHOICE, help="s0 (the default) … s4.")
 @click.option("--weights", default="imagenet", show_default=True, metavar="NAME|PATH")
 @click.option("--recipe", "recipe_name", default="finetune", show_default=True)
-def finetune_command(variant, weights, recipe_name, **options):
+def finetune_command(variant: str | None, weights: str, recipe_name: str, **options: Any) -> None:
     """Fine-tune pretrained weights on your own class folders.
 
     Any number of classes; the classifier is new. Fused weights are split into branches first.
@@ -89,17 +96,26 @@ def finetune_command(variant, weights, recipe_name, **options):
     \b
     Example: keras-mobileone finetune --data photos/ --output runs/photos --export int8
     """
+    from keras_mobileone.training.finetuning import finetune
+
     recipe = recipe_of(get_recipe(recipe_name), options)
     devices = devices_of(options)
     data, output = options.pop("data"), options.pop("output")
-    report = finetune(
-        data, output, variant=variant, weights=weights, recipe=recipe, devices=devices, **options
-    )
+    with resumable(output):
+        report = finetune(
+            data,
+            output,
+            variant=variant,
+            weights=weights,
+            recipe=recipe,
+            devices=devices,
+            **options,
+        )
     print_report(report)
 
 
 @click.command("recipes")
-def recipes_command():
+def recipes_command() -> None:
     """The recipes that `train` knows.
 
     \b
@@ -121,20 +137,37 @@ def recipes_command():
         console.print(f"    top-1: {recipe.expected_accuracy}; time: {recipe.expected_time}")
 
 
-def recipe_of(recipe, options):
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """Says how a training goes on that Ctrl-C stops, and ends the program."""
+    from keras_mobileone.training.callbacks import CHECKPOINT
+    from keras_mobileone.training.checkpoint import read_progress
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        path = output / CHECKPOINT
+        if path.is_file():
+            stop(f"The same command with --resume goes on after step {read_progress(path).step}.")
+        stop(f"There is no checkpoint in {output} yet. Start it again with another --output.")
+
+
+def recipe_of(recipe: Recipe, options: dict[str, Any]) -> Recipe:
     """The recipe with --epochs and --set."""
     epochs, settings = options.pop("epochs"), options.pop("settings")
     return recipe.changed(([f"epochs={epochs}"] if epochs else []) + list(settings))
 
 
-def devices_of(options) -> Devices:
+def devices_of(options: dict[str, Any]) -> "Devices":
     """The devices that --workers and --index ask for."""
+    from keras_mobileone.training.distribution import Devices
+
     workers, index = options.pop("workers"), options.pop("index")
     return Devices(tuple(workers.split(",")) if workers else (), index)
 
 
-def print_report(report: TrainingReport | None) -> None:
-    """The result of a run; nothing on machines that have none."""
+def print_report(report: "TrainingReport | None") -> None:
+    """Prints the result of a run, which only the first of several machines has."""
     if report is None:
         return
     if report.top1 is not None:

@@ -15,7 +15,6 @@ from keras_mobileone.errors import InputValueError
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 NUM_CLASSES = 1000
-PIXEL_RANGE = (0.0, 255.0)
 
 # The classes of Imagenette, github.com/fastai/imagenette, in the order of their WordNet ids.
 IMAGENETTE = (

@@ -31,7 +31,7 @@ def load_image(path: str | os.PathLike):
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputValueError(
             f"Expected a whole image file. Received: {path}, which can't be decoded "
             f"({str(error).split(' /')[0]}). Remove or replace it."

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
 from keras_mobileone.errors import InputValueError
+from keras_mobileone.models.attachment import attached
 
 
 def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
@@ -20,13 +21,23 @@ def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
 
 
 def default_labels(model, labels: Sequence[str] | None) -> list[str] | None:
-    """`labels`, checked against the outputs of a Keras model; ImageNet's where none are given.
+    """Names of the classes of a Keras classifier.
+
+    Args:
+        model: The classifier.
+        labels: The names; None for those that the model carries in its `ImageConfig`, and else for
+            ImageNet's if it has 1,000 outputs.
+
+    Returns:
+        `labels`, checked against the outputs of the model, or None where there are none.
 
     Raises:
         ValueError: See `check_labels`; also for labels of what is no classifier.
     """
     shape = model.output_shape
     outputs = shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
+    if labels is None:
+        labels = getattr(attached(model), "labels", None)
     if labels is None:
         return unique_labels(classes()) if outputs == NUM_CLASSES else None
     if outputs is None:

@@ -1,11 +1,9 @@
-"""`deploy`: the whole way from weights to verified, timed TFLite files with a report."""
+"""`deploy`: from weights or a model to verified, timed TFLite files with a report."""
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,10 +13,12 @@ import numpy as np
 from keras_mobileone.about import About
 from keras_mobileone.applications import MobileOne
 from keras_mobileone.benchmarking import Latency, benchmark
+from keras_mobileone.choices import DEPLOY_PRECISIONS
 from keras_mobileone.data.imagenet import (
     NUM_CLASSES,
     PRETRAINED_CLASSES,
     class_table,
+    classes,
     unique_labels,
 )
 from keras_mobileone.data.images import (
@@ -30,28 +30,35 @@ from keras_mobileone.data.images import (
 )
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.deployment.report import (
+    LISTED_CLASSES,
     DeployedFile,
     DeployedPackage,
     DeployReport,
     require_plot,
     write_reports,
 )
-from keras_mobileone.errors import MissingPackageError
+from keras_mobileone.errors import InputTypeError, InputValueError, MissingPackageError
 from keras_mobileone.evaluation.accuracy import predict_images
 from keras_mobileone.evaluation.comparison import Comparison, compare_outputs
 from keras_mobileone.evaluation.predictor import load_predictor
 from keras_mobileone.export.coreml import export_coreml, require_coremltools
+from keras_mobileone.export.report import ExportReport
 from keras_mobileone.export.snippets import coreml_usage, tflite_usage
-from keras_mobileone.export.tflite import ExportReport, export_tflite
-from keras_mobileone.models.complexity import model_complexity
-from keras_mobileone.variants import Variant
+from keras_mobileone.export.tflite import export_tflite
+from keras_mobileone.files import staged_directory
+from keras_mobileone.models.complexity import Complexity, model_complexity
+from keras_mobileone.models.fusing import fuse, has_blocks
+from keras_mobileone.variants import Variant, get_variant
+from keras_mobileone.weights.loading import load_keras
 
-PRECISIONS = ("float32", "float16", "int8")
-CALIBRATION_SHARE = 3  # one image of so many calibrates, the others compare
+# Announces a step by its title and returns a progress callback (done, total).
+Step = Callable[[str], Callable[[int, int], None]]
+CALIBRATION_SHARE = 3  # a third of the images calibrates, the others are compared on
+MIN_CALIBRATION_IMAGES = 8  # with fewer, all images calibrate and are compared on
 MAX_CALIBRATION_IMAGES = 100
 SHOWN_PHOTOGRAPHS = 4
 BENCHMARK_RUNS = 50
-# Photographs of things ImageNet has classes for, among the images that scikit-image ships.
+# Of the images that scikit-image ships, those that show things for which ImageNet has classes.
 SKIMAGE_PHOTOGRAPHS = (
     "chelsea.png",
     "coffee.png",
@@ -62,91 +69,125 @@ SKIMAGE_PHOTOGRAPHS = (
 )
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What is deployed: the fused model, and what is known about its classes."""
+
+    name: str
+    weights: str | None
+    train: Complexity | None
+    model: keras.Model
+    crop_fraction: float
+    labels: list[str] | None  # for the files
+    names: list[str]  # of the classes, for the report
+    folders: dict[str, int]  # the output that stands for a class folder, by the folder's name
+
+
 def deploy(
-    variant: Variant,
-    weights: str | os.PathLike,
-    output: str | os.PathLike,
+    variant: Variant | str | None = None,
+    weights: str | os.PathLike | None = None,
+    output: str | os.PathLike | None = None,
     calibration: str | os.PathLike | None = None,
     *,
+    model: keras.Model | str | os.PathLike | None = None,
     coreml: bool = False,
     labels: Sequence[str] | None = None,
     about: About | None = None,
     threads: int = 1,
-    step: Callable[[str], Callable[[int, int], None]] | None = None,
+    step: Step | None = None,
 ) -> DeployReport:
-    """Loads, fuses, exports, verifies and times a MobileOne.
+    """Loads or takes a model, fuses it, exports it, and verifies and times the files.
 
-    Writes `{variant}_{precision}.tflite` for float32, float16 and int8, the fused model as
-    `{variant}.keras`, the photograph of the usage pages, and `report.json`, `report.md`,
-    `report.png` into `output`: all of them at the end, or none if anything fails.
+    The directory `output` receives `{name}_{precision}.tflite` for float32, float16 and int8, the
+    fused model as `{name}.keras`, the photograph that the usage pages refer to, and `report.json`,
+    `report.md` and `report.png`. `{name}` is the name of the variant or of the model. The files
+    appear together at the end; if anything fails, none of them appears.
 
     Args:
-        variant: What to deploy.
-        weights: `"imagenet"`, `"imagenette"` or the path of a weight file, see `MobileOne`.
-        output: Directory for the results; made if its parent exists.
-        calibration: Directory of photographs. A third of them calibrates int8, the files are
-            compared with Keras on the others; with labels if the folders are named by WordNet id.
-            By default the photographs that scikit-image ships.
-        coreml: Write `{variant}.mlpackage` too, a float16 classifier of pictures.
-        labels, about: Of the files, see `export_tflite`.
-        threads: CPU threads of the benchmark.
-        step: `step(title)` announces a step and returns a progress callback (done, total).
+        variant: Variant to deploy, or its name: `"s0"` … `"s4"`. None means `"s0"`, unless `model`
+            is given.
+        weights: `"imagenet"`, `"imagenette"` or the path of a weight file, as for `MobileOne`.
+            None means `"imagenet"`, unless `model` is given.
+        output: Directory for the results. It is created if its parent exists. Required.
+        calibration: Directory of photographs. A third of them, at most 100, calibrates int8, and
+            the files are compared with Keras on the others; with fewer than 24 photographs all of
+            them serve both. If every photograph lies in a folder named after one of the classes,
+            or by the class's WordNet id, accuracy is reported too. None: the photographs that come
+            with scikit-image.
+        model: Model to deploy instead of a variant: a Keras model, or the path of a `.keras` file,
+            such as the result of `finetune`. It must classify square RGB images of a fixed size,
+            with any number of classes, and take them as `preprocess_input` normalizes them.
+        coreml: Whether to write `{name}.mlpackage` too, a float16 Core ML package. It is a
+            classifier if the labels are known.
+        labels: Names of the classes in the order of the outputs. None: ImageNet's names for a
+            model of 1,000 classes, the names that belong to `weights="imagenette"`, and no names
+            for other models.
+        about: Description, author and license to store in the files.
+        threads: Number of CPU threads for the latency.
+        step: Called with the title of each step. It returns a callback that is called with
+            (done, total) while the step runs.
+
+    Returns:
+        A `DeployReport`, which is also written to `output`.
 
     Raises:
-        OSError, ValueError, ImportError: For input that does not fit; see the functions it uses.
+        ValueError: If arguments contradict each other, `output` is missing, or the model, its
+            labels or the photographs do not fit.
+        TypeError: If `model` is not a Keras model or a path.
+        OSError: If a file is missing or `output` can't be written.
+        ImportError: If matplotlib, scikit-image (without `calibration`) or coremltools (with
+            `coreml`) is missing.
+
+    Example:
+
+    ```python
+    report = keras_mobileone.deploy("s0", "imagenet", "s0_files", "photographs")
+    print(report.files[2].agreement, "of", report.images)
+    keras_mobileone.deploy(model="finetuned.keras", output="my_files", calibration="photographs")
+    ```
     """
+    output = _require_output(output)
     require_plot()
     if coreml:
         require_coremltools()
-    step = step or (lambda title: lambda done, total: None)
-    output = Path(output)
-    _require_output(output)
+    step = step or _silent
     paths = _photographs() if calibration is None else list_images(calibration)
     calibration_paths, compared_paths = _split(paths)
-
-    step(f"Loading {variant.name} with {weights} weights, fused")
-    classes = PRETRAINED_CLASSES.get(weights, NUM_CLASSES)
-    names = class_table(weights)
-    model = MobileOne(
-        variant, weights=weights, classes=classes, classifier_activation=None, deploy=True
-    )
-    with staging(output) as directory:
-        model.save(directory / f"{variant.name}.keras")
+    source = _load(variant, weights, model, labels, step)
+    with staged_directory(output) as directory:
+        source.model.save(directory / f"{source.name}.keras")
         shutil.copy(example_path(), directory)
-        if labels is None and weights in PRETRAINED_CLASSES:
-            labels = unique_labels(names)
-        texts = {"labels": labels, "about": about}
-        exports = _export(model, variant, calibration_paths, directory, step, texts)
-        package = _package(model, variant, directory, step, **texts) if coreml else None
-        predictors = [load_predictor(m) for m in (model, *(export.path for export in exports))]
-        title = f"Comparing with Keras on {len(compared_paths)} images"
-        scores = predict_images(predictors, compared_paths, variant.crop_fraction, step(title))
+        exports = _export(source, calibration_paths, directory, step, about)
+        package = _package(source, directory, step, about) if coreml else None
+        scores = _outputs(source, exports, compared_paths, step)
         timing = benchmark(
             [export.path for export in exports],
             threads=threads,
             runs=BENCHMARK_RUNS,
             progress=step("Timing"),
         )
-        truth = image_labels(compared_paths, {wnid: i for i, (wnid, _) in enumerate(names)})
-        keras_result = compare_outputs(scores[0], scores[0], truth)
+        truth = image_labels(compared_paths, source.folders)
+        comparisons = [compare_outputs(scores[0], found, truth) for found in scores]
+        few = len(source.names) <= LISTED_CLASSES and source.labels is not None
         report = DeployReport(
-            variant=variant.name,
-            weights=Path(weights).name,
-            train=model_complexity(MobileOne(variant, weights=None, classes=classes)),
-            deploy=model_complexity(model),
+            name=source.name,
+            weights=source.weights,
+            train=source.train,
+            deploy=model_complexity(source.model),
+            classes=source.names if few else [],
             files=[
-                _deployed_file(export, latency, compare_outputs(scores[0], found, truth))
-                for export, latency, found in zip(
-                    exports, timing.latencies, scores[1:], strict=True
+                _deployed_file(export, latency, comparison)
+                for export, latency, comparison in zip(
+                    exports, timing.latencies, comparisons[1:], strict=True
                 )
             ],
             package=package,
             images=len(compared_paths),
             calibration_images=len(calibration_paths),
             held_out=not set(calibration_paths) & set(compared_paths),
-            keras_top1=keras_result.reference_top1,
-            keras_top5=keras_result.reference_top5,
-            predictions=_predictions(compared_paths, scores, names),
+            keras_top1=comparisons[0].reference_top1,
+            keras_top5=comparisons[0].reference_top5,
+            predictions=_predictions(source, compared_paths, scores),
             conditions=timing.conditions
             | {"keras": keras.__version__, "tensorflow": version("tensorflow")},
         )
@@ -154,23 +195,134 @@ def deploy(
     return report
 
 
-def _export(model, variant, calibration_paths, directory, step, texts) -> list[ExportReport]:
-    size = model.input_shape[1:3]
-    images = np.stack(list(load_crops(calibration_paths, size, variant.crop_fraction)))
+def _silent(title: str) -> Callable[[int, int], None]:
+    """Stands for `step` where nobody wants to be told."""
+    return lambda done, total: None
+
+
+def _load(
+    variant: Variant | str | None,
+    weights: str | os.PathLike | None,
+    model: keras.Model | str | os.PathLike | None,
+    labels: Sequence[str] | None,
+    step: Step,
+) -> _Source:
+    """The model that the arguments of `deploy` ask for, fused."""
+    if model is not None:
+        if variant is not None or weights is not None:
+            raise InputValueError(
+                "`model` takes the place of `variant` and `weights`. Received: all of `model`, "
+                f"variant={variant!r} and weights={weights!r}. Leave the last two out."
+            )
+        step("Loading the model, fused")
+        return _own_source(model, labels)
+    variant = get_variant("s0") if variant is None else variant
+    variant = get_variant(variant) if isinstance(variant, str) else variant
+    weights = "imagenet" if weights is None else weights
+    step(f"Loading {variant.name} with {weights} weights, fused")
+    classes = PRETRAINED_CLASSES.get(os.fspath(weights), NUM_CLASSES)
+    deployed = MobileOne(
+        variant, weights=weights, classes=classes, classifier_activation=None, deploy=True
+    )
+    table = class_table(os.fspath(weights))
+    return _Source(
+        name=variant.name,
+        weights=Path(weights).name,
+        train=model_complexity(MobileOne(variant, weights=None, classes=classes)),
+        model=deployed,
+        crop_fraction=variant.crop_fraction,
+        labels=default_labels(deployed, unique_labels(table) if labels is None else labels),
+        names=[name for _, name in table],
+        folders={wnid: index for index, (wnid, _) in enumerate(table)},
+    )
+
+
+def _own_source(model: keras.Model | str | os.PathLike, labels: Sequence[str] | None) -> _Source:
+    """A user's own model, checked and fused."""
+    if isinstance(model, (str, os.PathLike)):
+        name, model = Path(model).stem, load_keras(model)
+    elif isinstance(model, keras.Model):
+        name = model.name
+    else:
+        raise InputTypeError(
+            "`model` must be a Keras model or the path of a .keras file. "
+            f"Received: {type(model).__name__}."
+        )
+    predictor = load_predictor(model)
+    outputs = predictor.classes
+    if outputs is None:
+        raise InputValueError(
+            "Expected a classifier with one output of shape (batch, classes). Received: "
+            f"{model.name!r} with output shape {model.output_shape}. Use `export_tflite` for it."
+        )
+    unfused = has_blocks(model)
+    labels = default_labels(model, predictor.image_config.labels if labels is None else labels)
+    return _Source(
+        name=name,
+        weights=None,
+        train=model_complexity(model) if unfused else None,
+        model=fuse(model) if unfused else model,
+        crop_fraction=predictor.image_config.crop_fraction,
+        labels=labels,
+        names=labels or [f"class {index}" for index in range(outputs)],
+        folders=_class_folders(labels or []),
+    )
+
+
+def _class_folders(labels: Sequence[str]) -> dict[str, int]:
+    """Output by name of a class folder, which is the class's label or its WordNet id."""
+    names = {name: wnid for wnid, name in classes()}
+    names |= {
+        label: wnid for label, (wnid, _) in zip(unique_labels(classes()), classes(), strict=True)
+    }
+    folders = {label: index for index, label in enumerate(labels)}
+    wnids = {names[label]: index for label, index in folders.items() if label in names}
+    return wnids | folders
+
+
+def _export(
+    source: _Source,
+    calibration_paths: Sequence[Path],
+    directory: Path,
+    step: Step,
+    about: About | None,
+) -> list[ExportReport]:
+    size = source.model.input_shape[1:3]
+    images = np.stack(list(load_crops(calibration_paths, size, source.crop_fraction)))
     exports = []
-    for precision in PRECISIONS:
+    for precision in DEPLOY_PRECISIONS:
         step(f"Exporting {precision}")
-        path = directory / f"{variant.name}_{precision}.tflite"
+        path = directory / f"{source.name}_{precision}.tflite"
         calibration = images if precision == "int8" else None
-        exports.append(export_tflite(model, path, precision, calibration, **texts))
+        exports.append(
+            export_tflite(
+                source.model, path, precision, calibration, labels=source.labels, about=about
+            )
+        )
     return exports
 
 
-def _package(model, variant, directory, step, labels, about) -> DeployedPackage:
+def _outputs(
+    source: _Source,
+    exports: Sequence[ExportReport],
+    paths: Sequence[Path],
+    step: Step,
+) -> list[np.ndarray]:
+    """Outputs of Keras and of each file for the same photographs, each (images, classes)."""
+    predictors = [load_predictor(m) for m in (source.model, *(export.path for export in exports))]
+    progress = step(f"Comparing with Keras on {len(paths)} images")
+    return predict_images(predictors, paths, source.crop_fraction, progress)
+
+
+def _package(
+    source: _Source,
+    directory: Path,
+    step: Step,
+    about: About | None,
+) -> DeployedPackage:
     step("Exporting Core ML")
-    path = directory / f"{variant.name}.mlpackage"
-    labels = default_labels(model, labels)
-    export = export_coreml(model, path, labels=labels, about=about)
+    path = directory / f"{source.name}.mlpackage"
+    export = export_coreml(source.model, path, labels=source.labels, about=about)
     return DeployedPackage(
         file=path.name,
         bytes=export.bytes,
@@ -197,31 +349,23 @@ def _deployed_file(export: ExportReport, latency: Latency, comparison: Compariso
     )
 
 
-@contextmanager
-def staging(output: Path) -> Iterator[Path]:
-    """A directory beside `output` whose files move into it if the block succeeds."""
-    directory = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        yield directory
-        output.mkdir(exist_ok=True)
-        for path in directory.iterdir():
-            target = output / path.name
-            if target.is_dir():  # a Core ML package of an earlier time
-                shutil.rmtree(target)
-            os.replace(path, target)
-    finally:
-        shutil.rmtree(directory)
-
-
-def _require_output(output):
+def _require_output(output: str | os.PathLike | None) -> Path:
+    if output is None:
+        raise InputValueError(
+            "`output` is required. Received: output=None. Pass a directory for the results."
+        )
+    output = Path(output)
     existing = output if output.exists() else output.parent
     if not existing.is_dir():
         raise NotADirectoryError(
-            f"Expected a directory to write to, or one to make it in. Received: {output}, where "
-            f"{existing} is none. Create it first."
+            "Expected a directory to write to, or to make inside an existing one. Received: "
+            f"{output}. Not a directory: {existing}. Create it first."
         )
     if not os.access(existing, os.W_OK):
-        raise PermissionError(f"Expected a writable directory. Received: {existing}, which is not.")
+        raise PermissionError(
+            f"Expected a writable directory. Received: {existing}, which is not writable."
+        )
+    return output
 
 
 def _photographs() -> list[Path]:
@@ -229,24 +373,35 @@ def _photographs() -> list[Path]:
         import skimage
     except ImportError as error:
         raise MissingPackageError(
-            "No photographs to calibrate and compare with. Pass a directory of some, or install "
-            "scikit-image's with `pip install keras-mobileone[photos]`."
+            "Expected photographs to calibrate and compare with. Received: no `calibration`, and "
+            "no scikit-image, whose photographs are used then. Pass a directory of photographs, "
+            "or install scikit-image with `pip install keras-mobileone[photos]`."
         ) from error
     return [Path(skimage.__file__).parent / "data" / name for name in SKIMAGE_PHOTOGRAPHS]
 
 
 def _split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Calibration images and the others; all of them for both when there are few."""
+    """Splits into calibration images and others; returns all of them twice when there are few."""
     count = min(len(paths) // CALIBRATION_SHARE, MAX_CALIBRATION_IMAGES)
-    if count < 8:
+    if count < MIN_CALIBRATION_IMAGES:
         return list(paths), list(paths)
     calibration = spread(paths, count)
     return calibration, sorted(set(paths) - set(calibration))
 
 
-def _predictions(paths, scores, names) -> list[tuple[str, str, list[str]]]:
-    def name(output, index):
-        return names[int(output[index].argmax())][1]
+def _predictions(
+    source: _Source, paths: Sequence[Path], scores: Sequence[np.ndarray]
+) -> list[tuple[str, str, list[str]]]:
+    """Answers for a few photographs that are known to show one of the classes.
 
-    chosen = spread(range(len(paths)), SHOWN_PHOTOGRAPHS)
-    return [(paths[i].stem, name(scores[0], i), [name(s, i) for s in scores[1:]]) for i in chosen]
+    ImageNet's 1,000 classes cover everyday photographs. With fewer classes the best one says
+    nothing about a photograph of something else.
+    """
+    known: Sequence[int] = range(len(paths))
+    if len(source.names) != NUM_CLASSES:
+        known = [i for i in known if paths[i].parent.name in source.folders]
+    answers = [[source.names[index] for index in output.argmax(1)] for output in scores]
+    return [
+        (paths[i].stem, answers[0][i], [answer[i] for answer in answers[1:]])
+        for i in spread(known, SHOWN_PHOTOGRAPHS)
+    ]

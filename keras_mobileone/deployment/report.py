@@ -1,34 +1,44 @@
-"""What `deploy` found out: a `DeployReport`, as JSON, Markdown and a picture."""
+"""`DeployReport`, the result of `deploy`, and how it becomes JSON, Markdown and a picture."""
 
-import json
-from dataclasses import asdict, dataclass, replace
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from keras_mobileone.benchmarking import Latency, ratio
-from keras_mobileone.data.imagenet import NUM_CLASSES, class_table
+from keras_mobileone.benchmarking.results import read_stored
 from keras_mobileone.data.images import EXAMPLE_IMAGE
 from keras_mobileone.errors import MissingPackageError
 from keras_mobileone.export.snippets import Usage
 from keras_mobileone.models.complexity import Complexity
+from keras_mobileone.reports import Report
 
+FORMAT = 1  # number of the JSON layout; it is raised when the meaning of a field changes
+STORED = "report of deploy"
 HEADER = ("", "MB", "ms", "p95", "ratio", "error", "SQNR", "agree", "top-1", "top-5")
+LISTED_CLASSES = 20  # a report names the classes of a model that has no more than these
+PERCENT_IMAGES = 100  # with fewer images a percentage says less than the count
+COLORS = ("#4c72b0", "#55a868", "#c44e52")
 
 
 @dataclass(frozen=True)
 class DeployedFile:
-    """One exported file, compared with Keras on real photographs.
+    """A TFLite file written by `deploy`, compared with Keras on photographs.
 
     Attributes:
-        file: Its name inside the output directory.
-        precision: float32, float16 or int8.
-        bytes: Its size.
-        latency: Of one inference on this machine.
-        error: Largest difference from Keras' logits over the largest magnitude of these.
-        sqnr: Signal to quantization noise of the logits, in dB.
-        agreement: On how many images it gives Keras' answer.
-        top1, top5: How many images it classifies rightly; None when they have no labels.
+        file: Name of the file inside the output directory.
+        precision: `"float32"`, `"float16"` or `"int8"`.
+        bytes: Size of the file.
+        latency: Time of one inference on this machine.
+        error: Largest difference from Keras' outputs over the largest magnitude of Keras' outputs.
+        sqnr: Signal-to-quantization-noise ratio of the outputs, in dB.
+        agreement: Number of images on which the file's best class is the one of Keras.
+        top1: Number of images whose label is the best class; None if the images have no labels.
+        top5: Number of images whose label is among the five best classes; None likewise.
         operators: How often each TFLite operator occurs.
-        usage: How an app uses it.
+        usage: How an app uses the file.
     """
 
     file: str
@@ -46,15 +56,15 @@ class DeployedFile:
 
 @dataclass(frozen=True)
 class DeployedPackage:
-    """The Core ML package; its numbers can't be checked but on Apple's systems.
+    """A Core ML package written by `deploy`. Only Apple's systems can run it.
 
     Attributes:
-        file: Its name inside the output directory.
-        bytes: Its size.
+        file: Name of the package inside the output directory.
+        bytes: Size of all its files.
         compute_precision: Precision of weights and arithmetic.
-        minimum_deployment_target: Oldest system that reads it.
+        minimum_deployment_target: Oldest system that reads the package.
         operators: How often each operator of the ML Program occurs.
-        usage: How an app uses it.
+        usage: How an app uses the package.
     """
 
     file: str
@@ -66,26 +76,37 @@ class DeployedPackage:
 
 
 @dataclass(frozen=True)
-class DeployReport:
-    """Everything `deploy` found out.
+class DeployReport(Report):
+    """Result of `deploy`: the files, how close they are to Keras, and how fast they run.
+
+    `load_report` reads what `save` wrote.
 
     Attributes:
-        variant, weights: What was deployed.
-        train, deploy: Parameters and multiply-accumulates, multi-branch and fused.
-        files: The exported TFLite files.
+        name: Name of the variant, or of the model that was deployed instead of a variant.
+        weights: `"imagenet"`, `"imagenette"` or the name of the weight file; None if a model was
+            deployed instead of a variant.
+        train: Parameters and multiply-accumulates with all branches; None if the model had no
+            branches to fuse.
+        deploy: Parameters and multiply-accumulates of the fused model.
+        classes: Names of the classes if they are known and at most 20, else empty.
+        files: The TFLite files.
         package: The Core ML package, or None.
-        images: How many photographs they were compared on.
-        calibration_images: How many set the ranges for int8.
-        held_out: Whether these are other images than those compared on.
-        keras_top1, keras_top5: What Keras itself gets; None without labels.
-        predictions: (photograph, answer of Keras, answers of the files), class names.
-        conditions: Processor, versions, runs.
+        images: Number of photographs on which the files were compared with Keras.
+        calibration_images: Number of photographs that calibrated int8.
+        held_out: Whether none of the compared photographs calibrated int8.
+        keras_top1: Number of compared photographs whose label is Keras' best class; None if they
+            have no labels.
+        keras_top5: Number of them whose label is among Keras' five best classes; None likewise.
+        predictions: (photograph, best class of Keras, best class of each file) for some of the
+            photographs that show what the model knows. Empty if there are none.
+        conditions: Processor, versions, runs and rounds.
     """
 
-    variant: str
-    weights: str
-    train: Complexity
+    name: str
+    weights: str | None
+    train: Complexity | None
     deploy: Complexity
+    classes: list[str]
     files: list[DeployedFile]
     package: DeployedPackage | None
     images: int
@@ -94,17 +115,53 @@ class DeployReport:
     keras_top1: int | None
     keras_top5: int | None
     predictions: list[tuple[str, str, list[str]]]
-    conditions: dict[str, str | int]
+    conditions: dict[str, Any]
 
-    def to_dict(self) -> dict:
-        """Plain data for JSON."""
-        counts = {"train": self.train._asdict(), "deploy": self.deploy._asdict()}
-        return asdict(self) | counts
+    def to_dict(self) -> dict[str, Any]:
+        """Converts the report to plain data for JSON, with the format's number."""
+        return {"format": FORMAT, **super().to_dict()}
+
+
+def load_report(path: str | os.PathLike) -> DeployReport:
+    """Reads the `report.json` that `deploy` or `DeployReport.save` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not such a report, or has another format.
+    """
+    return read_stored(path, STORED, FORMAT, report_from_dict)
+
+
+def report_from_dict(data: dict[str, Any]) -> DeployReport:
+    """Builds the report from the plain data that `DeployReport.to_dict` returned."""
+    fields = {name: value for name, value in data.items() if name != "format"}
+    fields["train"] = data["train"] and Complexity(**data["train"])
+    fields["deploy"] = Complexity(**data["deploy"])
+    fields["files"] = [
+        DeployedFile(
+            **file
+            | {
+                "usage": _usage(file["usage"]),
+                "latency": Latency(**file["latency"]),
+                # JSON has no infinity: null stands for outputs without any difference.
+                "sqnr": math.inf if file["sqnr"] is None else file["sqnr"],
+            }
+        )
+        for file in data["files"]
+    ]
+    package = data["package"]
+    fields["package"] = package and DeployedPackage(**package | {"usage": _usage(package["usage"])})
+    fields["predictions"] = [tuple(prediction) for prediction in data["predictions"]]
+    return DeployReport(**fields)
+
+
+def _usage(data: dict[str, Any]) -> Usage:
+    return Usage(**data | {"facts": [tuple(fact) for fact in data["facts"]]})
 
 
 def table_rows(report: DeployReport) -> list[tuple[str, ...]]:
-    """The rows of the table under `HEADER`: Keras, then the files."""
-    counts = _percent(report.keras_top1, report.images), _percent(report.keras_top5, report.images)
+    """Returns the rows of the table under `HEADER`: Keras, then the files."""
+    counts = _share(report.keras_top1, report.images), _share(report.keras_top5, report.images)
     return [("Keras", *[""] * 7, *counts), *(_row(file, report) for file in report.files)]
 
 
@@ -117,58 +174,74 @@ def _row(file: DeployedFile, report: DeployReport) -> tuple[str, ...]:
         f"{ratio(file.latency, report.files[0].latency):.2f}",
         f"{file.error:.0e}",
         f"{file.sqnr:.1f}",
-        _percent(file.agreement, report.images),
-        _percent(file.top1, report.images),
-        _percent(file.top5, report.images),
+        _share(file.agreement, report.images),
+        _share(file.top1, report.images),
+        _share(file.top5, report.images),
     )
 
 
-def _percent(count: int | None, total: int) -> str:
-    return "" if count is None else f"{100 * count / total:.1f}"
-
-
-def report_from_dict(data: dict) -> DeployReport:
-    """The report that `DeployReport.to_dict` made plain data of."""
-
-    def with_usage(kind, plain, **fields):
-        return kind(**plain | {"usage": Usage(**plain["usage"])} | fields)
-
-    files = [with_usage(DeployedFile, f, latency=Latency(**f["latency"])) for f in data["files"]]
-    package = data["package"] and with_usage(DeployedPackage, data["package"])
-    counts = {form: Complexity(**data[form]) for form in ("train", "deploy")}
-    return DeployReport(**data | counts | {"files": files, "package": package})
+def _share(count: int | None, total: int) -> str:
+    """A count of images as a percentage, or as it is where there are only a few images."""
+    if count is None:
+        return ""
+    return f"{100 * count / total:.1f}" if total >= PERCENT_IMAGES else f"{count} of {total}"
 
 
 def summary(report: DeployReport) -> list[str]:
-    """The sentences around the table: what was deployed, and how it was measured."""
+    """Returns the paragraphs around the table: what was deployed, compared and timed."""
     c = report.conditions
-    held_out = "other" if report.held_out else "the same"
+    held_out = "other images" if report.held_out else "the same images"
+    unit = "in % of the images" if report.images >= PERCENT_IMAGES else "as numbers of images"
+    labels = "" if report.keras_top1 is not None else " The images have no labels."
     return [
-        f"{report.variant}, weights {report.weights}. Train time: {_counts(report.train)}. "
-        f"Deploy: {_counts(report.deploy)}.{_few_classes(report.weights)}",
-        f"Compared with Keras on {report.images} images; int8 calibrated on "
-        f"{report.calibration_images}, {held_out} ones. Error: largest difference of the logits "
-        "over their largest magnitude. SQNR: of the logits, dB. Agree, top-1, top-5: % of images"
-        + (". " if report.keras_top1 is not None else "; these images have no labels. ")
-        + "Ratio: of the latency to float32's.",
-        f"Latency: median and 95th percentile of {c['processor']}, {c['threads']} thread(s), "
+        f"{_what(report)}{_few_classes(report)}",
+        f"The files are compared with Keras on {report.images} images; int8 is calibrated on "
+        f"{report.calibration_images}, {held_out}. Error: largest difference of the outputs over "
+        "their largest magnitude. SQNR: of the outputs, in dB. Agree: images with the same best "
+        f"class as Keras. Agree, top-1 and top-5 are given {unit}.{labels} "
+        "Ratio: latency over that of float32.",
+        f"Latency: median and 95th percentile on {c['processor']}, {_threads(c['threads'])}, "
         f"batch 1, {c['rounds']} rounds of {c['runs']} runs after {c['warmup_runs']} warm-up runs, "
-        f"files interleaved; "
+        "files interleaved; "
         f"ai-edge-litert {c['ai-edge-litert']}, TensorFlow {c['tensorflow']}, Keras {c['keras']}, "
         f"Python {c['python']}, {c['system']}.",
     ]
 
 
-def _few_classes(weights: str) -> str:
-    """What to expect of weights that know fewer classes than photographs show."""
-    names = [name for _, name in class_table(weights)]
-    if len(names) == NUM_CLASSES:
+def _what(report: DeployReport) -> str:
+    name = f"{report.name}, weights {report.weights}" if report.weights else report.name
+    if report.train is None:
+        return f"{name}. {_counts(report.deploy)}."
+    return f"{name}. Train time: {_counts(report.train)}. Deploy: {_counts(report.deploy)}."
+
+
+def _few_classes(report: DeployReport) -> str:
+    """What to expect of a model that knows fewer classes than photographs show."""
+    if not report.classes:
         return ""
-    return f" Whatever a photograph shows, the answer is one of these: {', '.join(names)}."
+    text = (
+        f" The model knows {len(report.classes)} classes: whatever a photograph shows, the answer "
+        f"is one of these: {', '.join(report.classes)}."
+    )
+    if not report.predictions:
+        text += (
+            " None of the photographs is in a folder named after one of them, so no answers are "
+            "listed; the photographs only show how closely the files follow Keras."
+        )
+    return text
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _counts(counts: Complexity) -> str:
+    statistics = f" + {counts.non_trainable:,} BN statistics" if counts.non_trainable else ""
+    return f"{counts.trainable:,} parameters{statistics}, {counts.feature_macs:,} MACs"
 
 
 def package_summary(package: DeployedPackage) -> str:
-    """The sentence about the Core ML package."""
+    """Returns the sentences about the Core ML package."""
     return (
         f"{package.file}: {package.bytes / 1e6:.2f} MB, Core ML {package.compute_precision}, "
         f"{package.minimum_deployment_target} and newer. Neither run nor timed here: "
@@ -177,7 +250,7 @@ def package_summary(package: DeployedPackage) -> str:
 
 
 def usages(report: DeployReport) -> list[str]:
-    """How an app uses each file, as Markdown, with the code for the first TFLite file."""
+    """Returns how an app uses each file, as Markdown, with code for the first TFLite file only."""
     first, *others = report.files
     parts = [first.usage.markdown("###").rstrip()]
     parts += [replace(file.usage, snippets={}).markdown("###").rstrip() for file in others]
@@ -186,50 +259,52 @@ def usages(report: DeployReport) -> list[str]:
     return parts
 
 
-def _counts(counts: Complexity) -> str:
-    statistics = f" + {counts.non_trainable:,} BN statistics" if counts.non_trainable else ""
-    return f"{counts.trainable:,} parameters{statistics}, {counts.feature_macs:,} MACs"
-
-
-def markdown_table(header, rows) -> str:
-    """A table in Markdown."""
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def markdown(report: DeployReport) -> str:
-    """The report as Markdown."""
+    """Returns the report as Markdown."""
     first, *conditions = summary(report)
-    names = [file.precision for file in report.files]
+    packages = [report.package] if report.package else []
+    files: list[DeployedFile | DeployedPackage] = [*report.files, *packages]
     parts = [
-        f"# {report.variant} for LiteRT",
+        f"# {report.name} for LiteRT",
         first,
         markdown_table(HEADER, table_rows(report)),
         *conditions,
-        "![Size, latency and agreement](report.png)",
-        "## Photographs",
-        markdown_table(
-            ["Photograph", "Keras", *names],
-            [[photo, answer, *answers] for photo, answer, answers in report.predictions],
-        ),
+        "![Size and latency](report.png)",
+        *_photographs(report),
         "## Operators",
         markdown_table(
             ["File", "Operators"],
             [
                 [f.file, ", ".join(f"{count} {name}" for name, count in f.operators.items())]
-                for f in (*report.files, *filter(None, [report.package]))
+                for f in files
             ],
         ),
         "## Using the files",
-        "The TFLite files carry metadata for MediaPipe and Android Studio: texts, normalization, "
-        f"labels. {EXAMPLE_IMAGE} lies beside them. The code for one serves for all.",
+        "The TFLite files contain metadata for MediaPipe and Android Studio: description, "
+        f"normalization and labels. {EXAMPLE_IMAGE} lies beside them. The code below is for the "
+        "first file; only the name of the file differs for the others.",
         *usages(report),
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _photographs(report: DeployReport) -> list[str]:
+    """The section with the answers for single photographs, if there are any."""
+    if not report.predictions:
+        return []
+    names = [file.precision for file in report.files]
+    rows = [[photo, answer, *answers] for photo, answer, answers in report.predictions]
+    return ["## Photographs", markdown_table(["Photograph", "Keras", *names], rows)]
+
+
 def require_plot() -> None:
-    """Raises ImportError, with the extra to install, where matplotlib is missing."""
+    """Raises ImportError with the extra to install where matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -239,40 +314,55 @@ def require_plot() -> None:
         ) from error
 
 
-def plot(report: DeployReport, path: Path) -> None:
-    """Size, latency and agreement of the files, side by side, as PNG."""
+def plot(report: DeployReport, path: str | os.PathLike) -> None:
+    """Draws size and latency of the files side by side, as PNG.
+
+    The figures come from `report` alone, so that a stored report can be drawn again:
+    `plot(load_report("report.json"), "report.png")`.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = figure.subplots(1, 3)
-    names = [file.precision for file in report.files]
-    panels = (
-        ("Size, MB", [f.bytes / 1e6 for f in report.files], "{:.2f}"),
-        ("Latency, median ms", [f.latency.median for f in report.files], "{:.2f}"),
-        (
-            f"Same answer as Keras, % of {report.images}",
-            [100 * f.agreement / report.images for f in report.files],
-            "{:.1f}",
-        ),
-    )
-    for axis, (title, values, form) in zip(axes, panels, strict=True):
-        bars = axis.bar(names, values, color=["#4c72b0", "#55a868", "#c44e52"], width=0.6)
-        axis.bar_label(bars, [form.format(value) for value in values], padding=2)
-        axis.set_title(title, fontsize=11)
-        axis.spines[["top", "right", "left"]].set_visible(False)
-        axis.set_yticks([])
-        axis.margins(y=0.15)
+    c, files = report.conditions, report.files
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    size, latency = figure.subplots(1, 2)
+    _bars(size, "Size, MB", files, [file.bytes / 1e6 for file in files])
+    medians = [file.latency.median for file in files]
+    above = [file.latency.p95 - file.latency.median for file in files]
+    _bars(latency, "Latency, ms: median, line to 95th percentile", files, medians, above)
     figure.suptitle(
-        f"{report.variant}, {report.conditions['threads']} thread(s) of "
-        f"{report.conditions['processor']}",
-        fontsize=10,
+        f"{report.name} in LiteRT, batch 1, {_threads(c['threads'])} of {c['processor']}",
+        fontsize=11,
+    )
+    agreement = ", ".join(f"{file.precision} {file.agreement}" for file in files)
+    figure.supxlabel(
+        f"Same best class as Keras, of {report.images} photographs: {agreement}.",
+        fontsize=9,
     )
     figure.savefig(path, dpi=160)
 
 
+def _bars(
+    axis: Any,
+    title: str,
+    files: Sequence[DeployedFile],
+    values: Sequence[float],
+    above: Sequence[float] | None = None,
+) -> None:
+    """One panel: a bar for each file, with a line of the length `above` on top of it."""
+    errors = None if above is None else ([0] * len(above), above)
+    names = [file.precision for file in files]
+    bars = axis.bar(names, values, yerr=errors, capsize=4, ecolor="#555", color=COLORS, width=0.6)
+    # Inside the bars, so that the end of a line is not taken for the figure.
+    labels = [f"{value:.2f}" for value in values]
+    axis.bar_label(bars, labels, label_type="center", color="white")
+    axis.set_title(title, fontsize=11)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.set_yticks([])
+    axis.margins(y=0.15)
+
+
 def write_reports(report: DeployReport, directory: Path) -> None:
     """Writes report.json, report.md and report.png into `directory`."""
-    content = json.dumps(report.to_dict(), indent=2) + "\n"
-    (directory / "report.json").write_text(content, encoding="utf-8")
+    report.save(directory / "report.json")
     (directory / "report.md").write_text(markdown(report), encoding="utf-8")
     plot(report, directory / "report.png")

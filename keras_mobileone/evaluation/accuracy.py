@@ -55,7 +55,7 @@ def evaluate(
     model: "keras.Model | Predictor | str | os.PathLike",
     directory: str | os.PathLike,
     *,
-    crop_fraction: float = 0.875,
+    crop_fraction: float | None = None,
     classes: Sequence[str] | None = None,
     limit: int | None = None,
     reference: "keras.Model | Predictor | str | os.PathLike | None" = None,
@@ -65,11 +65,11 @@ def evaluate(
     """Top-1 and top-5 of a classifier on class folders.
 
     Args:
-        model: Keras model that takes normalized images, or path of a `.keras` or `.tflite` file.
+        model: Keras model, or path of a `.keras` or `.tflite` file.
         directory: Class folders. For a model of ImageNet's 1,000 classes they are named by WordNet
             id, such as `n01440764/`, and may be a part of them; for any other there is one for each
             output, in sorted order.
-        crop_fraction: Crop side over resized short side. See `Variant.crop_fraction`.
+        crop_fraction: Side of the center crop over the resized short side; the model's own if None.
         classes: Names of the folders in the order of the outputs (`classes.txt` of a training run),
             where that is not the above.
         limit: Evaluate only so many images, spread evenly over the sorted list.
@@ -88,7 +88,7 @@ def evaluate(
     print(result.top1 / result.images)
     ```
     """
-    if not 0 < crop_fraction <= 1:
+    if crop_fraction is not None and not 0 < crop_fraction <= 1:
         raise InputValueError(
             f"`crop_fraction` must lie in (0, 1]. Received: crop_fraction={crop_fraction}."
         )
@@ -102,6 +102,7 @@ def evaluate(
     if limit is not None:
         labelled = spread(labelled, limit)
     paths, labels = [path for path, _ in labelled], np.array([label for _, label in labelled])
+    crop_fraction = crop_fraction or predictors[0].image_config.crop_fraction
     start = time.perf_counter()
     scores = predict_images(predictors, paths, crop_fraction, progress)
     seconds = time.perf_counter() - start
@@ -113,7 +114,7 @@ def evaluate(
         top5=int((best == labels[:, None]).sum()),
         agreement=agreement(scores[1], scores[0]) if reference is not None else None,
         images_per_second=round(len(paths) / seconds, 1),
-        image_size=predictors[0].image_size,
+        image_size=predictors[0].image_config.image_size,
         crop_fraction=crop_fraction,
     )
 
@@ -132,7 +133,7 @@ def predict_images(
     Raises:
         ValueError: If the predictors take different image sizes, or a file can't be decoded.
     """
-    sizes = {predictor.image_size for predictor in predictors}
+    sizes = {predictor.image_config.image_size for predictor in predictors}
     if len(sizes) != 1:
         raise InputValueError(f"Expected models of one image size. Received: {sorted(sizes)}.")
     crops = load_crops(paths, sizes.pop(), crop_fraction)

@@ -49,17 +49,18 @@ def compare(
     images: "str | os.PathLike | np.ndarray",
     labels: np.ndarray | None = None,
     *,
-    crop_fraction: float = 0.875,
+    crop_fraction: float | None = None,
 ) -> Comparison:
     """Runs two classifiers on the same images, any pair of Keras and TFLite models.
 
     Args:
-        reference: Keras model that takes normalized images, or path of a `.keras` or `.tflite`.
+        reference: Keras model, or path of a `.keras` or `.tflite`.
         candidate: The same.
         images: Directory of images, or an array of pixels (count, height, width, 3) uint8.
         labels: Class index of each image. For a directory of class folders named by WordNet id
             they are ImageNet's by default.
-        crop_fraction: Of the evaluation transform, for a directory.
+        crop_fraction: Side of the center crop over the resized short side, for a directory; the
+            reference's own if None.
 
     Raises:
         FileNotFoundError: If a file or the directory does not exist.
@@ -76,6 +77,7 @@ def compare(
     if isinstance(images, (str, os.PathLike)):
         paths = list_images(images)
         labels = image_labels(paths) if labels is None else labels
+        crop_fraction = crop_fraction or predictors[0].image_config.crop_fraction
         outputs = predict_images(predictors, paths, crop_fraction)
     else:
         outputs = [predictor(np.asarray(images)) for predictor in predictors]

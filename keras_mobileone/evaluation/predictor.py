@@ -7,11 +7,11 @@ from typing import Protocol
 import keras
 import numpy as np
 
-from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.data.image_config import ImageConfig, image_config
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.flatbuffer import read_tflite
-from keras_mobileone.litert.metadata import read_labels
-from keras_mobileone.litert.runner import PIXEL_INPUT, LiteRTRunner
+from keras_mobileone.litert.metadata import read_file_config
+from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.weights.loading import load_keras
 
 
@@ -20,12 +20,12 @@ class Predictor(Protocol):
 
     Attributes:
         name: For reports.
-        image_size: (height, width) it takes.
+        image_config: How it takes images.
         classes: Number of scores; None if the output is none of (batch, classes).
     """
 
     name: str
-    image_size: tuple[int, int]
+    image_config: ImageConfig
     classes: int | None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -40,20 +40,30 @@ class Predictor(Protocol):
         ...
 
 
-def load_predictor(source: "keras.Model | str | os.PathLike", threads: int = 1) -> Predictor:
+def load_predictor(
+    source: "keras.Model | str | os.PathLike",
+    threads: int = 1,
+    image_config: ImageConfig | None = None,
+) -> Predictor:
     """A predictor from a Keras model, a `.keras` file or a `.tflite` file.
+
+    Args:
+        source: The model or file.
+        threads: CPU threads for a TFLite file.
+        image_config: How it takes images, where it does not tell itself: see
+            `keras_mobileone.image_config`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged or of another kind, or its input is no RGB image.
     """
     if isinstance(source, keras.Model):
-        return KerasPredictor(source)
+        return KerasPredictor(source, image_config)
     suffix = Path(source).suffix
     if suffix == ".tflite":
-        return LiteRTPredictor(source, threads)
+        return LiteRTPredictor(source, threads, image_config)
     if suffix == ".keras":
-        return KerasPredictor(load_keras(source))
+        return KerasPredictor(load_keras(source), image_config)
     raise InputValueError(f"Expected a .keras or .tflite file. Received: {source}.")
 
 
@@ -65,9 +75,9 @@ def as_predictor(source, threads: int = 1) -> Predictor:
 
 
 class KerasPredictor:
-    """Runs a Keras model that takes normalized images."""
+    """Runs a Keras model."""
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, config: ImageConfig | None = None):
         shape = model.input_shape
         if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] != 3:
             raise InputValueError(
@@ -76,25 +86,22 @@ class KerasPredictor:
             )
         self.name = model.name
         self.model = model
-        self.image_size = tuple(size or 224 for size in shape[1:3])
+        self.image_config = config or image_config(model)
         outputs = model.output_shape
         self.classes = outputs[1] if isinstance(outputs, tuple) and len(outputs) == 2 else None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        return self.model.predict_on_batch(preprocess_input(pixels))
+        return self.model.predict_on_batch(self.image_config.normalize(pixels))
 
 
 class LiteRTPredictor:
-    """Runs a TFLite file with ai-edge-litert, one image at a time.
+    """Runs a TFLite file with ai-edge-litert, one image at a time, as its metadata say."""
 
-    An input named `"pixels"` gets values 0 … 255, every other normalized ones.
-
-    Attributes:
-        labels: Names of the classes that the file brings, or None.
-    """
-
-    def __init__(self, path: str | os.PathLike, threads: int = 1):
-        self._runner = LiteRTRunner(read_tflite(path), threads)
+    def __init__(
+        self, path: str | os.PathLike, threads: int = 1, config: ImageConfig | None = None
+    ):
+        content = read_tflite(path)
+        self._runner = LiteRTRunner(content, threads)
         inputs = self._runner.inputs
         shape = inputs[0].shape
         if len(inputs) != 1 or len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
@@ -103,13 +110,17 @@ class LiteRTPredictor:
                 f"Received: {path} with {', '.join(str(i.shape) for i in inputs)}."
             )
         self.name = Path(path).name
-        self.labels = read_labels(path)
-        self.image_size = shape[1:3]
+        self.image_config = config or read_file_config(content)
+        if self.image_config is None:
+            raise InputValueError(
+                "Expected a TFLite file whose metadata tell how it takes images. "
+                f"Received: {path}, which has none. Pass image_config=, or export the model "
+                "again with keras_mobileone.export_tflite."
+            )
         outputs = self._runner.outputs[0]
         self.classes = outputs.shape[1] if len(outputs.shape) == 2 else None
         self._output_name = outputs.name
-        self._takes_pixels = inputs[0].name == PIXEL_INPUT
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        images = pixels if self._takes_pixels else preprocess_input(pixels)
+        images = self.image_config.normalize(pixels)
         return np.concatenate([self._runner(image[None])[self._output_name] for image in images])

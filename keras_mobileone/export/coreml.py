@@ -1,39 +1,36 @@
 """`export_coreml`: from a Keras model to a Core ML package, described as Xcode shows it."""
 
-import io
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_mobileone.about import About
-from keras_mobileone.data.imagenet import MEAN, STD, preprocess_input, top_labels
+from keras_mobileone.choices import COMPRESSIONS, COMPUTE_PRECISIONS, DEPLOYMENT_TARGETS
+from keras_mobileone.data.image_config import ImageConfig, image_config
+from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
-from keras_mobileone.data.labels import check_labels
+from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputTypeError, InputValueError, MissingPackageError
+from keras_mobileone.files import staged_path
+from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
-from keras_mobileone.models.graph import ends_in_softmax, in_float32, require_graph
+from keras_mobileone.models.graph import as_functional, ends_in_softmax, in_float32
+from keras_mobileone.reports import Report
 
-COMPUTE_PRECISIONS = ("float16", "float32")
-# The oldest system that reads a package, by the name that Core ML gives it.
-DEPLOYMENT_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
-# Of the weights, which packages for iOS16 and newer can hold. Fewer bits than 8 are not offered:
-# with 6 the logits of S0 correlate by 0.8 with those of float weights, with 4 not at all.
-COMPRESSIONS = ("linear8", "palette8")
 INPUT = "image"
 LABEL, SCORES = "classLabel", "scores"
 
 
 @dataclass(frozen=True)
-class CoreMLReport:
+class CoreMLReport(Report):
     """What `export_coreml` wrote.
 
     Attributes:
@@ -43,7 +40,8 @@ class CoreMLReport:
         minimum_deployment_target: Oldest system that reads it.
         compression: Of the weights, or None.
         shape: (height, width, channels) of its input.
-        image: Whether it takes a picture; else normalized float32.
+        image: Whether it takes a picture; else float32 values.
+        image_config: How it takes images.
         labels: Names of the classes, for a classifier; else None.
         input: Its input in one line.
         output: Its output in one line.
@@ -60,6 +58,7 @@ class CoreMLReport:
     compression: str | None
     shape: tuple[int, int, int]
     image: bool
+    image_config: ImageConfig
     labels: tuple[str, ...] | None
     input: str
     output: str
@@ -74,7 +73,9 @@ def export_coreml(
     compute_precision: str = "float16",
     *,
     labels: Sequence[str] | None = None,
+    classifier: bool | None = None,
     image: bool = True,
+    normalize: bool | None = None,
     minimum_deployment_target: str = "iOS15",
     compression: str | None = None,
     about: About | None = None,
@@ -86,11 +87,15 @@ def export_coreml(
             blocks are fused first; `model` itself stays untouched.
         path: Directory to make, ending in `.mlpackage`. It appears whole or not at all.
         compute_precision: `"float16"` or `"float32"` weights and arithmetic.
-        labels: Names of the classes in the order of the outputs: the package is then a classifier,
-            giving the best label and the probability of each. None: the model's own outputs, as
-            the multi-array `"scores"`.
-        image: Take an RGB image 0 … 255, normalized in the graph. Else a multi-array (1, height,
-            width, 3) of normalized float32.
+        labels: Names of the classes in the order of the outputs. None: those that the model
+            carries, else ImageNet's for a model of 1,000 classes.
+        classifier: Whether the package is a classifier, which gives the best label and the
+            probability of each. False: the model's own outputs, as the multi-array `"scores"`.
+            None: a classifier if there are labels.
+        image: Take an RGB image 0 … 255, normalized in the graph as the model needs it. Else a
+            multi-array (1, height, width, channels) float32 of what the model takes.
+        normalize: For a model whose graph does not tell what it takes: True if it takes what
+            `preprocess_input` returns, False if it takes pixels. See `image_config`.
         minimum_deployment_target: Oldest system that has to read it: `"iOS15"` …
             `"iOS18"`, or macOS of that year.
         compression: None; `"linear8"`, 8-bit weights with a scale for each channel; `"palette8"`,
@@ -118,10 +123,14 @@ def export_coreml(
     """
     path = Path(path)
     _check_arguments(path, compute_precision, minimum_deployment_target, compression)
-    _check_model(model, image, labels)
+    functional = copy_attachment(model, as_functional(model))
+    _check_model(functional, image)
+    config = image_config(functional, normalize)
+    labels = _labels(functional, labels, classifier, config)
+    deploy = in_float32(fuse(functional) if has_blocks(functional) else functional)
+    _check_layers(deploy)
     ct = require_coremltools()
-    deploy = in_float32(fuse(model) if has_blocks(model) else model)
-    network = _with_ends(deploy, image, softmax=labels is not None)
+    network = _with_ends(deploy, config if image else None, softmax=labels is not None)
     shape = (1, *network.input_shape[1:])
     tensor = (
         ct.ImageType(INPUT, shape, color_layout=ct.colorlayout.RGB)
@@ -142,9 +151,9 @@ def export_coreml(
         if compression:
             converted = _compressed(converted, compression)
         converted = _renamed(ct, converted, labels is not None)
-    _describe(converted, model, labels, image, about or About())
+    _describe(converted, model, labels, config if not image else None, about or About())
     operators = _operators(converted)
-    with _staged(path) as temporary, quiet():
+    with staged_path(path) as temporary, quiet():
         converted.save(str(temporary))
     return CoreMLReport(
         path=path,
@@ -154,27 +163,34 @@ def export_coreml(
         compression=compression,
         shape=tuple(network.input_shape[1:]),
         image=image,
+        image_config=config,
         labels=labels and tuple(labels),
         input=converted.input_description[INPUT],
         output=", ".join(
             converted.output_description[name] for name in converted.output_description
         ),
-        expected=_expected(network, image, labels),
+        expected=_expected(functional, config, labels),
         operators=operators,
         deploy=model_complexity(deploy),
     )
 
 
 @contextmanager
-def quiet():
-    """Without coremltools' progress bars and its notes about versions and macOS."""
+def quiet() -> Iterator[None]:
+    """Without coremltools' progress bars and its notes about versions and macOS.
+
+    Nothing else that goes to stderr meanwhile is held back.
+    """
+    from tqdm import std
+
     logger = logging.getLogger("coremltools")
-    level = logger.level
+    level, start = logger.level, std.tqdm.__init__
     logger.setLevel(logging.ERROR)
+    std.tqdm.__init__ = partialmethod(start, disable=True)
     try:
-        with redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
+        std.tqdm.__init__ = start
         logger.setLevel(level)
 
 
@@ -184,14 +200,14 @@ def require_coremltools():
     Raises:
         ImportError: Where it is missing; names the extra to install.
     """
-    with quiet():
-        try:
+    try:
+        with quiet():
             import coremltools
-        except ImportError as error:
-            raise MissingPackageError(
-                "Core ML export needs coremltools. Received: "
-                f"{error}. Install it with `pip install keras-mobileone[coreml]`."
-            ) from error
+    except ImportError as error:
+        raise MissingPackageError(
+            "Core ML export needs coremltools. Received: "
+            f"{error}. Install it with `pip install keras-mobileone[coreml]`."
+        ) from error
     return coremltools
 
 
@@ -231,8 +247,36 @@ def _check_arguments(path, compute_precision, minimum_deployment_target, compres
         )
 
 
-def _check_model(model, image, labels):
-    require_graph(model)
+def _labels(
+    model: keras.Model,
+    labels: Sequence[str] | None,
+    classifier: bool | None,
+    config: ImageConfig,
+) -> list[str] | None:
+    """The labels of a classifier, or None for a package that gives the model's own outputs."""
+    if classifier is False:
+        if labels is not None:
+            raise InputValueError(
+                "Labels need a classifier. Received: labels with classifier=False. Leave out one "
+                "of them."
+            )
+        return None
+    found = default_labels(model, config.labels if labels is None else labels)
+    if found is not None and len(set(found)) != len(found):
+        twice = next(label for label in found if found.count(label) > 1)
+        raise InputValueError(
+            "Core ML tells classes by their labels, so that all must differ. "
+            f"Received: {twice!r} more than once."
+        )
+    if classifier and found is None:
+        raise InputValueError(
+            f"Expected --labels with the names of the classes of {model.name!r}, whose output has "
+            f"shape {model.output_shape}, or --scores. Received: neither."
+        )
+    return found
+
+
+def _check_model(model: keras.Model, image: bool) -> None:
     shape, outputs = model.input_shape, model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
         raise InputValueError(
@@ -244,19 +288,15 @@ def _check_model(model, image, labels):
             f"An image input needs a model of RGB images. Received: {shape[3]} channels. "
             "Pass image=False."
         )
-    if not isinstance(outputs, tuple) or (labels is not None and len(outputs) != 2):
+    if not isinstance(outputs, tuple):
         raise InputValueError(
-            "Expected a model with one output, of shape (batch, classes) for a classifier. "
+            "Expected a model with one output. "
             f"Received: {model.name!r} with output shape {outputs}."
         )
-    check_labels(labels, outputs[1], model.name)
-    if labels is not None and len(set(labels)) != len(labels):
-        twice = next(label for label in labels if list(labels).count(label) > 1)
-        raise InputValueError(
-            "Core ML tells classes by their labels, so that all must differ. "
-            f"Received: {twice!r} more than once."
-        )
-    for layer in fuse(model).layers if has_blocks(model) else model.layers:
+
+
+def _check_layers(deploy: keras.Model) -> None:
+    for layer in deploy.layers:
         if not type(layer).__module__.startswith("keras."):
             raise InputTypeError(
                 "Expected layers of Keras itself and MobileOne blocks, which are fused. Received: "
@@ -264,11 +304,11 @@ def _check_model(model, image, labels):
             )
 
 
-def _with_ends(model, image, softmax) -> keras.Model:
-    """The model from pixels if `image`, to probabilities if `softmax`."""
+def _with_ends(model: keras.Model, config: ImageConfig | None, softmax: bool) -> keras.Model:
+    """The model from pixels, by its configuration if given, and to probabilities if `softmax`."""
     inputs = x = keras.Input(batch_shape=(1, *model.input_shape[1:]), name=INPUT)
-    if image:
-        scale, offset = 1 / (255 * np.array(STD)), -np.array(MEAN) / STD
+    if config is not None and not config.takes_pixels:
+        scale, offset = 1 / np.array(config.std), -np.array(config.mean) / config.std
         x = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="normalization")(x)
     x = model(x)
     if softmax and not ends_in_softmax(model):
@@ -276,14 +316,18 @@ def _with_ends(model, image, softmax) -> keras.Model:
     return keras.Model(inputs, x)
 
 
-def _expected(network, image, labels) -> tuple[tuple[str, float], ...] | None:
-    """The best classes of the example image by the Keras model that was converted."""
-    _, *size, channels = network.input_shape
-    if channels != 3 or len(network.output_shape) != 2:
+def _expected(
+    model: keras.Model, config: ImageConfig, labels: Sequence[str] | None
+) -> tuple[tuple[str, float], ...] | None:
+    """The best classes of the example image by the model as given."""
+    if not config.is_rgb or len(model.output_shape) != 2:
         return None
-    pixels = example_image(tuple(size))
-    batch = (pixels.astype(np.float32) if image else preprocess_input(pixels))[None]
-    return top_labels(network.predict_on_batch(batch)[0], labels)
+    batch = config.normalize(example_image(config.image_size))[None]
+    scores = keras.ops.convert_to_numpy(model.predict_on_batch(batch))[0]
+    if labels is not None and not ends_in_softmax(model):
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+    return top_labels(scores, labels)
 
 
 def _renamed(ct, package, classifier):
@@ -326,15 +370,14 @@ def _depthwise_names(package) -> list[str]:
     return names
 
 
-def _describe(package, model, labels, image, about):
+def _describe(package, model, labels, tensor: ImageConfig | None, about):
     package.author, package.license, package.version = about.author, about.license, about.version
     height, width, channels = model.input_shape[1:]
     package.short_description = about.text(model.name)
     package.input_description[INPUT] = (
         f"RGB image, {width}×{height} pixels; the package normalizes it"
-        if image
-        else f"(1, {height}, {width}, {channels}) float32, RGB normalized: (x / 255 - "
-        f"{list(MEAN)}) / {list(STD)}"
+        if tensor is None
+        else f"(1, {height}, {width}, {channels}) float32{described(tensor)}"
     )
     if labels is None:
         package.output_description[SCORES] = f"(1, {model.output_shape[-1]}) outputs of the model"
@@ -342,6 +385,16 @@ def _describe(package, model, labels, image, about):
     package.output_description[LABEL] = "label of the most probable class"
     package.output_description[SCORES] = f"probability of each of the {len(labels)} labels"
     package.user_defined_metadata["com.apple.coreml.model.preview.type"] = "imageClassifier"
+
+
+def described(config: ImageConfig) -> str:
+    """What a tensor holds, as the end of a sentence; empty for images that are not RGB."""
+    if not config.is_rgb:
+        return ""
+    if config.takes_pixels:
+        return ", RGB 0 … 255"
+    mean, std = ([round(value, 4) for value in values] for values in (config.mean, config.std))
+    return f", RGB normalized: (x - {mean}) / {std}"
 
 
 def _operations(package):
@@ -356,14 +409,3 @@ def _operators(package) -> dict[str, int]:
         if operation.type != "const":
             counts[operation.type] = counts.get(operation.type, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
-@contextmanager
-def _staged(path: Path):
-    """A place beside `path` that moves there if the block succeeds."""
-    directory = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
-    try:
-        yield directory / path.name
-        os.replace(directory / path.name, path)
-    finally:
-        shutil.rmtree(directory)

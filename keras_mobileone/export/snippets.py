@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from keras_mobileone.data.imagenet import MEAN, STD
 from keras_mobileone.data.images import EXAMPLE_IMAGE
 from keras_mobileone.export.coreml import INPUT as COREML_INPUT
-from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport
-from keras_mobileone.export.tflite import ExportReport
+from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport, described
+from keras_mobileone.export.report import ExportReport
 from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.litert.metadata import LABELS_FILE
 
@@ -79,7 +78,12 @@ def _preprocessing(report) -> str:
     (tensor,) = report.inputs
     _, height, width, _ = tensor.shape
     text = f"RGB, square crop, resized to {width}×{height}, "
-    text += "0 … 255" if report.takes_pixels else f"(x / 255 − {list(MEAN)}) / {list(STD)}"
+    config = report.image_config
+    text += (
+        "0 … 255"
+        if config.takes_pixels
+        else f"(x − {_numbers(config.mean)}) / {_numbers(config.std)}"
+    )
     if tensor.scale is None or (tensor.scale, tensor.zero_point) == (1, 0):
         return f"{text}, {tensor.dtype}"
     return f"{text}, then round(x / {tensor.scale:.6g}) + {tensor.zero_point}, {tensor.dtype}"
@@ -110,8 +114,9 @@ def _python(report) -> str:
         f"photo = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)",
         f"x = np.asarray(photo, np.{'uint8' if _plain_bytes(report) else 'float32'})[None]",
     ]
-    if not report.takes_pixels:
-        lines.append(f"x = (x / 255 - np.float32({list(MEAN)})) / np.float32({list(STD)})")
+    if not report.image_config.takes_pixels:
+        mean, std = _numbers(report.image_config.mean), _numbers(report.image_config.std)
+        lines.append(f"x = (x - np.float32({mean})) / np.float32({std})")
     if source.scale is not None and not _plain_bytes(report):
         low, high = LIMITS[source.dtype]
         lines += [
@@ -140,9 +145,10 @@ def _kotlin(report) -> str:
     (source,), (target,) = report.inputs, report.outputs
     _, height, width, _ = source.shape
     file, kind, write, x, constants = report.path.name, "Float", "writeFloat", "x.toFloat()", []
-    if not report.takes_pixels:
+    if not report.image_config.takes_pixels:
         x = "(x - mean[channel]) / std[channel]"
-        constants = [f"val mean = {_floats(MEAN)}", f"val std = {_floats(STD)}"]
+        mean, std = _floats(report.image_config.mean), _floats(report.image_config.std)
+        constants = [f"val mean = {mean}", f"val std = {std}"]
     if source.scale is not None:
         kind, write = "Byte", "writeInt8"
         low, high = LIMITS[source.dtype]
@@ -185,11 +191,15 @@ def _kotlin(report) -> str:
 def _plain_bytes(report) -> bool:
     """Whether the file takes the bytes of a picture as they are."""
     (source,) = report.inputs
-    return report.takes_pixels and source[2:] == ("uint8", 1, 0)
+    return report.image_config.takes_pixels and source[2:] == ("uint8", 1, 0)
 
 
 def _floats(constants) -> str:
-    return "floatArrayOf(" + ", ".join(f"{255 * value:.7g}f" for value in constants) + ")"
+    return "floatArrayOf(" + ", ".join(f"{value:.7g}f" for value in constants) + ")"
+
+
+def _numbers(constants) -> str:
+    return "[" + ", ".join(f"{value:.7g}" for value in constants) + "]"
 
 
 def _swift_picture(report) -> str:
@@ -224,7 +234,7 @@ def _swift_tensor(report) -> str:
         f"let model = try {_class_name(report)}(configuration: MLModelConfiguration())",
         f"let tensor = try MLMultiArray(shape: [1, {height}, {width}, {channels}], "
         "dataType: .float32)",
-        f"// fill it with RGB: (x / 255 - {list(MEAN)}) / {list(STD)}",
+        f"// fill it{described(report.image_config).replace(',', ' with', 1)}",
         f"let output = try model.prediction({COREML_INPUT}: tensor)",
         f"print(output.{LABEL if report.labels else SCORES})",
     ]

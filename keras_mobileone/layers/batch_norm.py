@@ -1,5 +1,7 @@
 """Batch normalization of a branch, by TensorFlow's fused operator where there is one."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,20 +10,24 @@ from keras_mobileone.layers.fused_updates import move_average
 FUSED_DTYPES = ("float32", "float16", "bfloat16")
 
 
-class BatchNorm(keras.layers.BatchNormalization):
+class FusedBatchNorm(keras.layers.BatchNormalization):
     """`BatchNormalization` of images that trains faster on TensorFlow, with the same values.
 
     Keras computes mean, variance and output by separate operators, which keep several tensors of
-    the size of the input for the backward pass; the fused operator keeps none but the input.
+    the size of the input for the backward pass; the fused operator keeps only the input.
 
     Args:
-        **kwargs: As of `keras.layers.BatchNormalization`.
+        **kwargs: The arguments of `keras.layers.BatchNormalization`.
 
-    Input shape, output shape:
-        (batch, height, width, channels), floating point.
+    Input shape:
+        `(batch, height, width, channels)`, floating point.
+
+    Output shape:
+        The input's.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalizes by the statistics of the batch (`training`) or by the moving statistics."""
         if not (training and self.trainable and self._fuses(inputs)):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
@@ -31,12 +37,14 @@ class BatchNorm(keras.layers.BatchNormalization):
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=self.epsilon
         )
-        # The operator returns the variance of the population; Keras tracks that of the batch.
+        # Of n values the operator normalizes with the sum of squares over n, but returns it over
+        # n − 1 (Bessel's correction, the estimate for the population that the batch comes from).
+        # Keras tracks the variance of the batch itself, over n.
         count = ops.cast(ops.size(inputs) // inputs.shape[-1], variance.dtype)
         track(self, mean, variance * (count - 1) / count)
         return outputs
 
-    def _fuses(self, inputs) -> bool:
+    def _fuses(self, inputs: Any) -> bool:
         return (
             keras.backend.backend() == "tensorflow"
             and not self.synchronized
@@ -45,7 +53,13 @@ class BatchNorm(keras.layers.BatchNormalization):
         )
 
 
-def track(norm, mean, variance) -> None:
-    """Moves the moving statistics of a norm towards those of a batch."""
+def track(norm: keras.layers.BatchNormalization, mean: Any, variance: Any) -> None:
+    """Moves the moving statistics of a batch normalization towards the statistics of a batch.
+
+    Args:
+        norm: The layer.
+        mean: Mean of each channel over the batch, shape (channels,).
+        variance: Variance of each channel over the batch, without Bessel's correction.
+    """
     for moving, value in ((norm.moving_mean, mean), (norm.moving_variance, variance)):
         move_average(moving, ops.cast(value, moving.dtype), norm.momentum)

@@ -11,7 +11,7 @@ from keras import layers, ops
 from keras_mobileone.checks import require_channels_last
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers import one_pass, reparameterization
-from keras_mobileone.layers.batch_norm import BatchNorm
+from keras_mobileone.layers.batch_norm import FusedBatchNorm
 
 # The authors leave both at PyTorch's defaults: eps 1e-5 and momentum 0.1, which Keras counts from
 # the other end. Keras' own epsilon of 1e-3 gives wrong outputs with their weights.
@@ -277,7 +277,7 @@ class MobileOneBlock(layers.Layer):
         return conv
 
     def _norm(self, name, shape):
-        norm = BatchNorm(
+        norm = FusedBatchNorm(
             momentum=BATCH_NORM_MOMENTUM,
             epsilon=BATCH_NORM_EPSILON,
             synchronized=self.synchronized,
@@ -445,6 +445,8 @@ class MobileOneBlock(layers.Layer):
         return keras.Model(inputs, block(inputs), name=f"{self.name}_fused")
 
 
-def _batch_norm(norm: layers.BatchNormalization) -> reparameterization.BatchNorm:
+def _batch_norm(norm: layers.BatchNormalization) -> reparameterization.BatchNormParameters:
     values = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
-    return reparameterization.BatchNorm(*(ops.convert_to_numpy(v) for v in values), norm.epsilon)
+    return reparameterization.BatchNormParameters(
+        *(ops.convert_to_numpy(v) for v in values), norm.epsilon
+    )

@@ -14,7 +14,7 @@ up to one convolution:
 
 Gradients come from the same expressions. Neither the outputs of the branches nor their gradients
 are ever stored. `DenseWindow` and `DepthwiseWindow` are the two kinds
-of moments; benchmarks/one_pass.md derives them.
+of moments; docs/methods/one_pass.md derives them.
 """
 
 from collections.abc import Iterable
@@ -59,7 +59,8 @@ def fold_branches(window, branches: Iterable[tuple]):
     gamma = _stack([norm.gamma for norm in norms], window.dtype)
     beta = _stack([norm.beta for norm in norms], window.dtype)
     mean, variance = window.statistics(weights)
-    scale = gamma / ops.sqrt(variance + norms[0].epsilon)
+    epsilon = ops.convert_to_tensor([[norm.epsilon] for norm in norms], window.dtype)
+    scale = gamma / ops.sqrt(variance + epsilon)
     for norm, *values in zip(norms, ops.unstack(mean), ops.unstack(variance), strict=True):
         track(norm, *values)
     return window.convolve(ops.sum(weights * scale[:, None], axis=0), ops.sum(beta, axis=0))

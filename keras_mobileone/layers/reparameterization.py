@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class BatchNorm(NamedTuple):
+class BatchNormParameters(NamedTuple):
     """Inference-time batch normalization of c channels; each array has shape (c,)."""
 
     gamma: np.ndarray
@@ -29,7 +29,7 @@ class Branch(NamedTuple):
     """A convolution without bias, followed by batch normalization."""
 
     kernel: np.ndarray
-    norm: BatchNorm
+    norm: BatchNormParameters
 
 
 def identity_kernel(channels: int, depthwise: bool) -> np.ndarray:
@@ -47,7 +47,7 @@ def fold_branch(branch: Branch) -> tuple[np.ndarray, np.ndarray]:
 def fold(branches: Iterable[Branch], kernel_size: int) -> tuple[np.ndarray, np.ndarray]:
     """One kernel and bias equal to the sum of `branches`.
 
-    Smaller kernels are centred, so every kernel side must be odd and `kernel_size` the largest.
+    Smaller kernels are centered, so every kernel side must be odd and `kernel_size` the largest.
 
     Returns:
         kernel: float64, (kernel_size, kernel_size, …) with the trailing axes of the branches.

@@ -1,27 +1,43 @@
-"""Sums of the windows of a convolution and of their products, with gradients written out.
+"""First and second moments of the windows that a convolution sees, with gradients written out.
 
-Of both kinds of window the moments are one tensor: first the sums of the window's values, then the
-products of two of them, centred by a constant m, since products of the values themselves would lose
-a small variance beside a large mean. Where m is the mean, the gradient of the products is that of
-the covariance. Nothing but the input is kept for it. benchmarks/one_pass.md derives the formulas.
+Both window types return one tensor: row 0 holds the sums, the rest the centered products. For
+windows q of n values, over all images and positions,
+
+    row 0:         Σ q_i
+    row 1 + i:     Σ (q_i − m_i) (q_j − m_j)    for j = 0 … n − 1
+
+The constant m keeps a small variance visible beside a large mean. Where m is the mean, the gradient
+of the products is that of the covariance. The backward pass needs nothing but the input.
+
+docs/methods/window_moments.md works an example in one dimension through by hand, and
+docs/methods/one_pass.md derives the formulas.
+
+Shapes in comments: B images of H × W pixels with C channels; P = B · H · W positions. A 3×3 window
+has 9 taps, numbered row by row, so that tap 4 is its center. The distance of two taps is their lag;
+there are 5×5 = 25 lags.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+Tensor = Any  # of any backend
+
 TAPS = 3  # side of the kernel of a depthwise window
-LAGS = 2 * TAPS - 1  # distances of two taps along one axis, -2 to 2
+LAGS = 2 * TAPS - 1  # distances of two taps along one axis: -2, -1, 0, 1, 2
 
 
-def _with_gradient(function):
-    """`ops.custom_gradient` of a function of one output, called alike by all backends."""
+def _with_gradient(function: Callable) -> Callable:
+    """`ops.custom_gradient` of a function with one output, in a form that every backend calls."""
 
     @ops.custom_gradient
-    def wrapped(*inputs):
+    def wrapped(*inputs: Tensor) -> tuple[Tensor, Callable]:
         output, gradient = function(*inputs)
 
-        def backward(*args, upstream=None):  # PyTorch's alone names it
+        def backward(*args: Tensor, upstream: Tensor = None) -> Tensor:  # PyTorch names it
             return gradient(args[0] if upstream is None else upstream)
 
         return output, backward
@@ -29,36 +45,51 @@ def _with_gradient(function):
     return wrapped
 
 
-def dense_moments(x, sums, m):
-    """Sums of x (rows, columns), and (x - m)ᵀ (x - m), in the dtype of m: (1 + columns, columns).
+def dense_moments(x: Tensor, sums: Tensor, m: Tensor) -> Tensor:
+    """Sums and centered products of the rows of a matrix, in the dtype of m.
 
-    The sums are given, as is the constant m (columns,).
+    Args:
+        x: One window in each row, shape (P, n).
+        sums: Sums of the columns of x, shape (n,).
+        m: Constant to center with, shape (n,).
+
+    Returns:
+        Shape (1 + n, n): the sums, then (x − m)ᵀ (x − m).
     """
 
     @_with_gradient
-    def moments(x, sums, m):
-        def gradient(upstream):
-            of_sums, of_products = upstream[0], upstream[1:]
-            both = of_products + ops.transpose(of_products)
-            slope = ops.matmul(ops.cast(x, m.dtype), both) + (of_sums - ops.matmul(m, both))
+    def moments(x: Tensor, sums: Tensor, m: Tensor) -> tuple[Tensor, Callable]:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            of_sums, of_products = upstream[0], upstream[1:]  # (n,), (n, n)
+            both = of_products + ops.transpose(of_products)  # (n, n)
+            constant = of_sums - ops.matmul(m, both)  # (n,)
+            slope = ops.matmul(ops.cast(x, m.dtype), both) + constant  # (P, n)
             return ops.cast(slope, x.dtype), ops.zeros_like(sums), ops.zeros_like(m)
 
-        centred = ops.cast(x, m.dtype) - m
-        products = ops.matmul(ops.transpose(centred), centred)
+        centered = ops.cast(x, m.dtype) - m  # (P, n)
+        products = ops.matmul(ops.transpose(centered), centered)  # (n, n)
         return ops.concatenate([sums[None], products], axis=0), gradient
 
     return moments(x, sums, ops.stop_gradient(m))
 
 
-def squares(covariance, x):
-    """xᵀ · covariance · x of each column x of a matrix: the diagonal of that product alone."""
+def squares(covariance: Tensor, x: Tensor) -> Tensor:
+    """xᵀ · covariance · x for each column of a matrix: the diagonal of that product alone.
+
+    Args:
+        covariance: Symmetric, shape (n, n).
+        x: Shape (n, k).
+
+    Returns:
+        Shape (k,).
+    """
 
     @_with_gradient
-    def quadratic(covariance, x):
-        product = ops.matmul(covariance, x)
+    def quadratic(covariance: Tensor, x: Tensor) -> tuple[Tensor, Callable]:
+        product = ops.matmul(covariance, x)  # (n, k)
 
-        def gradient(upstream):
-            # Symmetry of the covariance saves a third product.
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            # The symmetry of the covariance saves a third product.
             return ops.matmul(upstream * x, ops.transpose(x)), 2 * upstream * product
 
         return ops.sum(x * product, axis=0), gradient
@@ -66,21 +97,22 @@ def squares(covariance, x):
     return quadratic(covariance, x)
 
 
-def depthwise_moments(x, image, m):
-    """The same of the 3×3 windows of each channel, in the dtype of m: (1 + 9, 9, channels).
+def depthwise_moments(x: Tensor, image: Tensor, m: Tensor) -> Tensor:
+    """Per-channel sums and centered products of all 3×3 windows, shape (10, 9, C).
 
     Args:
-        x: (batch, height, width, channels).
-        image: Its sum over the batch.
-        m: Constant (9, channels).
+        x: Shape (B, H, W, C); windows reach over its border, where they see zeros.
+        image: Sum of x over the batch, shape (H, W, C), in the dtype of m.
+        m: Constant to center with, shape (9, C); the result has its dtype.
     """
 
     @_with_gradient
-    def moments(x, image, m):
-        def gradient(upstream):
-            of_sums, of_products = upstream[0], upstream[1:]
-            both = of_products + ops.transpose(of_products, (1, 0, 2))
-            slope = _tap_products_gradient(x, both, of_sums - ops.sum(both * m, axis=1))
+    def moments(x: Tensor, image: Tensor, m: Tensor) -> tuple[Tensor, Callable]:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            of_sums, of_products = upstream[0], upstream[1:]  # (9, C), (9, 9, C)
+            both = of_products + ops.transpose(of_products, (1, 0, 2))  # (9, 9, C)
+            constants = of_sums - ops.sum(both * m, axis=1)  # (9, C)
+            slope = _tap_products_gradient(x, both, constants)  # (B, H, W, C)
             return ops.cast(slope, x.dtype), ops.zeros_like(image), ops.zeros_like(m)
 
         sums, products = _tap_moments(x, image, m)
@@ -89,160 +121,183 @@ def depthwise_moments(x, image, m):
     return moments(x, image, ops.stop_gradient(m))
 
 
-def _tap_moments(x, image, m):
-    """Sums of the taps, (9, channels), and products of two of them less m, (9, 9, channels).
+def _tap_moments(x: Tensor, image: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the taps, (9, C), and products of two taps less m, (9, 9, C).
 
-    The window of x is that of z = x - c and c times that of an image of ones, both padded with
-    zeros, where c is the mean of the channel.
+    With c the mean of the channel, the window of x is the window of z = x − c, plus c times the
+    window of an image of ones; both are padded with zeros.
     """
     images, height, width, _ = (ops.cast(n, m.dtype) for n in ops.shape(x))
     count = images * height * width
-    c = m[TAPS**2 // 2]  # the tap in the middle sees every pixel once
-    z = image - images * c
-    # Sums over windows of ones and ones, and of ones and z, at two taps.
-    oo = images * _pair_sums(ops.ones_like(image[..., :1]))
-    oz = _pair_sums(z)
-    o, z = (ops.reshape(pairs, (TAPS**4, -1))[:: TAPS**2 + 1] for pairs in (oo, oz))
-    # Of z - r and ones - o / count, whose mean is zero.
-    o = o / count
-    r = m - c * o
-    zz = _tap_products(x, c) - r[:, None] * z - z[:, None] * r + count * r[:, None] * r
-    oz = oz - o[:, None] * z
-    oo = oo - count * o[:, None] * o
-    products = zz + c * (oz + ops.transpose(oz, (1, 0, 2))) + c**2 * oo
-    return z + count * c * o, products
+    c = m[TAPS**2 // 2]  # (C,): the tap in the center sees every pixel once
+    z = image - images * c  # (H, W, C), summed over the batch
+    # Sums of products of two taps of the ones, and of a tap of the ones and a tap of z.
+    ones_ones = images * _pair_sums(ops.ones_like(image[..., :1]))  # (9, 9, 1)
+    ones_z = _pair_sums(z)  # (9, 9, C)
+    ones, z = _diagonal(ones_ones), _diagonal(ones_z)  # (9, 1), (9, C): sums of the taps
+    # The same products of z − r and ones − share, whose means are zero.
+    share = ones / count  # (9, 1)
+    r = m - c * share  # (9, C): mean of the taps of z
+    zz = _tap_products(x, c) - r[:, None] * z - z[:, None] * r  # (9, 9, C)
+    zz = zz + count * r[:, None] * r
+    ones_z = ones_z - share[:, None] * z  # (9, 9, C)
+    ones_ones = ones_ones - count * share[:, None] * share  # (9, 9, 1)
+    products = zz + c * (ones_z + ops.transpose(ones_z, (1, 0, 2))) + c**2 * ones_ones
+    return z + count * c * share, products
 
 
-def tap_sums(image):
-    """What each tap of a 3×3 window sums up to over (height, width, channels): (9, channels)."""
-    return ops.reshape(_pair_sums(image), (TAPS**4, -1))[:: TAPS**2 + 1]
+def tap_sums(image: Tensor) -> Tensor:
+    """Sum of each tap over all windows of an image (H, W, C): shape (9, C)."""
+    return _diagonal(_pair_sums(image))
 
 
-def _pair_sums(image):
-    """The same where another tap must be inside of the image too: (other tap, tap, channels)."""
+def _diagonal(pairs: Tensor) -> Tensor:
+    """Entries (i, i) of an array (9, 9, C): shape (9, C)."""
+    return ops.reshape(pairs, (TAPS**4, -1))[:: TAPS**2 + 1]
+
+
+def _pair_sums(image: Tensor) -> Tensor:
+    """Sum of tap j over the windows whose tap i also lies inside the image, as (9 i, 9 j, C)."""
     height, width, _ = ops.shape(image)
     rows, columns = (ops.cast(_both_inside(n), image.dtype) for n in (height, width))
-    sums = ops.matmul(rows, ops.reshape(image, (height, -1)))
-    sums = ops.matmul(columns, ops.reshape(sums, (TAPS**2, width, -1)))
-    sums = ops.reshape(sums, (TAPS,) * 4 + (-1,))
+    sums = ops.matmul(rows, ops.reshape(image, (height, -1)))  # (3 · 3, W · C)
+    sums = ops.matmul(columns, ops.reshape(sums, (TAPS**2, width, -1)))  # (3 · 3, 3 · 3, C)
+    # Rows of i and j, columns of i and j:
+    sums = ops.reshape(sums, (TAPS,) * 4 + (-1,))  # (3, 3, 3, 3, C)
     return ops.reshape(ops.transpose(sums, (0, 2, 1, 3, 4)), (TAPS**2, TAPS**2, -1))
 
 
-def _both_inside(length):
-    """Whether row r is the tap j of a window, whose tap i is inside too: (i · j, length)."""
+def _both_inside(length: Any) -> Any:
+    """For taps i and j along one axis: whether pixel r is tap j of a window whose tap i is inside.
+
+    Returns:
+        Boolean, shape (3 i · 3 j, length).
+    """
     xp = np if isinstance(length, int) else ops
-    r = xp.arange(length)
-    i, j = xp.arange(TAPS)[:, None, None], xp.arange(TAPS)[:, None]
-    position, other = r - j + 1, r - j + i
-    inside = [xp.logical_and(x >= 0, x < length) for x in (position, other)]
+    r = xp.arange(length)  # (length,)
+    i, j = xp.arange(TAPS)[:, None, None], xp.arange(TAPS)[:, None]  # (3, 1, 1), (3, 1)
+    center, other = r - j + 1, r - j + i  # (3, length), (3, 3, length)
+    inside = [xp.logical_and(p >= 0, p < length) for p in (center, other)]
     return xp.reshape(xp.logical_and(*inside), (TAPS**2, -1))
 
 
-def _tap_products(x, c):
-    """Products of two taps of a 3×3 window of x - c, summed over windows and images.
+def _tap_products(x: Tensor, c: Tensor) -> Tensor:
+    """Products of two taps of the 3×3 windows of x − c, summed over windows and images.
 
-    It is the autocorrelation of the image at the distance of the taps, less what the border cuts
-    off: the last row takes no part where both taps are of the upper row of the window, the first
-    row where both are of the lower one, and so the columns.
+    Autocorrelation minus the terms whose window is not there: where both taps are in the upper row
+    of the window, the last row of the image takes no part; where both are in the lower row, the
+    first row of the image; columns likewise.
 
     Args:
-        x: (batch, height, width, channels). Outside of it x - c is zero.
-        c: (channels,), in the dtype of the result.
+        x: Shape (B, H, W, C). Outside the image x − c counts as zero.
+        c: Shape (C,), in the dtype of the result.
 
     Returns:
-        (9, 9, channels).
+        Shape (9, 9, C).
     """
-    z = ops.cast(x, c.dtype) - c
-    rows, columns = _ends(z, axis=1), _ends(z, axis=2)
-    corners = _ends(rows, axis=2)
+    z = ops.cast(x, c.dtype) - c  # (B, H, W, C)
+    rows, columns = _ends(z, axis=1), _ends(z, axis=2)  # (B, 1, W, 2C), (B, H, 1, 2C)
+    corners = _ends(rows, axis=2)  # (B, 1, 1, 4C)
     sums = [
-        _autocorrelation(z, LAGS, LAGS),
-        _autocorrelation(rows, 1, LAGS),
-        _autocorrelation(columns, LAGS, 1),
-        ops.sum(corners * corners, axis=(0, 1, 2)),
+        _autocorrelation(z, LAGS, LAGS),  # (5, 5, C)
+        _autocorrelation(rows, 1, LAGS),  # (1, 5, 2C)
+        _autocorrelation(columns, LAGS, 1),  # (5, 1, 2C)
+        ops.sum(corners * corners, axis=(0, 1, 2)),  # (4C,)
     ]
     channels = x.shape[-1]
-    sums = ops.concatenate([ops.reshape(s, (-1, channels)) for s in sums], axis=0)
-    products = ops.matmul(ops.cast(_TAP_PRODUCTS, c.dtype), sums)
+    sums = ops.concatenate([ops.reshape(s, (-1, channels)) for s in sums], axis=0)  # (49, C)
+    products = ops.matmul(ops.cast(_TAP_PRODUCTS, c.dtype), sums)  # (81, C)
     return ops.reshape(products, (TAPS**2, TAPS**2, channels))
 
 
-def _tap_products_gradient(x, both, constants):
-    """Σ over windows, at each tap i of them: Σ_j both(i, j) · tap j, plus constants(i).
+def _tap_products_gradient(x: Tensor, both: Tensor, constants: Tensor) -> Tensor:
+    """The gradient of each pixel: Σ_j both(i, j) · tap j + constants(i), over windows whose tap i
+    the pixel is.
 
-    One convolution with the sums that `both` has for each distance of two taps, and one constant;
-    but the border is no tap of windows that are outside.
+    This is one convolution, whose kernel adds up `both` for each lag, and one constant; pixels near
+    the border are taps of fewer windows, which is corrected in the rows and columns at the border.
 
     Args:
-        x: (batch, height, width, channels).
-        both: (9, 9, channels), symmetrical.
-        constants: (9, channels).
+        x: Shape (B, H, W, C).
+        both: Symmetric in its first two axes, shape (9, 9, C).
+        constants: Shape (9, C).
 
     Returns:
-        The shape of x, in the dtype of `both`.
+        Shape (B, H, W, C), in the dtype of `both`.
     """
-    channels = x.shape[-1]
-    kernels = ops.matmul(ops.cast(_TAP_PRODUCTS.T, both.dtype), ops.reshape(both, (-1, channels)))
-    kernel, of_rows, of_columns, of_corners = ops.split(kernels, list(_PRODUCTS), axis=0)
-    constant, row, column, corner = ops.split(
-        ops.matmul(ops.cast(_TAP_SUMS.T, both.dtype), constants), list(_PIXELS), axis=0
-    )
-    x = ops.cast(x, both.dtype)
-    rows, columns = _ends(x, axis=1), _ends(x, axis=2)
-    corners = _ends(rows, axis=2) * ops.reshape(of_corners, (-1,)) + ops.reshape(corner, (-1,))
-    rows = _convolve(rows, of_rows, 1, LAGS) + ops.reshape(row, (-1,))
-    columns = _convolve(columns, of_columns, LAGS, 1) + ops.reshape(column, (-1,))
-    slope = _convolve(x, kernel, LAGS, LAGS) + constant[0]
+    channels, dtype = x.shape[-1], both.dtype
+    pairs = ops.reshape(both, (-1, channels))  # (81, C)
+    kernels = ops.matmul(ops.cast(_TAP_PRODUCTS.T, dtype), pairs)  # (49, C)
+    shares = ops.matmul(ops.cast(_TAP_SUMS.T, dtype), constants)  # (9, C)
+    # (25, C), (10, C), (10, C), (4, C) and (1, C), (2, C), (2, C), (4, C)
+    kernel, row_kernel, column_kernel, corner_factor = ops.split(kernels, list(_PRODUCTS), axis=0)
+    constant, row, column, corner = ops.split(shares, list(_PIXELS), axis=0)
+    x = ops.cast(x, dtype)
+    rows, columns = _ends(x, axis=1), _ends(x, axis=2)  # (B, 1, W, 2C), (B, H, 1, 2C)
+    corners = _ends(rows, axis=2)  # (B, 1, 1, 4C)
+    corners = corners * ops.reshape(corner_factor, (-1,)) + ops.reshape(corner, (-1,))
+    rows = _convolve(rows, row_kernel, 1, LAGS) + ops.reshape(row, (-1,))
+    columns = _convolve(columns, column_kernel, LAGS, 1) + ops.reshape(column, (-1,))
+    slope = _convolve(x, kernel, LAGS, LAGS) + constant[0]  # (B, H, W, C)
     slope = _add_to_ends(slope, _add_to_ends(rows, corners, axis=2), axis=1)
     return _add_to_ends(slope, columns, axis=2)
 
 
-def _convolve(x, kernel, rows: int, columns: int):
-    """Depthwise with a kernel of (rows · columns · ends, channels); see `_ends`."""
+def _convolve(x: Tensor, kernel: Tensor, rows: int, columns: int) -> Tensor:
+    """Depthwise convolution; kernel (rows · columns · ends, C), where `_ends` defines ends."""
     kernel = ops.reshape(kernel, (rows, columns, -1, 1))
     return ops.depthwise_conv(x, kernel, padding="same")
 
 
-def _ends(x, axis: int):
-    """First and last row or column of an image, one after the other on the axis of channels."""
+def _ends(x: Tensor, axis: int) -> Tensor:
+    """First and last row (axis 1) or column (axis 2) of an image (B, H, W, C).
+
+    Returns:
+        Shape (B, 1, W, 2C) or (B, H, 1, 2C): the channels of the first, then those of the last.
+    """
     before = (slice(None),) * axis
     return ops.concatenate([x[*before, :1], x[*before, -1:]], axis=-1)
 
 
-def _add_to_ends(x, ends, axis: int):
-    """x, to whose first and last row or column `ends` is added, as `_ends` gives them."""
-    for last, end in enumerate(ops.split(ends, 2, axis=-1)):
+def _add_to_ends(x: Tensor, ends: Tensor, axis: int) -> Tensor:
+    """x (B, H, W, C) with `ends`, in the layout of `_ends`, added to its first and last line."""
+    first, last = ops.split(ends, 2, axis=-1)
+    length = ops.shape(x)[axis]
+    for position, line in ((0, first), (length - 1, last)):
         if keras.backend.backend() == "tensorflow":
-            x = _add_in_place(x, end, axis, last)
+            x = _add_in_place(x, line, axis, position)
         else:
-            rest = ops.shape(x)[axis] - 1
             pads = [(0, 0)] * len(x.shape)
-            pads[axis] = (rest, 0) if last else (0, rest)
-            x = x + ops.pad(end, pads)
+            pads[axis] = (position, length - 1 - position)
+            x = x + ops.pad(line, pads)
     return x
 
 
-def _add_in_place(x, end, axis: int, last: int):
-    """Without a copy of x, of which nothing else has a use."""
+def _add_in_place(x: Tensor, line: Tensor, axis: int, position: Any) -> Tensor:
+    """x with `line` added to its row or column at `position`, without a copy of x.
+
+    Nothing else may use x, which TensorFlow overwrites.
+    """
     import tensorflow as tf
 
-    others = (2 ** len(x.shape) - 1) & ~(1 << axis)  # all of the other axes, as bits
-    span = {"begin": [-last] * 4, "end": [1] * 4, "strides": [1] * 4}
-    span |= {"begin_mask": others, "end_mask": others | last << axis}
-    end = end + tf.raw_ops.StridedSlice(input=x, **span)
-    return tf.raw_ops.TensorStridedSliceUpdate(input=x, value=end, **span)
+    begin, end = [0] * 4, list(ops.shape(x))
+    begin[axis], end[axis] = position, position + 1
+    line = line + tf.strided_slice(x, begin, end)
+    return tf.raw_ops.TensorStridedSliceUpdate(
+        input=x, begin=begin, end=end, strides=[1] * 4, value=line
+    )
 
 
-def _border_matrices():
-    """What sums over an image, its border rows and columns, and its corners add up to.
+def _border_matrices() -> tuple[np.ndarray, np.ndarray]:
+    """How products of taps add up from sums over an image, its border lines, and its corners.
 
     Returns:
-        (81, 25 + 2 · 5 + 2 · 5 + 4): products of two taps, from those at each distance.
-        (9, 1 + 2 + 2 + 4): taps, from pixels.
+        (81, 25 + 2 · 5 + 2 · 5 + 4): products of two taps, from the sums at each lag.
+        (9, 1 + 2 + 2 + 4): sums of taps, from sums of pixels.
     """
     products = np.zeros((TAPS**2, TAPS**2, _PRODUCTS[-1] + 4))
     sums = np.zeros((TAPS**2, _PIXELS[-1] + 4))
-    # Which border row or column (0 the first, 1 the last) two taps leave out.
+    # Which line at the border (0 the first, 1 the last) two taps leave out.
     left_out = {(0, 0): 1, (2, 2): 0}
     for i, j, k, m in np.ndindex((TAPS,) * 4):
         tap, other = TAPS * i + j, TAPS * k + m
@@ -254,8 +309,14 @@ def _border_matrices():
     return products.reshape(TAPS**4, -1), sums
 
 
-def _count(counts, parts, side, lags, border) -> None:
-    """Counts the whole image once, less a border row and a border column, plus their corner."""
+def _count(
+    counts: np.ndarray,
+    parts: np.ndarray,
+    side: int,
+    lags: tuple[int, int],
+    border: tuple[int | None, int | None],
+) -> None:
+    """Counts the whole image once, minus a border row and a border column, plus their corner."""
     whole, rows, columns, corners = np.split(counts, parts)
     whole[side * lags[0] + lags[1]] = 1
     row, column = border
@@ -263,52 +324,57 @@ def _count(counts, parts, side, lags, border) -> None:
         rows[2 * lags[1] + row] = -1
     if column is not None:
         columns[2 * lags[0] + column] = -1
-    if None not in border:
+    if row is not None and column is not None:
         corners[2 * column + row] = 1
 
 
-# Where the sums over border rows, over border columns and of corners begin: of products at each
-# distance, and of pixels.
+# Where the sums over border rows, over border columns and of corners begin: among the products at
+# each lag, and among the sums of pixels.
 _PRODUCTS = np.cumsum([LAGS**2, 2 * LAGS, 2 * LAGS])
 _PIXELS = np.cumsum([1, 2, 2])
-_TAP_PRODUCTS, _TAP_SUMS = _border_matrices()
+_TAP_PRODUCTS, _TAP_SUMS = _border_matrices()  # (81, 49), (9, 9)
 
 
-def _autocorrelation(z, rows: int, columns: int):
-    """Sums over images and positions p of z(p) z(p + d), where z is zero outside.
+def _autocorrelation(z: Tensor, rows: int, columns: int) -> Tensor:
+    """Sums of z(p) · z(p + d) over images and positions p, where z is zero outside the image.
 
     Args:
-        z: (batch, height, width, channels).
-        rows, columns: Odd numbers of distances d along each axis, symmetrical to zero.
+        z: Shape (B, H, W, C).
+        rows: Number of lags d along the height, odd: they lie symmetrically around zero.
+        columns: Number of lags along the width, odd.
 
     Returns:
-        (rows, columns, channels).
+        Shape (rows, columns, C).
     """
-    half = _half_autocorrelation(z, rows // 2, columns // 2)
-    # The other half mirrors it.
+    half = _half_autocorrelation(z, rows // 2, columns // 2)  # (rows, columns // 2 + 1, C)
+    # z(p) z(p + d) and z(p) z(p − d) have the same sum.
     return ops.concatenate([ops.flip(half[:, 1:], axis=(0, 1)), half], axis=1)
 
 
-def _half_autocorrelation(z, down: int, right: int):
-    """For d from (-down, 0) to (down, right): (2 down + 1, right + 1, channels).
+def _half_autocorrelation(z: Tensor, down: int, right: int) -> Tensor:
+    """Autocorrelation at the lags from (−down, 0) to (down, right): (2 down + 1, right + 1, C).
 
-    The half of few columns: oneDNN is several times slower with more than three.
+    This half has few columns, since oneDNN is several times slower with more than three.
     """
     rows, columns = 2 * down + 1, right + 1
-    padded = ops.pad(z, [(0, 0), (down, down), (0, right), (0, 0)])
+    padded = ops.pad(z, [(0, 0), (down, down), (0, right), (0, 0)])  # (B, H + 2 down, W + right, C)
     if keras.backend.backend() == "tensorflow":
         return _weight_gradient(padded, z, rows, columns)
     height, width = ops.shape(z)[1:3]
     sums = [
-        ops.sum(z * padded[:, i : i + height, j : j + width], axis=(0, 1, 2))
+        ops.sum(z * padded[:, i : i + height, j : j + width], axis=(0, 1, 2))  # (C,)
         for i in range(rows)
         for j in range(columns)
     ]
     return ops.reshape(ops.stack(sums), (rows, columns, -1))
 
 
-def _weight_gradient(inputs, outputs, rows, columns):
-    """Gradient of a depthwise kernel, (rows, columns, channels): one pass over the image."""
+def _weight_gradient(inputs: Tensor, outputs: Tensor, rows: int, columns: int) -> Tensor:
+    """The gradient of a depthwise kernel, (rows, columns, C), in one sweep over the image.
+
+    Entry (i, j) of this gradient is Σ outputs(p) · inputs(p + (i, j)): an autocorrelation if both
+    are the same image.
+    """
     import tensorflow as tf
 
     gradient = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
@@ -317,5 +383,5 @@ def _weight_gradient(inputs, outputs, rows, columns):
         out_backprop=outputs,
         strides=[1, 1, 1, 1],
         padding="VALID",
-    )
+    )  # (rows, columns, C, 1)
     return gradient[..., 0]

@@ -1,46 +1,83 @@
 """TensorFlow's converter: from a fused Keras model to the content of a TFLite file."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
-from keras_mobileone.data.imagenet import MEAN, STD
+from keras_mobileone.choices import INTEGER
+from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
 
-PRECISIONS = ("float32", "float16", "int8-dynamic", "int8", "int16x8")
-INTEGER = ("int8", "int16x8")  # the precisions that need calibration images
+Tensor = Any  # a tensor or variable of TensorFlow, which is imported late
 
 
 def convert(
     model: keras.Model,
-    precision: str,
+    precision: str = "float32",
     images: np.ndarray | None = None,
-    normalize: bool = False,
+    normalize: ImageConfig | None = None,
     input_dtype: str = "float32",
     output_dtype: str = "float32",
     output_names: list[str] | None = None,
 ) -> bytes:
-    """The content of the TFLite file that TensorFlow's converter makes of a fused `model`.
+    """Converts a fused `model` to the content of a TFLite file.
 
     Args:
-        model, precision, normalize, input_dtype, output_dtype: As in `export_tflite`.
+        model, precision, input_dtype, output_dtype: As in `export_tflite`.
+        normalize: The normalization that the file does before the model, or None.
         images: Calibration images for the integer precisions, in the file's units.
         output_names: Names of the file's outputs, the model's own by default.
     """
-    import tensorflow as tf
-
     input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
 
-    def serve(**inputs):
-        image = normalized(inputs[input_name]) if normalize else inputs[input_name]
-        outputs = keras.tree.flatten(model(image, training=False))
+    def serve(image: Tensor) -> dict[str, Tensor]:
+        outputs = keras.tree.flatten(
+            model(normalized(image, normalize) if normalize else image, training=False)
+        )
         return dict(zip(output_names or model.output_names, outputs, strict=True))
+
+    return convert_function(
+        serve,
+        (input_name, model.input_shape[1:]),
+        [variable.value for variable in model.variables],
+        precision,
+        images,
+        input_dtype=input_dtype,
+        output_dtype=output_dtype,
+    )
+
+
+def convert_function(
+    serve: Callable[[Tensor], dict[str, Tensor]],
+    source: tuple[str, Sequence[int]],
+    variables: Sequence[Tensor],
+    precision: str,
+    images: np.ndarray | None = None,
+    *,
+    input_dtype: str = "float32",
+    output_dtype: str = "float32",
+) -> bytes:
+    """Converts a function of one image batch to the content of a TFLite file.
+
+    Args:
+        serve: Takes a float32 tensor (1, height, width, channels) and returns the outputs by name.
+        source: Name of the input, and its shape without the batch.
+        variables: The `tf.Variable`s that `serve` reads.
+        precision, input_dtype, output_dtype: As in `export_tflite`.
+        images: Calibration images for the integer precisions, in the file's units. None if `serve`
+            itself holds the ranges, as fake quantization.
+    """
+    import tensorflow as tf
 
     # The converter folds variables into the file if it finds them as tf.Variables on the object
     # it is given. Keras 3's own tracking hides them: they would stay resources, read at run time.
     module = tf.Module()
-    module.variables_of_model = [variable.value for variable in model.variables]
-    module.serve = tf.function(serve)
-    spec = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32, name=input_name)
+    module.variables_of_model = list(variables)
+    input_name, shape = source
+    module.serve = tf.function(lambda **inputs: serve(inputs[input_name]))
+    spec = tf.TensorSpec((1, *shape), tf.float32, name=input_name)
     function = module.serve.get_concrete_function(**{input_name: spec})
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if precision != "float32":
@@ -48,25 +85,27 @@ def convert(
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if precision in INTEGER:
-        kinds = tf.lite.OpsSet
-        converter.representative_dataset = lambda: ([image[None]] for image in images)
-        converter.target_spec.supported_ops = [
-            kinds.TFLITE_BUILTINS_INT8
-            if precision == "int8"
-            else kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-        ]
         converter.inference_input_type = tf.dtypes.as_dtype(input_dtype)
         converter.inference_output_type = tf.dtypes.as_dtype(output_dtype)
+        if images is not None:
+            kinds = tf.lite.OpsSet
+            converter.representative_dataset = lambda: ([image[None]] for image in images)
+            converter.target_spec.supported_ops = [
+                kinds.TFLITE_BUILTINS_INT8
+                if precision == "int8"
+                else kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+            ]
     return converter.convert()
 
 
-def normalized(pixels):
-    """`preprocess_input` of a TensorFlow tensor, as a 1×1 convolution.
+def normalized(pixels: Tensor, config: ImageConfig) -> Tensor:
+    """Applies the normalization of a configuration to a TensorFlow tensor as a 1×1 convolution.
 
-    It costs a file one operator, and int8 one rounding; multiplying and adding would cost two.
+    A convolution costs the file one operator, and int8 one rounding; a multiplication and an
+    addition would cost two.
     """
     import tensorflow as tf
 
-    kernel = np.diag(1 / (255 * np.array(STD)))[None, None].astype(np.float32)
-    offset = (-np.array(MEAN) / STD).astype(np.float32)
+    kernel = np.diag(1 / np.array(config.std))[None, None].astype(np.float32)
+    offset = (-np.array(config.mean) / config.std).astype(np.float32)
     return tf.nn.bias_add(tf.nn.conv2d(pixels, kernel, 1, "VALID"), offset)

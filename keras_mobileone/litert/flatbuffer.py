@@ -1,17 +1,21 @@
-"""What a TFLite file holds: tensors, operators, signatures.
+"""Reads and writes TFLite files: tensors, operators, signatures.
 
-Works on the schema that ai-edge-litert ships, without TensorFlow. `ModelT`, `TensorT` and the
-other classes ending in T are that schema's own.
+Works with `ai_edge_litert.tools.flatbuffer_utils` and the schema that ai-edge-litert ships, without
+TensorFlow. `ModelT`, `TensorT` and the other classes ending in T are that schema's own.
 """
 
 import os
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from keras_mobileone.errors import InputValueError
+
+if TYPE_CHECKING:
+    import flatbuffers
+    from ai_edge_litert.schema_py_generated import ModelT
 
 IDENTIFIER = b"TFL3"
 
@@ -34,11 +38,11 @@ class TensorInfo(NamedTuple):
 
 
 def read_tflite(path: str | os.PathLike) -> bytes:
-    """The content of a TFLite file.
+    """Reads and checks the content of a TFLite file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a TFLite file or is cut short.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a TFLite file or is cut short.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,11 +50,11 @@ def read_tflite(path: str | os.PathLike) -> bytes:
     content = path.read_bytes()
     if content[4:8] != IDENTIFIER:
         raise InputValueError(
-            f"Expected a TFLite file. Received: {path}, which lacks the mark TFL3 of one. "
+            f"Expected a TFLite file. Received: {path}, which lacks the identifier TFL3. "
             "Export the model to TFLite first."
         )
     damaged = (
-        f"Expected a whole TFLite file. Received: {path}, which is damaged or cut short. "
+        f"Expected a complete TFLite file. Received: {path}, which is damaged or cut short. "
         "Copy or export it again."
     )
     try:
@@ -62,24 +66,23 @@ def read_tflite(path: str | os.PathLike) -> bytes:
     return content
 
 
-def parse(content: bytes):
+def parse(content: bytes) -> "ModelT":
     """`ModelT` of a TFLite file's content."""
-    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
 
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    # Not `read_model_from_bytearray`: it renumbers the buffers, and so changes the file's bytes.
+    return flatbuffer_utils.convert_bytearray_to_object(content)
 
 
-def serialize(model) -> bytes:
-    """The content of the TFLite file that `model`, a `ModelT`, describes."""
-    import flatbuffers
+def serialize(model: "ModelT") -> bytes:
+    """The content of the TFLite file that `model` describes."""
+    from ai_edge_litert.tools import flatbuffer_utils
 
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    return bytes(builder.Output())
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def with_buffer(content: bytes, name: str, buffer: bytes) -> bytes:
-    """The TFLite file with one more entry in its table of metadata."""
+    """Adds one entry to the metadata table of a TFLite file and returns the new content."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = parse(content)
@@ -90,15 +93,73 @@ def with_buffer(content: bytes, name: str, buffer: bytes) -> bytes:
     return serialize(model)
 
 
+def read_buffer(content: bytes, name: str) -> bytes | None:
+    """The entry called `name` in a TFLite file's table of metadata, or None."""
+    model = parse(content)
+    for entry in model.metadata or []:
+        if entry.name.decode() == name:
+            data = model.buffers[entry.buffer].data
+            return None if data is None else bytes(data)
+    return None
+
+
+def root(buffer: bytes):
+    """The root table of any flatbuffer, to be read by the numbers of its fields."""
+    from flatbuffers import Table
+    from flatbuffers.encode import Get
+    from flatbuffers.packer import uoffset
+
+    return Table.Table(buffer, Get(uoffset, buffer, 0))
+
+
+def table(parent, field: int):
+    """A table in a field, or None."""
+    place = _place(parent, field)
+    return None if place is None else _table_at(parent, place)
+
+
+def items(parent, field: int) -> list:
+    """The tables in a field that holds a vector of them."""
+    place = parent.Offset(4 + 2 * field)
+    if not place:
+        return []
+    start = parent.Vector(place)
+    return [_table_at(parent, start + 4 * i) for i in range(parent.VectorLen(place))]
+
+
+def floats(parent, field: int) -> tuple[float, ...]:
+    """The float32 values in a field that holds a vector of them."""
+    place = parent.Offset(4 + 2 * field)
+    if not place:
+        return ()
+    start, length = parent.Vector(place), parent.VectorLen(place)
+    return tuple(map(float, np.frombuffer(parent.Bytes, "<f4", length, start)))
+
+
+def byte(parent, field: int) -> int:
+    """The number in a field of one byte, 0 by default."""
+    place = _place(parent, field)
+    return 0 if place is None else parent.Bytes[place]
+
+
+def _place(parent, field: int) -> int | None:
+    offset = parent.Offset(4 + 2 * field)
+    return parent.Pos + offset if offset else None
+
+
+def _table_at(parent, place: int):
+    return type(parent)(parent.Bytes, parent.Indirect(place))
+
+
 class Byte(int):
-    """A number that a schema keeps in one byte: an enumeration, the type of a union."""
+    """A number that a schema stores in one byte: an enumeration or the type of a union."""
 
 
 def encode(table: dict, identifier: bytes) -> bytes:
-    """A flatbuffer of a table, given as a dict from field number to value.
+    """Encodes a table, given as a dict from field number to value, as a flatbuffer.
 
-    Values are tables, lists of tables, arrays of float32, texts, `Byte`, and unsigned integers of
-    32 bits. Empty ones are left out.
+    Values are tables, lists of tables, arrays of float32, strings, `Byte`, and unsigned 32-bit
+    integers. Empty strings are left out.
     """
     import flatbuffers
 
@@ -107,8 +168,8 @@ def encode(table: dict, identifier: bytes) -> bytes:
     return bytes(builder.Output())
 
 
-def _write(builder, value) -> int:
-    """Writes what a field only points at, and gives its place."""
+def _write(builder: "flatbuffers.Builder", value: str | np.ndarray | list | dict) -> int:
+    """Writes a value that fields refer to by its offset, and returns the offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, np.ndarray):
@@ -135,10 +196,12 @@ def _write(builder, value) -> int:
     return builder.EndObject()
 
 
-def operator_names(model) -> list[str]:
+def operator_names(model: "ModelT") -> list[str]:
     """Names of the operator codes of a `ModelT`, e.g. `CONV_2D`."""
-    names = _builtin_names()
-    return [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    codes = range(len(model.operatorCodes))
+    return [flatbuffer_utils.opcode_to_name(model, code) for code in codes]
 
 
 def operator_counts(content: bytes) -> dict[str, int]:
@@ -159,7 +222,7 @@ def inputs_and_outputs(content: bytes) -> tuple[list[TensorInfo], list[TensorInf
             for entry in (*signature.inputs, *signature.outputs):
                 names[entry.tensorIndex] = entry.name.decode()
 
-    def info(index):
+    def info(index: int) -> TensorInfo:
         tensor = graph.tensors[index]
         quantization = tensor.quantization
         quantized = quantization is not None and quantization.scale is not None
@@ -175,7 +238,7 @@ def inputs_and_outputs(content: bytes) -> tuple[list[TensorInfo], list[TensorInf
 
 
 def open_inputs(content: bytes) -> list[tuple[str, tuple[int, ...]]]:
-    """Name and shape of each input that leaves dimensions open, which are -1 in it."""
+    """Name and shape of each input with open dimensions, which are -1 in the shape."""
     graph = parse(content).subgraphs[0]
     tensors = [graph.tensors[index] for index in graph.inputs]
     shapes = [
@@ -186,21 +249,14 @@ def open_inputs(content: bytes) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, shape) for name, shape in shapes if min(shape, default=0) < 0]
 
 
-def _builtin_names() -> dict[int, str]:
-    from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-    return {v: k for k, v in vars(BuiltinOperator).items() if isinstance(v, int)}
-
-
 def tensor_type(name: str) -> int:
-    """The schema's code of a type, e.g. of `"INT8"`."""
+    """The schema's code of a type, such as `"INT8"`."""
     from ai_edge_litert.schema_py_generated import TensorType
 
     return getattr(TensorType, name)
 
 
 def _dtype_name(code: int) -> str:
-    from ai_edge_litert.schema_py_generated import TensorType
+    from ai_edge_litert.tools import flatbuffer_utils
 
-    names = {v: k.lower() for k, v in vars(TensorType).items() if isinstance(v, int)}
-    return names[code]
+    return flatbuffer_utils.type_to_name(code).lower()

@@ -6,17 +6,20 @@ schema to its value. Associated files are a zip archive behind the model's own b
 """
 
 import io
+import json
 import os
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from keras_mobileone.about import About
-from keras_mobileone.data.imagenet import MEAN, STD
+from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.litert import flatbuffer
 
 FIELD = "TFLITE_METADATA"
+CONFIG_FIELD = "KERAS_MOBILEONE_IMAGE_CONFIG"
 IDENTIFIER = b"M001"
 # The first version of the schema has all that is written here.
 PARSER_VERSION = "1.0.0"
@@ -35,8 +38,7 @@ def with_metadata(
     name: str,
     about: About,
     labels: Sequence[str] | None,
-    *,
-    takes_pixels: bool,
+    config: ImageConfig,
 ) -> bytes:
     """The TFLite file with metadata and, after it, the labels.
 
@@ -45,41 +47,83 @@ def with_metadata(
         name: Of the model.
         about: Texts.
         labels: Names of the classes, or None for a model that has none.
-        takes_pixels: Whether an RGB input takes pixels 0 … 255. Otherwise it is described as
-            (x − mean) / std of these.
+        config: How the file takes its images. The standard's fields tell size, mean and standard
+            deviation to any client; all of it is stored as JSON besides, for this package.
     """
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     subgraph = {
-        2: [_input_tensor(tensor, takes_pixels) for tensor in inputs],
+        2: [_input_tensor(tensor, config) for tensor in inputs],
         3: [_output_tensor(tensor, labels) for tensor in outputs],
     }
     fields = {0: name, 1: about.text(name), 2: about.version, 3: [subgraph], 4: about.author}
     fields |= {5: about.license, 7: PARSER_VERSION}
     described = flatbuffer.with_buffer(content, FIELD, flatbuffer.encode(fields, IDENTIFIER))
+    stored = json.dumps(replace(config, labels=None).to_dict()).encode()
+    described = flatbuffer.with_buffer(described, CONFIG_FIELD, stored)
     return described if labels is None else _with_file(described, labels)
+
+
+def read_file_config(content: bytes) -> ImageConfig | None:
+    """How a TFLite file takes its images, by its metadata.
+
+    Args:
+        content: What the file holds.
+
+    Returns:
+        What this package stored; for other files the size, mean and standard deviation of the
+        standard's metadata; None for a file that has none of them.
+    """
+    labels = _labels_in(io.BytesIO(content))
+    stored = flatbuffer.read_buffer(content, CONFIG_FIELD)
+    if stored is not None:
+        config = ImageConfig.from_dict(json.loads(stored))
+        return replace(config, labels=labels)
+    described = flatbuffer.read_buffer(content, FIELD)
+    statistics = None if described is None else _read_normalization(described)
+    if statistics is None:
+        return None
+    shape = flatbuffer.inputs_and_outputs(content)[0][0].shape
+    mean, std = (values if len(values) == 3 else values * 3 for values in statistics)
+    return ImageConfig(shape[1:3], mean, std, labels=labels)
+
+
+def _read_normalization(described: bytes) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of the first input in metadata of the standard's schema."""
+    table = flatbuffer.root(described)
+    subgraph = flatbuffer.items(table, 3)[:1]
+    tensor = flatbuffer.items(subgraph[0], 2)[:1] if subgraph else []
+    for unit in flatbuffer.items(tensor[0], 4) if tensor else []:
+        options = flatbuffer.table(unit, 1)
+        if flatbuffer.byte(unit, 0) == NORMALIZATION and options is not None:
+            mean, std = flatbuffer.floats(options, 0), flatbuffer.floats(options, 1)
+            if len(mean) in (1, 3) and len(std) == len(mean):
+                return mean, std
+    return None
 
 
 def read_labels(path: str | os.PathLike) -> list[str] | None:
     """The names of the classes that a TFLite file brings, or None."""
-    if not zipfile.is_zipfile(path):
+    return _labels_in(path)
+
+
+def _labels_in(file: str | os.PathLike | io.BytesIO) -> list[str] | None:
+    if not zipfile.is_zipfile(file):
         return None
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         if LABELS_FILE not in archive.namelist():
             return None
         return archive.read(LABELS_FILE).decode().splitlines()
 
 
-def _input_tensor(tensor, takes_pixels) -> dict:
+def _input_tensor(tensor, config: ImageConfig) -> dict:
     _, height, width, channels = tensor.shape
     if channels != 3:
         return {0: tensor.name, 1: f"image of {channels} channels"}
-    mean, std = np.array((0, 0, 0)), np.array((1, 1, 1))
-    if not takes_pixels:
-        mean, std = 255 * np.array(MEAN), 255 * np.array(STD)
+    mean, std = np.array(config.mean), np.array(config.std)
     size = {0: width, 1: height}
     return {
         0: tensor.name,
-        1: "RGB image, " + ("0 … 255" if takes_pixels else "normalized: (x − mean) / std"),
+        1: "RGB image, " + ("0 … 255" if config.takes_pixels else "normalized: (x − mean) / std"),
         3: {0: IMAGE, 1: {0: RGB, 1: size}},
         4: [{0: NORMALIZATION, 1: {0: mean, 1: std}}],
         5: {0: (255 - mean) / std, 1: -mean / std},

@@ -1,14 +1,14 @@
 """Parameters and multiply-accumulates of any Keras model."""
 
 import math
-from typing import NamedTuple
 
 import keras
 from keras import layers
 
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.block import MobileOneBlock
-from keras_mobileone.models.graph import rebuild, require_graph
+from keras_mobileone.models.graph import as_functional, inputs_and_outputs, replay
+from keras_mobileone.models.variant_complexity import Complexity
 
 # Layers with weights that do one operation a value or less: free, like every elementwise one.
 FREE_WITH_WEIGHTS = (
@@ -26,30 +26,6 @@ UNCOUNTED_FUNCTIONS = {
     *("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv", "DotProductAttention"),
     *("Dot", "Inner", "Outer", "Tensordot", "Vdot", "Kron", "Correlate"),
 }
-
-
-class Complexity(NamedTuple):
-    """Size and work of a model.
-
-    Attributes:
-        trainable: Trainable parameters.
-        non_trainable: The others, such as the moving statistics of batch normalization.
-        macs: Multiply-accumulates for one image: convolutions, dense layers, products of two
-            tensors, and one for each value that a global average pooling adds up, which is how
-            fvcore counts. Bias, normalization, activation and all else that goes value by value
-            are free.
-        dense_macs: The part of `macs` in dense layers: the classifier.
-    """
-
-    trainable: int
-    non_trainable: int
-    macs: int
-    dense_macs: int
-
-    @property
-    def feature_macs(self) -> int:
-        """`macs` without the classifier: what the backbone costs."""
-        return self.macs - self.dense_macs
 
 
 def model_complexity(
@@ -79,8 +55,8 @@ def model_complexity(
     >>> model_complexity(keras_mobileone.MobileOneS0(weights=None, deploy=True))
     Complexity(trainable=2078504, non_trainable=0, macs=275160576, dense_macs=1024000)
     """
-    inputs = None
-    require_graph(model)
+    model = as_functional(model)
+    inputs, _ = inputs_and_outputs(model)
     if input_shape is not None:
         if len(model.inputs) != 1:
             raise InputValueError(
@@ -109,7 +85,7 @@ def model_complexity(
         dense_macs += work if isinstance(layer, layers.Dense) else 0
         return outputs
 
-    rebuild(model, call, inputs, flatten=True)
+    replay(model, call, inputs, flatten=True)
     sizes = _size(model.trainable_variables), _size(model.non_trainable_variables)
     return Complexity(*sizes, macs, dense_macs)
 

@@ -3,15 +3,17 @@
 import keras
 import numpy as np
 
+from keras_mobileone.compat import flatten_layers
 from keras_mobileone.errors import InputValueError, VerificationError
 from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.graph import (
+    as_functional,
     call_copy,
     in_float32,
     inputs_and_outputs,
     random_input,
     rebuild,
-    require_graph,
 )
 
 VERIFY_TOLERANCE = 1e-4  # of the output's range
@@ -44,7 +46,7 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
     >>> keras_mobileone.fuse(model).count_params()
     2078504
     """
-    require_graph(model)
+    model = as_functional(model)
     if not has_blocks(model):
         raise InputValueError(
             f"Expected a model with MobileOne blocks. Received: {model.name!r}, which has none: "
@@ -60,7 +62,7 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
         return call_copy(replicas, layer, args, kwargs)
 
     fused = rebuild(model, call)
-    left = [layer.name for layer in fused._flatten_layers() if isinstance(layer, MobileOneBlock)]
+    left = [layer.name for layer in flatten_layers(fused) if isinstance(layer, MobileOneBlock)]
     if left:
         raise InputValueError(
             f"Blocks inside a layer that is not a model can't be fused: {', '.join(left)}. "
@@ -68,12 +70,12 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
         )
     if verify:
         verify_equal(model, fused)
-    return fused
+    return copy_attachment(model, fused)
 
 
 def has_blocks(model: keras.Model) -> bool:
     """Whether a `MobileOneBlock` occurs in `model`, at any depth."""
-    return any(isinstance(layer, MobileOneBlock) for layer in model._flatten_layers())
+    return any(isinstance(layer, MobileOneBlock) for layer in flatten_layers(model))
 
 
 def verify_equal(

@@ -1,26 +1,127 @@
-"""Running the graph of a Keras model again with some of its layer calls replaced."""
+"""Replaying the graph of a Keras model with some of its layer calls replaced."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mobileone.errors import InputTypeError, InputValueError
+from keras_mobileone.compat import (
+    flatten_layers,
+    lambda_output_shape,
+    producer,
+    run_through_graph,
+)
+from keras_mobileone.errors import InputTypeError, InputValueError, first_line
+
+Tensor = Any  # symbolic or not, of any backend, or a nested structure of such tensors
+
+FREE_SIZE = 64  # pixels, stands in for a size the model leaves open
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """Returns a Functional model that computes what `model` computes, with the same layers.
+
+    This is the entrance for models of users: everything that follows reads a graph, which only
+    Functional models have.
+
+    Args:
+        model: A Functional model, a built Sequential model, or a subclassed model that has been
+            called or built and whose `call` accepts a symbolic tensor, as it does when it uses
+            layers and `keras.ops`. Models of all three kinds may be nested in it.
+
+    Returns:
+        `model` itself if its graph can be read already. Otherwise a Functional model of the same
+        name that shares its layers and weights.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or if it or a nested model is subclassed and
+            has no graph: its `call` fails on a symbolic tensor.
+        ValueError: If a Sequential or subclassed model has no input shape yet.
+
+    Example:
+
+    >>> base = km.MobileOneS0(weights=None, include_top=False, input_shape=(64, 64, 3))
+    >>> model = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Rescaling(1 / 255), base])
+    >>> type(as_functional(model)).__name__
+    'Functional'
+    """
+    if not isinstance(model, keras.Model):
+        raise InputTypeError(f"Expected a Keras model. Received: {type(model).__name__}.")
+    if not _has_graph(model):
+        model = _traced(model, _known_inputs(model))
+    require_input_shape(model)
+    if all(_has_graph(nested) for nested in nested_models(model)):
+        if not isinstance(model, keras.Sequential):
+            return model
+        return keras.Model(*inputs_and_outputs(model), name=model.name)
+    traced: dict[int, keras.Model] = {}
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if not isinstance(layer, keras.Model):
+            return layer(*args, **kwargs)
+        if id(layer) not in traced:
+            graph = layer if _has_graph(layer) else _traced(layer, _like(args[0]))
+            traced[id(layer)] = as_functional(graph)
+        return traced[id(layer)](*args, **kwargs)
+
+    inputs = _like(inputs_and_outputs(model)[0])
+    flat = keras.Model(*inputs_and_outputs(model))
+    return keras.Model(inputs, run_through_graph(flat, inputs, call), name=model.name)
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """One name for each output of a model, in the order of its outputs.
+
+    An output has the name of the layer or operation that it comes from. Where several outputs come
+    from one layer, `model.output_names` repeats its name; here the second is called `name_1`, the
+    third `name_2`, so that no output is lost in a dictionary or a file.
+
+    Args:
+        model: A Functional or built Sequential model.
+
+    Example:
+
+    >>> image = keras.Input((4,))
+    >>> dense = keras.layers.Dense(6, name="dense")(image)
+    >>> halves = keras.layers.Lambda(lambda x: keras.ops.split(x, 2, axis=-1), name="split")(dense)
+    >>> output_names(keras.Model(image, [*halves, dense]))
+    ['split', 'split_1', 'dense']
+    """
+    return _unique([producer(tensor).name for tensor in model.outputs])
+
+
+def _unique(names: list[str]) -> list[str]:
+    """`names`, where a repeated one gets a number behind it that makes it a new one."""
+    unique: list[str] = []
+    for name in names:
+        candidate, number = name, 0
+        while candidate in unique or (number and candidate in names):
+            number += 1
+            candidate = f"{name}_{number}"
+        unique.append(candidate)
+    return unique
 
 
 def rebuild(
-    model: keras.Model, call: Callable, inputs=None, *, flatten: bool = False
+    model: keras.Model,
+    call: Callable,
+    inputs: Tensor | None = None,
+    *,
+    flatten: bool = False,
 ) -> keras.Model:
-    """A new Functional model made by replaying `model`'s graph.
+    """Returns a new Functional model that is made by replaying the graph of `model`.
 
     Args:
-        model: A built Functional or Sequential model. Nested ones are replayed too, each once.
+        model: A built Functional or Sequential model. Nested models are replayed too, each once.
         call: `call(layer, *args, **kwargs)` stands for each layer call and returns its output.
             Operations that are not layers (`keras.ops` on symbolic tensors) come to it as well.
-        inputs: Symbolic inputs in `model.input`'s structure; new ones by default.
+        inputs: Symbolic inputs in the structure of `model.input`; new ones by default.
         flatten: Replay nested models in place, once for each of their calls, so that `call` sees
-            the tensors that really flow, and the result has no nested models.
+            the tensors that really flow, and the result has no nested models. A layer whose name
+            occurs several times is then named after the nested model too, `model_layer`; `call`
+            must return the output of a copy of such a layer.
 
     Returns:
         A `keras.Model` of no special class, not compiled. `model` is left as it was.
@@ -29,55 +130,165 @@ def rebuild(
         TypeError: If `model` or a nested model is neither Functional nor Sequential.
         ValueError: If a Sequential model has not been built.
     """
-    replicas = {}
+    inputs = _like(inputs_and_outputs(model)[0]) if inputs is None else inputs
+    if flatten:
+        call = _FlatNames(model, inputs).naming(call)
+    outputs = replay(model, call, inputs, flatten=flatten)
+    return called(keras.Model(inputs, outputs, name=model.name))
 
-    def dispatch(layer, *args, **kwargs):
+
+def called(model: keras.Model) -> keras.Model:
+    """`model`, after one call on symbolic inputs.
+
+    A Functional model works without, but `keras.Model.export(…, format="onnx")` refuses models that
+    have never been called.
+    """
+    model(_like(inputs_and_outputs(model)[0]))
+    return model
+
+
+def replay(model: keras.Model, call: Callable, inputs: Tensor, *, flatten: bool = False) -> Tensor:
+    """The outputs of `model`'s graph on other symbolic inputs; for the arguments see `rebuild`.
+
+    No model is made of them, so that `call` may use the layers of `model` themselves even if two
+    nested models have layers of the same name.
+    """
+    for source in (model, *nested_models(model)):
+        require_graph(source)
+    replicas: dict[int, keras.Model] = {}
+
+    def dispatch(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
         if not isinstance(layer, keras.Model):
             return call(layer, *args, **kwargs)
         if flatten:
-            # Not by cloning: a model over tensors that are no inputs gets inputs of its own.
-            flat = keras.Model(*inputs_and_outputs(layer))
-            return flat._run_through_graph(
-                args[0], operation_fn=lambda operation: partial(dispatch, operation)
-            )
+            return run(layer, args[0])
         if id(layer) not in replicas:
-            replicas[id(layer)] = replay(layer)
+            inner = _like(inputs_and_outputs(layer)[0])
+            replicas[id(layer)] = keras.Model(inner, run(layer, inner), name=layer.name)
         return replicas[id(layer)](*args, **kwargs)
 
-    def replay(source, inputs=None):
-        # A Functional of no special class over the same tensors: cloning it does not bring along
-        # the model's own class or its compilation.
-        flat = keras.Model(*inputs_and_outputs(source), name=source.name)
-        return keras.models.clone_model(
-            flat, input_tensors=inputs, clone_function=lambda layer: layer, call_function=dispatch
-        )
+    def run(source: keras.Model, inputs: Tensor) -> Tensor:
+        # A model over the same tensors: a Sequential has no graph of its own.
+        return run_through_graph(keras.Model(*inputs_and_outputs(source)), inputs, dispatch)
 
-    for source in (model, *nested_models(model)):
-        require_graph(source)
-    return replay(model, inputs)
+    return run(model, inputs)
 
 
-def inputs_and_outputs(model: keras.Model) -> tuple:
+class _FlatNames:
+    """Unique names for the layers and operations of a flattened model.
+
+    Args:
+        model: The model to be flattened.
+        inputs: Symbolic inputs of the result.
+    """
+
+    def __init__(self, model: keras.Model, inputs: Tensor) -> None:
+        self.owners = {id(op): prefix for op, prefix in _operations(model, "")}
+        self.counts = Counter(op.name for op, _ in _operations(model, ""))
+        starts = [producer(tensor) for tensor in keras.tree.flatten(inputs)]
+        self.seen = {id(op) for op in starts}
+        self.taken = {op.name for op in starts}
+
+    def naming(self, call: Callable) -> Callable:
+        """`call`, after which each layer and operation that it added has a name of its own."""
+
+        def named(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
+            outputs = call(layer, *args, **kwargs)
+            prefix = self.owners[id(layer)] if self.counts[layer.name] > 1 else ""
+            pending = [producer(tensor) for tensor in keras.tree.flatten(outputs)]
+            while pending:
+                op = pending.pop()
+                if id(op) in self.seen:
+                    continue
+                self.seen.add(id(op))
+                if op is not layer:
+                    self.rename(op, f"{prefix}{op.name}")
+                pending += [producer(tensor) for tensor in keras.tree.flatten(op.input)]
+            return outputs
+
+        return named
+
+    def rename(self, op: Any, name: str) -> None:
+        """Names a layer or operation, with a number behind the name if it is taken."""
+        *_, name = _unique([*self.taken, name])
+        self.taken.add(name)
+        if name != op.name:
+            op.name = name
+
+
+def _operations(model: keras.Model, prefix: str) -> Iterator[tuple[Any, str]]:
+    """Layers and operations of a model, at any depth, and what to put before their names."""
+    graph = keras.Model(*inputs_and_outputs(model))
+    for op in graph.operations:
+        if isinstance(op, keras.Model):
+            yield from _operations(op, f"{prefix}{op.name}_")
+        elif not isinstance(op, keras.layers.InputLayer):
+            yield op, prefix
+
+
+def inputs_and_outputs(model: keras.Model) -> tuple[Tensor, Tensor]:
     """The symbolic inputs and outputs of a Functional or Sequential model, as it is called."""
     if isinstance(model, keras.Sequential):
         return model.inputs[0], model.outputs[0]
     return model.input, model.output
 
 
-def require_graph(model) -> None:
+def _like(tensors: Tensor, dtype: Callable[[str], str] = str) -> Tensor:
+    """New symbolic inputs with the shapes and names of `tensors`, and the same or other dtypes."""
+    return keras.tree.map_structure(
+        lambda t: keras.Input(batch_shape=t.shape, dtype=dtype(t.dtype), name=t.name), tensors
+    )
+
+
+def require_graph(model: keras.Model) -> None:
     """Raises unless `model` is a Functional or a built Sequential model."""
     if not isinstance(model, keras.Model):
         raise InputTypeError(f"Expected a Keras model. Received: {type(model).__name__}.")
-    if isinstance(model, keras.Sequential) and not model.built:
-        raise InputValueError(
-            f"The Sequential model {model.name!r} has no input shape yet. "
-            "Start it with keras.Input(...) or call it once."
-        )
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+    require_input_shape(model)
+    if not _has_graph(model):
         raise InputTypeError(
             "Expected a Functional or Sequential model, whose graph can be read. "
             f"Received: {model.name!r} of the subclassed type {type(model).__name__}."
         )
+
+
+def require_input_shape(model: keras.Model) -> None:
+    """Raises if `model` is Sequential and has no input shape yet."""
+    if isinstance(model, keras.Sequential) and not getattr(model, "inputs", None):
+        raise InputValueError(
+            f"The Sequential model {model.name!r} has no input shape yet. "
+            "Start it with keras.Input(...) or call it once."
+        )
+
+
+def _has_graph(model: keras.Model) -> bool:
+    """Whether a model is Functional or Sequential."""
+    return isinstance(model, keras.Sequential) or hasattr(model, "operations")
+
+
+def _known_inputs(model: keras.Model) -> Tensor:
+    """New symbolic inputs for a subclassed model, of the shape it was built or called with."""
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if shape is None or not all(side is None or isinstance(side, int) for side in shape):
+        raise InputValueError(
+            f"The subclassed model {model.name!r} has no single input shape yet. "
+            "Call it once on a batch of images, or build it with model.build((None, 224, 224, 3))."
+        )
+    return keras.Input(shape[1:], dtype=model.input_dtype)
+
+
+def _traced(model: keras.Model, inputs: Tensor) -> keras.Model:
+    """A subclassed model as a Functional one: the graph of its `call` on symbolic inputs."""
+    try:
+        outputs = model.call(inputs)
+        return keras.Model(inputs, outputs, name=model.name)
+    except Exception as error:  # whatever the `call` of a user's model raises
+        raise InputTypeError(
+            "Expected a Functional or Sequential model, or a subclassed one whose `call` accepts a "
+            f"symbolic tensor. Received: {model.name!r} of type {type(model).__name__}, whose "
+            f"`call` fails on one: {first_line(error)} "
+            "Use keras.layers and keras.ops in it, or build the model with the functional API."
+        ) from error
 
 
 def nested_models(model: keras.Model) -> Iterator[keras.Model]:
@@ -89,25 +300,22 @@ def nested_models(model: keras.Model) -> Iterator[keras.Model]:
 
 
 def ends_in_softmax(model: keras.Model) -> bool:
-    """Whether the only output of a Functional model is a softmax, so that it gives probabilities.
+    """Whether the first output of a Functional model is a softmax, so that it gives probabilities.
 
     A nested model at the end is looked into.
     """
-    operation = model.outputs[0]._keras_history.operation
+    operation = producer(model.outputs[0])
     if isinstance(operation, keras.Model):
         return ends_in_softmax(operation)
     activation = getattr(operation, "activation", None)
     return isinstance(operation, keras.layers.Softmax) or activation is keras.activations.softmax
 
 
-FREE_SIZE = 64  # pixels, stands in for a size the model leaves open
-
-
-def random_input(model: keras.Model, batch: int = 2, seed: int = 0):
+def random_input(model: keras.Model, batch: int = 2, seed: int = 0) -> Tensor:
     """Standard normal arrays (zeros for integer inputs) in the structure of `model.input`."""
     rng = np.random.default_rng(seed)
 
-    def draw(tensor):
+    def draw(tensor: Any) -> np.ndarray:
         shape = [batch, *(FREE_SIZE if s is None else s for s in tensor.shape[1:])]
         if not keras.backend.is_float_dtype(tensor.dtype):
             return np.zeros(shape, tensor.dtype)
@@ -116,40 +324,68 @@ def random_input(model: keras.Model, batch: int = 2, seed: int = 0):
     return keras.tree.map_structure(draw, inputs_and_outputs(model)[0])
 
 
-def call_copy(copies: dict, layer, args, kwargs, **changes):
-    """Calls a copy of `layer` with its weights.
+def call_copy(
+    copies: dict[int, keras.Layer], layer: Any, args: Iterable, kwargs: dict, **changes: Any
+) -> Tensor:
+    """Calls a copy of `layer` that has its weights.
+
+    A layer without weights that can't be made from its configuration is called itself.
 
     Args:
         copies: The copies made so far, by the id of their source; a layer has one copy.
         layer: The source, a layer or a stateless operation.
-        args, kwargs: What to call the copy with.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
         **changes: Entries of the copy's configuration.
+
+    Raises:
+        TypeError: If a layer with weights can't be made from its configuration; names it.
     """
     if not isinstance(layer, keras.Layer):
-        return layer.__class__.from_config(layer.get_config())(*args, **kwargs)
+        return type(layer).from_config(layer.get_config())(*args, **kwargs)
     if id(layer) in copies:
         return copies[id(layer)](*args, **kwargs)
-    copy = copies[id(layer)] = layer.__class__.from_config({**layer.get_config(), **changes})
+    copy = copies[id(layer)] = _copy(layer, changes)
     outputs = copy(*args, **kwargs)
-    copy.set_weights(layer.get_weights())
+    if copy is not layer:
+        copy.set_weights(layer.get_weights())
     return outputs
+
+
+def _copy(layer: keras.Layer, changes: dict) -> keras.Layer:
+    """A layer of the configuration of `layer` with `changes`, without its weights."""
+    if isinstance(layer, keras.layers.Lambda):
+        # Its configuration holds the function as code, which Keras refuses to read.
+        return type(layer)(
+            layer.function,
+            output_shape=lambda_output_shape(layer),
+            mask=layer.mask,
+            arguments=layer.arguments,
+            name=layer.name,
+            **{"dtype": layer.dtype_policy, **changes},
+        )
+    try:
+        return type(layer).from_config({**layer.get_config(), **changes})
+    except Exception as error:  # whatever the constructor of a user's layer raises
+        if not layer.weights:
+            return layer
+        raise InputTypeError(
+            f"Expected layers that can be made from their configuration. Received: {layer.name!r} "
+            f"of type {type(layer).__name__}, which can't: {first_line(error)} "
+            "Return every argument of its constructor from `get_config`."
+        ) from error
 
 
 def in_float32(model: keras.Model) -> keras.Model:
     """`model` itself if it computes in float32, else a copy of it that does."""
-    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
+    if all(layer.compute_dtype == "float32" for layer in flatten_layers(model)):
         return model
-    replicas = {}
-    inputs = keras.tree.map_structure(
-        lambda t: keras.Input(
-            batch_shape=t.shape,
-            dtype="float32" if keras.backend.is_float_dtype(t.dtype) else t.dtype,
-            name=t.name,
-        ),
-        inputs_and_outputs(model)[0],
-    )
+    replicas: dict[int, keras.Layer] = {}
     return rebuild(
         model,
         lambda layer, *args, **kwargs: call_copy(replicas, layer, args, kwargs, dtype="float32"),
-        inputs,
+        _like(
+            inputs_and_outputs(model)[0],
+            lambda dtype: "float32" if keras.backend.is_float_dtype(dtype) else dtype,
+        ),
     )

@@ -5,6 +5,7 @@ from keras import layers
 
 from keras_mobileone.layers.block import MobileOneBlock, PlainBlock
 from keras_mobileone.models.fusing import fuse
+from keras_mobileone.models.graph import called
 from keras_mobileone.variants import STAGE_NAMES, BlockSpec, Variant
 
 CLASSIFIER_NAME = "predictions"
@@ -66,7 +67,8 @@ def build(
     elif pooling == "max":
         x = layers.GlobalMaxPooling2D(name="max_pool", dtype=dtype)(x)
     model_class = keras.Model if deploy else MobileOneModel
-    return model_class(image if inputs is None else inputs, x, name=name or variant.name)
+    model = model_class(image if inputs is None else inputs, x, name=name or variant.name)
+    return called(model)
 
 
 def _block_arguments(spec: BlockSpec) -> dict:

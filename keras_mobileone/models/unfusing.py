@@ -30,8 +30,9 @@ from keras import ops
 from keras_mobileone.errors import InputTypeError, InputValueError, VerificationError
 from keras_mobileone.layers import reparameterization
 from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.fusing import has_blocks
-from keras_mobileone.models.graph import in_float32, require_graph
+from keras_mobileone.models.graph import as_functional, in_float32
 from keras_mobileone.models.network import CLASSIFIER_NAME, MobileOneModel, build
 from keras_mobileone.variants import BlockSpec, Variant, get_variant
 
@@ -79,7 +80,7 @@ def unfuse(
     2078504
     """
     variant = get_variant(variant) if isinstance(variant, str) else variant
-    require_graph(deploy_model)
+    deploy_model = as_functional(deploy_model)
     if has_blocks(deploy_model):
         raise InputValueError(
             f"Expected a fused model. Received: {deploy_model.name!r}, which has its train-time "
@@ -105,7 +106,7 @@ def unfuse(
             source.get_layer(CLASSIFIER_NAME).get_weights()
         )
     _verify(model, source, variant, sample)
-    return model
+    return copy_attachment(deploy_model, model)
 
 
 def _head(model) -> dict:
@@ -344,7 +345,9 @@ class _Split:
         norm.set_weights([value.ravel() for value in (gamma, beta, mean, variance)])
         if conv is not None:
             conv.kernel.assign(self.cropped(stored, conv.kernel_size[0]))
-        parameters = reparameterization.BatchNorm(gamma, beta, mean, variance, norm.epsilon)
+        parameters = reparameterization.BatchNormParameters(
+            gamma, beta, mean, variance, norm.epsilon
+        )
         kernel, bias = reparameterization.fold_branch(reparameterization.Branch(stored, parameters))
         self.rest, self.rest_bias = self.rest - kernel, self.rest_bias - bias
 

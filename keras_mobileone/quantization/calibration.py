@@ -2,33 +2,38 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
-import keras
 import numpy as np
 
-from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.data.images import list_images, load_crops, spread
 from keras_mobileone.errors import InputValueError
 
 CALIBRATION_IMAGES = 200  # of a directory, spread evenly over it
 
 
-def calibration_batches(source, size: tuple[int, int], normalize: bool) -> Iterator[np.ndarray]:
-    """float32 batches of calibration images, in the units of the file's input.
+def calibration_batches(source, config: ImageConfig) -> Iterator[np.ndarray]:
+    """Batches of calibration images, in the units that a file or model takes.
 
     Args:
-        source: As `export_tflite`'s `calibration`.
-        size: (height, width) of the model's input.
-        normalize: Whether the file takes pixels 0 … 255 instead of normalized values.
+        source: A directory of images, a list of paths, an array of images, or an iterable of such
+            arrays or of pairs of an array and labels, such as a `tf.data.Dataset`.
+        config: How the images enter the file or model.
+
+    Yields:
+        float32 (count, height, width, channels).
 
     Raises:
         ValueError: If there is no image, or one of another shape.
     """
+    size = config.image_size
     if isinstance(source, (str, os.PathLike)):
-        paths = spread(list_images(source), CALIBRATION_IMAGES)
-        for crop in load_crops(paths, size, crop_fraction=0.875):
-            yield (crop.astype(np.float32) if normalize else preprocess_input(crop))[None]
+        source = spread(list_images(source), CALIBRATION_IMAGES)
+    if isinstance(source, Sequence) and source and isinstance(source[0], (str, os.PathLike)):
+        for crop in load_crops([Path(path) for path in source], size, config.crop_fraction):
+            yield config.normalize(crop)[None]
         return
     batches = [source] if hasattr(source, "shape") else source
     if not isinstance(batches, Iterable):
@@ -38,6 +43,8 @@ def calibration_batches(source, size: tuple[int, int], normalize: bool) -> Itera
         )
     empty = True
     for batch in batches:
+        if isinstance(batch, tuple) and len(batch) in (2, 3):
+            batch = batch[0]  # a data set to train with: images, labels, and perhaps weights
         batch = np.asarray(batch, np.float32)
         if batch.ndim != 4 or batch.shape[1:3] != tuple(size):
             raise InputValueError(
@@ -51,12 +58,14 @@ def calibration_batches(source, size: tuple[int, int], normalize: bool) -> Itera
         raise InputValueError("`calibration` must hold at least one image. Received: none.")
 
 
-def calibration_images(source, model: keras.Model, normalize: bool) -> np.ndarray:
+def calibration_images(source, config: ImageConfig) -> np.ndarray:
     """All calibration images as one array, checked for the classic mistakes.
 
+    A single image is allowed, with a warning.
+
     Args:
-        source, normalize: As `calibration_batches`.
-        model: The model they are for.
+        source: As of `calibration_batches`.
+        config: How the images enter the file or model.
 
     Returns:
         float32 (count, height, width, channels).
@@ -64,18 +73,17 @@ def calibration_images(source, model: keras.Model, normalize: bool) -> np.ndarra
     Raises:
         ValueError: If the values look like pixels where normalized ones are wanted, like values
             normalized twice, and so on.
-
-    A single image is allowed, with a warning.
     """
-    _, *size, channels = model.input_shape
-    images = np.concatenate(list(calibration_batches(source, size, normalize)))
-    if images.shape[3] != channels:
+    images = np.concatenate(list(calibration_batches(source, config)))
+    if config.is_rgb and images.shape[3] != 3:
         raise InputValueError(
-            f"Calibration images must have {channels} channels, like the model's input. "
+            "Calibration images must have 3 channels, like the model's input. "
             f"Received: shape {images.shape}."
         )
-    if images.shape[-1] == 3 and not scales_itself(model):
-        (_check_pixels if normalize else _check_normalized)(images)
+    if config.takes_pixels:
+        _check_pixels(images)
+    elif config.is_rgb:
+        _check_normalized(images, config)
     if len(images) == 1:
         warnings.warn(
             "Calibration with a single image sets the ranges by that image alone. Pass 50 or more.",
@@ -84,26 +92,22 @@ def calibration_images(source, model: keras.Model, normalize: bool) -> np.ndarra
     return images
 
 
-def scales_itself(model: keras.Model) -> bool:
-    """Whether the model takes pixels, since it has a layer that scales them."""
-    return any(
-        isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization))
-        for layer in model._flatten_layers()
-    )
-
-
-def _check_normalized(images):
+def _check_normalized(images: np.ndarray, config: ImageConfig) -> None:
+    lowest, highest = config.range
+    span = highest - lowest
     low, high = float(images.min()), float(images.max())
-    if high > 20:
-        mistake = "look like pixels 0 … 255. Pass them through preprocess_input, or normalize=True"
-    elif low >= 0 and 0.2 < high <= 1:
+    if high > highest + 0.5 * span + 4:
+        mistake = "look like pixels 0 … 255. Normalize them as the model takes them, or pixels with"
+        mistake += " normalize=True"
+    elif lowest < -1.5 and low >= 0 and 0.2 < high <= 1:
         mistake = "look like pixels scaled to [0, 1]. Normalize them with preprocess_input instead"
-    elif high < -1 and float(images.std()) < 0.2:
+    elif lowest < -1.5 and high < -1 and float(images.std()) < 0.2:
         mistake = "look like values normalized twice. Call preprocess_input once"
     else:
         return
     raise InputValueError(
-        "Calibration images must be normalized: about -2.1 … 2.6. Received: values "
+        f"Calibration images must be normalized: about {lowest:.2g} … {highest:.2g}. "
+        "Received: values "
         f"{low:.3g} … {high:.3g}, which {mistake}."
     )
 

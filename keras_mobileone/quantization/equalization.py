@@ -1,10 +1,10 @@
-"""Rescaling channels so that int8 serves all of them alike: exact in float.
+"""Rescales the channels of a model so that one int8 scale serves all of them. Exact in float.
 
-A tensor has one int8 scale, but its channels differ in range by orders of magnitude, all the more
-in a folded network. Each `Region` may hand factors from its convolution on to the layers behind.
-Depthwise layers have a weight scale for each channel, so before them the factors take up the whole
-difference. Before dense layers a factor that helps an activation harms the weights that take it
-up; there the expected error of the outputs decides.
+A tensor has one int8 scale, but its channels differ in range by orders of magnitude, even more so
+in a folded network. Each `ScalingGroup` can pass factors from its convolution to the layers behind.
+Depthwise layers have a weight scale for each channel, so that the factors before them can remove
+the whole difference. Before dense layers a factor that helps an activation harms the weights that
+absorb it; there the expected error of the outputs decides.
 
 After Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction
 (arXiv 1906.04721), with the choice of the factors by sensitivity added.
@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 from keras_mobileone.errors import VerificationError
-from keras_mobileone.quantization.scaling_groups import Blocked, Region, find_regions
-from keras_mobileone.quantization.statistics import RegionStatistics, is_depthwise, measure
+from keras_mobileone.quantization.scaling_groups import Blocked, ScalingGroup, find_scaling_groups
+from keras_mobileone.quantization.statistics import GroupStatistics, is_depthwise, measure
 from keras_mobileone.quantization.trace import Call, Trace, trace
 
 EXACTNESS = 1e-4  # of an output's largest magnitude
@@ -26,8 +26,8 @@ EXACTNESS = 1e-4  # of an output's largest magnitude
 POOLING_MARGIN = 1.4
 # Rounding of weights counts half: it is corrected in the mean, and per channel.
 WEIGHT_SHARE = 0.5
-# A channel that hardly ever fires is not blown up to the full range: its weights would stand out of
-# the inputs by more than an integer kernel can scale back (XNNPACK: 256).
+# A channel that hardly ever fires is not stretched to the full range: its weights would exceed the
+# others by more than an integer kernel can scale back (XNNPACK: 256).
 LARGEST_GAIN = 64
 STEPS = 300
 RATE = 0.03
@@ -40,9 +40,9 @@ class Equalization:
 
     Attributes:
         model: The rescaled model, flat, with each activation as a layer of its own.
-        factors: For each rescaled convolution, what its output channels were divided by.
-        blocked: The convolutions left alone, and why.
-        change: How far the outputs moved, relative to their largest magnitude.
+        factors: For each rescaled convolution the divisors of its output channels.
+        blocked: The convolutions that were not rescaled, and why.
+        change: Largest change of the outputs, relative to their largest magnitude.
     """
 
     model: keras.Model
@@ -54,31 +54,50 @@ class Equalization:
 def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
     """Rescales the channels of a fused model for int8.
 
+    `quantize` does this itself. Call it to inspect the factors, or before `quantize_aware`.
+
+    Reference: [Data-Free Quantization](https://arxiv.org/abs/1906.04721), section 4.1.
+
     Args:
-        model: Functional model of stock layers with one input. It stays untouched.
+        model: Functional model of stock layers with one input. It is not changed.
         images: Calibration images (count, height, width, channels) float32, as the model takes
             them.
 
+    Returns:
+        An `Equalization` with the rescaled model.
+
     Raises:
         ValueError: If the model has several inputs or MobileOne blocks in it.
-        ArithmeticError: If the outputs move by more than 1e-4 of their largest magnitude.
+        ArithmeticError: If the outputs change by more than 1e-4 of their largest magnitude.
 
-    Reference: [Data-Free Quantization](https://arxiv.org/abs/1906.04721), section 4.1.
+    Example:
+
+    >>> model = keras_mobileone.MobileOneS0(
+    ...     weights=None, input_shape=(32, 32, 3), classes=4, deploy=True
+    ... )
+    >>> images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+    >>> equalized = keras_mobileone.equalize(model, images)
+    >>> equalized.change < 1e-4
+    True
     """
     traced = trace(model)
-    regions, blocked = find_regions(traced)
-    statistics = measure(traced, regions, images)
+    groups, blocked = find_scaling_groups(traced)
+    statistics = measure(traced, groups, images)
     probe = images[: min(8, len(images))]
     before = _outputs(traced, probe)
     factors = {}
-    for region, found in zip(regions, statistics, strict=True):
-        t = choose_factors(found, POOLING_MARGIN if region.pooled else 1.0)
-        t = np.maximum(t, largest_weights(region.producer) / (127 * LARGEST_GAIN))
-        apply_factors(region, t)
-        factors[region.producer.layer.name] = t
-    change = max(
-        float(np.abs(b - a).max() / max(np.abs(a).max(), DEAD))
-        for a, b in zip(before, _outputs(traced, probe), strict=True)
+    for group, found in zip(groups, statistics, strict=True):
+        t = choose_factors(found, POOLING_MARGIN if group.pooled else 1.0)
+        t = np.maximum(t, largest_weights(group.producer) / (127 * LARGEST_GAIN))
+        apply_factors(group, t)
+        factors[group.producer.layer.name] = t
+    change = (
+        max(
+            float(np.abs(b - a).max() / max(np.abs(a).max(), DEAD))
+            for a, b in zip(before, _outputs(traced, probe), strict=True)
+        )
+        if before
+        else 0.0
     )
     if not change <= EXACTNESS:
         raise VerificationError(
@@ -88,13 +107,13 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
     return Equalization(traced.model, factors, blocked, change)
 
 
-def apply_factors(region: Region, t: np.ndarray) -> None:
-    """Divides the output channels of a region's convolution by `t`; its absorbers multiply."""
-    layer = region.producer.layer
+def apply_factors(group: ScalingGroup, t: np.ndarray) -> None:
+    """Divides the output channels of a group's convolution by `t`. Its absorbers multiply."""
+    layer = group.producer.layer
     kernel, *bias = layer.get_weights()
-    shape = kernel.shape[-2:] if is_depthwise(region.producer) else (len(t),)
+    shape = kernel.shape[-2:] if is_depthwise(group.producer) else (len(t),)
     layer.set_weights([kernel / t.reshape(shape), *(b / t for b in bias)])
-    for call in region.absorbers:
+    for call in group.absorbers:
         kernel, *bias = call.layer.get_weights()
         call.layer.set_weights([kernel * t[:, None], *bias])
 
@@ -109,8 +128,8 @@ def largest_weights(call: Call) -> np.ndarray:
     )
 
 
-def choose_factors(statistics: RegionStatistics, margin: float = 1.0) -> np.ndarray:
-    """The factors t of a region's channels, shape (channels,), all positive.
+def choose_factors(statistics: GroupStatistics, margin: float = 1.0) -> np.ndarray:
+    """The factors t of a group's channels, shape (channels,), all positive.
 
     Channel i of the first stored tensor will have the range maximum_i / t_i; the largest of these
     is 1 / `margin`. The expected squared error of the outputs is
@@ -118,7 +137,7 @@ def choose_factors(statistics: RegionStatistics, margin: float = 1.0) -> np.ndar
         Σ over stored tensors  max_i(m_i / t_i)² / (12·255²) · Σ_i g_i t_i²
         + ½ Σ over dense layers  Σ_o max_j(|w_jo| t_j)² / (12·127²) · Σ_i F_io / t_i²
 
-    with the maxima m and the sensitivities g, F of `RegionStatistics`. It is minimized over log t
+    with the maxima m and the sensitivities g, F of `GroupStatistics`. It is minimized over log t
     by Adam, from t_i = sqrt(m_i / max|w_i|).
     """
     first, *others = statistics.tensors
@@ -133,7 +152,7 @@ def choose_factors(statistics: RegionStatistics, margin: float = 1.0) -> np.ndar
     return np.where(live, t, t[live].max())
 
 
-def _minimize(statistics, maximum, live):
+def _minimize(statistics: GroupStatistics, maximum: np.ndarray, live: np.ndarray) -> np.ndarray:
     floor = np.log(maximum)
     weights = [np.abs(k).max(axis=(0, 2)) for k in statistics.kernels]
     largest = np.max(weights, axis=0) if weights else np.ones_like(maximum)
@@ -155,7 +174,9 @@ def _minimize(statistics, maximum, live):
     return np.exp(best)
 
 
-def _expected_error(statistics, t, live):
+def _expected_error(
+    statistics: GroupStatistics, t: np.ndarray, live: np.ndarray
+) -> tuple[float, np.ndarray]:
     """The sum of `choose_factors` and its gradient with respect to log t."""
     error, gradient = 0.0, np.zeros_like(t)
     for index, tensor in enumerate(statistics.tensors):
@@ -181,6 +202,8 @@ def _expected_error(statistics, t, live):
     return error, gradient
 
 
-def _outputs(traced: Trace, images) -> list[np.ndarray]:
-    outputs = traced.model(images, training=False)
-    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
+def _outputs(traced: Trace, images: np.ndarray) -> list[np.ndarray]:
+    """The float outputs of a model."""
+    outputs = keras.tree.flatten(traced.model(images, training=False))
+    outputs = [keras.ops.convert_to_numpy(output) for output in outputs]
+    return [output for output in outputs if output.dtype.kind == "f"]

@@ -1,21 +1,27 @@
 """An int8 TFLite file whose scales, weights and biases can be rewritten."""
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.flatbuffer import operator_names, parse, serialize, tensor_type
+from keras_mobileone.quantization.operators import LINEAR, Operator, Tensor, channel_axis
 
 LEVELS = 255  # steps of int8
 SMALLEST_RANGE = 1e-9
-LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 class Int8Graph:
-    """The operators and tensors of a TFLite file; tensors go by their index.
+    """The operators and tensors of a TFLite file. Tensors are referred to by their index.
 
     Args:
-        content: Of the file. With float32 content it serves to read weights.
+        content: Content of the file. A float32 file can be read as well.
+
+    Attributes:
+        operators: Name and `OperatorT` of each operator, in the order in which they run.
+        inputs: The tensors that are inputs of the file.
     """
 
     def __init__(self, content: bytes):
@@ -26,13 +32,13 @@ class Int8Graph:
         self.inputs = [int(i) for i in self._graph.inputs]
         self._unshare_weights()
 
-    def _unshare_weights(self):
-        """Gives each linear operator constants of its own: the converter merges equal ones."""
+    def _unshare_weights(self) -> None:
+        """Gives each linear operator its own constants, since the converter merges equal ones."""
         tensors, buffers = set(), set()
         for kind, operator in self.operators:
             operator.inputs = np.array(operator.inputs)  # what the reader gives is read-only
-            for position in range(1, len(operator.inputs)) if kind in LINEAR else ():
-                tensor = int(operator.inputs[position])
+            for position in LINEAR[kind][1:] if self.is_linear(kind, operator) else ():
+                tensor = int(operator.inputs[position]) if position < len(operator.inputs) else -1
                 if tensor < 0:
                     continue
                 if tensor in tensors:
@@ -45,28 +51,39 @@ class Int8Graph:
                 tensors.add(tensor)
                 buffers.add(entry.buffer)
 
+    def is_linear(self, kind: str, operator: Operator) -> bool:
+        """Whether an operator is a convolution or dense layer with a constant kernel."""
+        return kind in LINEAR and self.constant(int(operator.inputs[LINEAR[kind][1]])) is not None
+
     def serialize(self) -> bytes:
-        """The content of the file as it is now."""
+        """Content of the file with all changes."""
         return serialize(self._model)
 
     def name(self, tensor: int) -> str:
         """Name of a tensor."""
         return self._graph.tensors[tensor].name.decode()
 
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        """Dimensions of a tensor."""
+        shape = self._graph.tensors[tensor].shape
+        return () if shape is None else tuple(int(n) for n in shape)
+
     def constant(self, tensor: int) -> np.ndarray | None:
-        """Stored content of a constant tensor, None for one that is computed."""
+        """Stored values of a constant tensor, None for a tensor that is computed."""
         entry = self._graph.tensors[tensor]
         data = self._model.buffers[entry.buffer].data
-        if data is None or tensor in self.inputs:
+        if data is None or len(data) == 0 or tensor in self.inputs:
             return None
         dtypes = {tensor_type(n): n for n in ("INT8", "UINT8", "INT32", "INT64", "FLOAT32")}
         if entry.type not in dtypes:
             return None
-        return np.frombuffer(bytes(data), dtypes[entry.type].lower()).reshape(entry.shape)
+        return np.frombuffer(bytes(data), dtypes[entry.type].lower()).reshape(self.shape(tensor))
 
     def real_constant(self, tensor: int) -> np.ndarray:
-        """float32 values of a constant tensor, dequantized if need be."""
+        """float32 values of a constant tensor. Integers are dequantized."""
         values = self.constant(tensor)
+        if values is None:
+            raise InputValueError(f"Expected a constant. Received: tensor {self.name(tensor)!r}.")
         if not self.is_quantized(tensor):
             return values
         quantization = self._graph.tensors[tensor].quantization
@@ -81,13 +98,25 @@ class Int8Graph:
         quantization = self._graph.tensors[tensor].quantization
         return quantization is not None and quantization.scale is not None
 
-    def _is_uint8(self, tensor) -> bool:
+    def holds_reals(self, tensor: int) -> bool:
+        """Whether a tensor is a constant of real values, in float or quantized."""
+        entry = self._graph.tensors[tensor]
+        real = entry.type == tensor_type("FLOAT32") or self.is_quantized(tensor)
+        return real and self.constant(tensor) is not None
+
+    def is_integer(self, tensor: int) -> bool:
+        """Whether a tensor holds 8-bit integers that stand for real values."""
+        int8 = self._graph.tensors[tensor].type == tensor_type("INT8")
+        return self.is_quantized(tensor) and (int8 or self.is_uint8(tensor))
+
+    def is_uint8(self, tensor: int) -> bool:
+        """Whether a tensor's integers are unsigned."""
         return self._graph.tensors[tensor].type == tensor_type("UINT8")
 
     def scale_and_zero_point(self, tensor: int) -> tuple[float, int]:
-        """real = scale · (code − zero point), with the codes counted as int8."""
+        """Scale and zero point: real = scale · (code − zero point), for codes counted as int8."""
         quantization = self._graph.tensors[tensor].quantization
-        shift = 128 if self._is_uint8(tensor) else 0
+        shift = 128 if self.is_uint8(tensor) else 0
         return float(quantization.scale[0]), int(quantization.zeroPoint[0]) - shift
 
     def range(self, tensor: int) -> tuple[float, float]:
@@ -96,15 +125,20 @@ class Int8Graph:
         return scale * (-128 - zero_point), scale * (127 - zero_point)
 
     def set_range(self, tensor: int, low: float, high: float) -> None:
-        """Lets a tensor's integers span [low, high], which is widened to hold zero exactly."""
+        """Sets a tensor's scale so that its integers span [low, high], extended to include zero."""
         low, high = min(low, 0.0), max(high, 0.0, low + SMALLEST_RANGE)
         scale = (high - low) / LEVELS
         self._set_quantization(tensor, [scale], round(-128 - low / scale))
 
-    def copy_range(self, source: int, target: int) -> None:
-        """Gives `target` the scale and zero point of `source`."""
-        scale, zero_point = self.scale_and_zero_point(source)
-        self._set_quantization(target, [scale], zero_point)
+    def set_constant(self, tensor: int, values: np.ndarray, low: float, high: float) -> None:
+        """Writes a constant's real values as integers that span [low, high]."""
+        self.set_range(tensor, low, high)
+        scale, zero_point = self.scale_and_zero_point(tensor)
+        codes = np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
+        entry = self._graph.tensors[tensor]
+        self._model.buffers.append(copy.deepcopy(self._model.buffers[entry.buffer]))
+        entry.buffer = len(self._model.buffers) - 1
+        self._model.buffers[-1].data = np.frombuffer(codes.tobytes(), np.uint8)
 
     def write(self, tensor: int, codes: np.ndarray, scale: np.ndarray, axis: int) -> None:
         """Replaces a constant's integers and its scales along `axis`."""
@@ -113,16 +147,18 @@ class Int8Graph:
         self._set_quantization(tensor, scale, 0)
         entry.quantization.quantizedDimension = axis
 
-    def _set_quantization(self, tensor, scale, zero_point):
+    def _set_quantization(
+        self, tensor: int, scale: np.ndarray | Sequence[float], zero_point: int
+    ) -> None:
         quantization = self._graph.tensors[tensor].quantization
-        if self._is_uint8(tensor):
+        if self.is_uint8(tensor):
             zero_point += 128
         quantization.scale = np.asarray(scale, np.float32)
         quantization.zeroPoint = np.full(len(scale), zero_point, np.int64)
         quantization.min = quantization.max = None
 
-    def on_grid(self, tensor: int, values):
-        """The real values that a tensor's integers can hold, nearest to `values`."""
+    def on_grid(self, tensor: int, values: Tensor) -> Tensor:
+        """Rounds `values` to the real values that a tensor's integers can hold."""
         import tensorflow as tf
 
         if not self.is_quantized(tensor):
@@ -131,23 +167,64 @@ class Int8Graph:
         codes = tf.clip_by_value(tf.round(values / scale) + zero_point, -128, 127)
         return (codes - zero_point) * scale
 
+    def last_uses(self) -> dict[int, list[int]]:
+        """For each operator's position the tensors that no later operator takes."""
+        last = {int(t): i for i, (_, op) in enumerate(self.operators) for t in op.inputs}
+        found: dict[int, list[int]] = {}
+        for tensor, position in last.items():
+            found.setdefault(position, []).append(tensor)
+        return found
+
     def linear_weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Kernel and bias (zeros if none) of each convolution and dense layer, real values."""
         weights = []
         for kind, operator in self.operators:
-            if kind in LINEAR:
-                kernel_index, bias_index = int(operator.inputs[1]), bias_of(operator)
-                kernel = self.real_constant(kernel_index)
-                filters = kernel.shape[3 if kind == "DEPTHWISE_CONV_2D" else 0]
-                bias = np.zeros(filters, np.float32)
+            if self.is_linear(kind, operator):
+                kernel = self.real_constant(int(operator.inputs[LINEAR[kind][1]]))
+                bias_index = bias_of(kind, operator)
+                bias = np.zeros(kernel.shape[channel_axis(kind)], np.float32)
                 weights.append(
                     (kernel, bias if bias_index is None else self.real_constant(bias_index))
                 )
         return weights
 
+    def one_operator_in_float(
+        self, position: int, inputs: Sequence[int], constants: dict[int, np.ndarray]
+    ) -> bytes:
+        """Content of a file that holds a single operator of this file, computed in float.
 
-def bias_of(operator) -> int | None:
+        Args:
+            position: Of the operator.
+            inputs: The tensors that are inputs of the file.
+            constants: Values of the constants that stand for real numbers.
+        """
+        model = parse(self.serialize())
+        graph = model.subgraphs[0]
+        operator = graph.operators[position]
+        graph.operators = [operator]
+        graph.inputs = np.array(inputs, np.int32)
+        graph.outputs = np.array(operator.outputs, np.int32)
+        model.signatureDefs, model.metadata = [], []
+        kept = {0, *(int(i) for i in (*operator.inputs, *operator.outputs) if i >= 0)}
+        used = {0, *(graph.tensors[i].buffer for i in kept)}
+        for index, buffer in enumerate(model.buffers):
+            if index not in used:
+                buffer.data = None
+        for tensor in kept:
+            entry = graph.tensors[tensor]
+            if self.is_quantized(tensor):
+                entry.type, entry.quantization = tensor_type("FLOAT32"), None
+            if tensor in constants:
+                entry.buffer = len(model.buffers)
+                model.buffers.append(copy.deepcopy(model.buffers[0]))
+                data = np.ascontiguousarray(constants[tensor], np.float32)
+                model.buffers[-1].data = np.frombuffer(data.tobytes(), np.uint8)
+        return serialize(model)
+
+
+def bias_of(kind: str, operator: Operator) -> int | None:
     """Index of a linear operator's bias tensor."""
-    if len(operator.inputs) < 3 or operator.inputs[2] < 0:
+    position = LINEAR[kind][2]
+    if len(operator.inputs) <= position or operator.inputs[position] < 0:
         return None
-    return int(operator.inputs[2])
+    return int(operator.inputs[position])

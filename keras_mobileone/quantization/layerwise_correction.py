@@ -13,39 +13,53 @@ import numpy as np
 
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.metrics import sqnr
-from keras_mobileone.quantization import operators
-from keras_mobileone.quantization.int8_graph import LINEAR, Int8Graph, bias_of
-from keras_mobileone.quantization.rounding import channel_axis, quantize_kernel
+from keras_mobileone.quantization.int8_graph import Int8Graph, bias_of
+from keras_mobileone.quantization.operators import LINEAR, Tensor, channel_axis
+from keras_mobileone.quantization.ranges import SMALLEST_RATIO, set_ranges, widen_ranges
+from keras_mobileone.quantization.rounding import quantize_kernel
+from keras_mobileone.quantization.simulation import Simulator
 
-# Operators whose output must have the scale of their input (TFLite's quantization specification).
-SAME_SCALE = ("PAD", "RESHAPE", "MAX_POOL_2D", "AVERAGE_POOL_2D")
-# Operators whose output scale the specification fixes, as the converter has set it.
-FIXED_SCALE = ("LOGISTIC", "SOFTMAX", "TANH")
-# Head room over the calibrated maximum where other images go beyond it (measured on S0): what is
-# averaged over the image next, the average, and outputs without ReLU such as logits.
-MARGIN_BEFORE_MEAN = 1.4
-MARGIN_MEAN = 1.1
-MARGIN_OUTPUT = 1.05
+# Operators that only move values; their outputs are not reported.
+UNREPORTED = ("PAD", "RESHAPE", "MAX_POOL_2D", "AVERAGE_POOL_2D")
 # |bias| in units of input scale · weight scale: a channel that never fires has a tiny weight scale,
 # and its bias would overflow int32.
 LARGEST_BIAS = 2**23
-# input scale · weight scale / output scale, in which integer kernels work (XNNPACK: 2⁻³² … 2⁸).
-SMALLEST_RATIO, LARGEST_RATIO = 2**-30, 2**7
+ROUNDINGS = ("nearest", "compensated")
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Which steps to take, so that the contribution of each can be measured.
+    """The steps that `quantize` takes after equalization.
 
-    Attributes:
-        ranges: Set the activations' ranges; else keep the converter's.
-        rounding: "nearest", or "compensated" (see `rounding.compensated`).
-        biases: Correct the biases.
+    By default all are taken. Leave one out to measure what it contributes, or to save time:
+    compensated rounding takes the largest part of it.
+
+    Args:
+        ranges: Set the ranges of the activations from all calibration images. False keeps those
+            that TensorFlow's converter chose from the first few.
+        rounding: `"compensated"` rounds the weights of a layer one input after the other, and lets
+            the weights not rounded yet make up for the error
+            ([GPTQ](https://arxiv.org/abs/2210.17323)). `"nearest"` rounds each weight by itself.
+        biases: Shift each bias by the mean error of its output.
+
+    Raises:
+        ValueError: If `rounding` is neither of the two.
+
+    Example:
+
+    >>> keras_mobileone.Steps(rounding="nearest")
+    Steps(ranges=True, rounding='nearest', biases=True)
     """
 
     ranges: bool = True
     rounding: str = "compensated"
     biases: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rounding not in ROUNDINGS:
+            raise InputValueError(
+                f"`rounding` must be one of {', '.join(ROUNDINGS)}. Received: {self.rounding!r}."
+            )
 
 
 @dataclass(frozen=True)
@@ -80,54 +94,69 @@ def calibrate(
         float_content: Of the float32 file that it made of the same model.
         images: Calibration images (count, height, width, channels), as the file takes them.
         steps: Which steps to take.
-        input_range: What the input spans, if that is known; else as far as `images` go.
+        input_range: What the input spans, if that is known; else the range of `images`.
 
     Returns:
         The new content, and a report on each tensor, in order.
 
     Raises:
-        ValueError: For an operator that `operators` does not know, or files that do not match.
+        ValueError: If the files do not match, or an operator can't be run in float.
     """
     import tensorflow as tf
 
-    graph = Int8Graph(content)
+    graph, floats = Int8Graph(content), Int8Graph(float_content)
+    simulator = Simulator(graph, floats, len(images))
+    weights = _matching_weights(graph, floats)
     source = graph.inputs[0]
     real = tf.convert_to_tensor(images, tf.float32)
-    if graph.is_quantized(source) and steps.ranges:
-        graph.set_range(source, *(input_range or (float(images.min()), float(images.max()))))
-    values = {source: (real, graph.on_grid(source, real))}
-    weights = iter(_matching_weights(graph, Int8Graph(float_content)))
-    last_uses = _last_uses(graph)
-    reports = []
+    if steps.ranges:
+        limits = input_range or (float(images.min()), float(images.max()))
+        set_ranges(graph, simulator, weights, real, limits)
+    widen_ranges(graph, simulator, weights)
+    # Of each tensor the float value and the simulated integer value, by the tensor's index.
+    reals, simulated = {source: real}, {source: graph.on_grid(source, real)}
+    layers, last_uses, reports = iter(weights), graph.last_uses(), []
     for position, (kind, operator) in enumerate(graph.operators):
-        output = int(operator.outputs[0])
-        if kind in LINEAR:
-            values[output] = _linear(graph, kind, operator, values, *next(weights), steps)
+        outputs = [int(tensor) for tensor in operator.outputs]
+        if graph.is_linear(kind, operator):
+            pair = _linear(graph, simulator, position, reals, simulated, next(layers), steps)
+            reals[outputs[0]], simulated[outputs[0]] = pair
         else:
-            values[output] = _other(graph, kind, operator, values, steps)
-        if graph.is_quantized(output) and kind not in SAME_SCALE:
-            reports.append(_report(graph, output, kind, *values[output]))
+            reals.update(zip(outputs, simulator.run(position, reals), strict=True))
+            found = simulator.run(position, simulated)
+            simulated.update((t, graph.on_grid(t, v)) for t, v in zip(outputs, found, strict=True))
+        for tensor in outputs:
+            if graph.is_integer(tensor) and kind not in UNREPORTED:
+                reports.append(_report(graph, tensor, kind, reals[tensor], simulated[tensor]))
         for tensor in last_uses.get(position, ()):
-            values.pop(tensor, None)
+            reals.pop(tensor, None)
+            simulated.pop(tensor, None)
     return graph.serialize(), reports
 
 
-def _linear(graph, kind, operator, values, kernel, bias, steps):
-    """Float and simulated output of a convolution or dense layer; writes its weights."""
+def _linear(
+    graph: Int8Graph,
+    simulator: Simulator,
+    position: int,
+    reals: dict[int, Tensor],
+    simulated: dict[int, Tensor],
+    weights: tuple[np.ndarray, np.ndarray],
+    steps: Steps,
+) -> tuple[Tensor, Tensor]:
+    """Float and simulated output of a convolution or dense layer. Writes its weights."""
     import tensorflow as tf
 
-    source, output = int(operator.inputs[0]), int(operator.outputs[0])
-    real, simulated = values[source]
-    wanted = operators.linear(kind, operator, real, kernel, bias)
-
-    code = operators.attribute(operator, "fusedActivationFunction", 0)
-    activated = operators.activate(code, wanted)
-    if steps.ranges:
-        _choose_range(graph, output, kind, activated)
+    kind, operator = graph.operators[position]
+    kernel, bias = weights
+    source, kernel_index = (int(operator.inputs[i]) for i in LINEAR[kind][:2])
+    output = int(operator.outputs[0])
+    wanted = simulator.linear(position, reals[source], kernel, bias, activated=False)
+    activated = simulator.activate(position, wanted)
+    if not graph.is_integer(output):
+        return activated, simulator.linear(position, simulated[source], kernel, bias)
     input_scale, _ = graph.scale_and_zero_point(source)
-    scale, codes = quantize_kernel(kind, operator, kernel, simulated, steps.rounding)
-    _widen(graph, output, input_scale * scale.max() / LARGEST_RATIO)
     output_scale, _ = graph.scale_and_zero_point(output)
+    scale, codes = quantize_kernel(kind, operator, kernel, simulated[source], steps.rounding)
     smallest = SMALLEST_RATIO * output_scale / input_scale
     smallest = np.maximum(smallest, np.abs(bias) / (input_scale * LARGEST_BIAS))
     axis = channel_axis(kind)
@@ -136,87 +165,31 @@ def _linear(graph, kind, operator, values, kernel, bias, steps):
     scale = np.maximum(scale, smallest)
     codes = np.where(raised, np.rint(kernel / scale.reshape(by_channel)), codes)
     stored = codes * scale.reshape(by_channel)
-    got = operators.linear(kind, operator, simulated, stored, 0.0)
+    got = simulator.linear(position, simulated[source], stored, 0.0, activated=False)
 
-    if bias_of(operator) is not None:
+    bias_index = bias_of(kind, operator)
+    if bias_index is not None:
         if steps.biases:
             axes = list(range(got.shape.rank - 1))
             bias = (tf.reduce_mean(wanted, axes) - tf.reduce_mean(got, axes)).numpy()
         bias_scale = input_scale * scale
         bias_codes = np.rint(bias / bias_scale)
         got += (bias_codes * bias_scale).astype(np.float32)
-        graph.write(bias_of(operator), bias_codes.astype(np.int32), bias_scale, 0)
-    graph.write(int(operator.inputs[1]), codes.astype(np.int8), scale, axis)
-
-    return activated, graph.on_grid(output, operators.activate(code, got))
-
-
-def _other(graph, kind, operator, values, steps):
-    """Float and simulated output of any other operator."""
-    inputs, output = [int(i) for i in operator.inputs if i >= 0], int(operator.outputs[0])
-    computed, constants = [], []
-    for tensor in inputs:
-        if tensor in values:
-            computed.append(values[tensor])
-        elif graph.is_quantized(tensor):
-            computed.append((graph.real_constant(tensor),) * 2)
-        else:
-            constants.append(graph.constant(tensor))
-    try:
-        real, simulated = (
-            operators.elementwise(kind, operator, [pair[i] for pair in computed], constants)
-            for i in (0, 1)
-        )
-    except NotImplementedError as error:
-        raise InputValueError(
-            f"The int8 correction does not know the operator {kind}, which makes "
-            f"{graph.name(output)!r}. Pass plain=True for the converter's own int8."
-        ) from error
-    copies = kind in SAME_SCALE or (kind == "QUANTIZE" and graph.is_quantized(inputs[0]))
-    if copies:
-        graph.copy_range(inputs[0], output)
-    elif steps.ranges and kind not in FIXED_SCALE and graph.is_quantized(output):
-        _choose_range(graph, output, kind, real)
-    return real, graph.on_grid(output, simulated)
+        graph.write(bias_index, bias_codes.astype(np.int32), bias_scale, 0)
+    graph.write(kernel_index, codes.astype(np.int8), scale, axis)
+    return activated, graph.on_grid(output, simulator.activate(position, got))
 
 
-def _choose_range(graph, tensor, kind, real):
-    low, high = float(np.min(real)), float(np.max(real))
-    consumers = [k for k, op in graph.operators if tensor in op.inputs]
-    if kind == "MEAN":
-        margin = MARGIN_MEAN
-    elif "MEAN" in consumers:
-        margin = MARGIN_BEFORE_MEAN
-    elif kind in LINEAR and low < 0:
-        margin = MARGIN_OUTPUT
-    else:
-        margin = 1.0
-    graph.set_range(tensor, low * margin, high * margin)
-
-
-def _widen(graph, tensor, smallest_scale):
-    """Makes a tensor's scale at least `smallest_scale`."""
-    scale, _ = graph.scale_and_zero_point(tensor)
-    if scale < smallest_scale:
-        low, high = graph.range(tensor)
-        graph.set_range(tensor, low * smallest_scale / scale, high * smallest_scale / scale)
-
-
-def _report(graph, tensor, kind, real, simulated) -> TensorReport:
+def _report(
+    graph: Int8Graph, tensor: int, kind: str, real: Tensor, simulated: Tensor
+) -> TensorReport:
     name = graph.name(tensor).split(";")[0]
     return TensorReport(name, kind, sqnr(real, simulated), *graph.range(tensor))
 
 
-def _last_uses(graph) -> dict[int, list[int]]:
-    """For each operator's position the tensors that nothing after it takes."""
-    last = {int(t): i for i, (_, op) in enumerate(graph.operators) for t in op.inputs}
-    found = {}
-    for tensor, position in last.items():
-        found.setdefault(position, []).append(tensor)
-    return found
-
-
-def _matching_weights(graph, float_graph) -> list[tuple[np.ndarray, np.ndarray]]:
+def _matching_weights(
+    graph: Int8Graph, float_graph: Int8Graph
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """The float weights in the order of the int8 file's layers, checked against its own."""
     weights, quantized = float_graph.linear_weights(), graph.linear_weights()
     shapes = [kernel.shape for kernel, _ in weights], [kernel.shape for kernel, _ in quantized]

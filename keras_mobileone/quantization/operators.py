@@ -1,19 +1,65 @@
-"""What TFLite's operators compute, in TensorFlow, on real numbers.
+"""What TFLite's operators compute on real numbers, and how they bind the scales of int8 tensors.
 
-The integer model is simulated with these: an operator gets the real values that its integer inputs
+An integer model is simulated with these: an operator gets the real values that its integer inputs
 stand for, and its result is put on the grid of its integer output.
 """
 
+from typing import Any
+
 import numpy as np
 
+Tensor = Any  # of TensorFlow, which is imported late, or an array
+Operator = Any  # `OperatorT` of the TFLite schema
 
-def attribute(operator, name, default=None):
-    """An option of an operator, e.g. `strideH`."""
+# Operators with a constant kernel, one scale for each of its output channels, and a bias in int32;
+# for each the positions of its input, kernel and bias.
+LINEAR = {
+    "CONV_2D": (0, 1, 2),
+    "DEPTHWISE_CONV_2D": (0, 1, 2),
+    "FULLY_CONNECTED": (0, 1, 2),
+    "TRANSPOSE_CONV": (2, 1, 3),
+}
+# Operators whose integer inputs and outputs share one scale (TFLite's quantization specification).
+# The values of the first come from one input; those of the second from several.
+COPYING = {
+    *("AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "BROADCAST_TO", "DEPTH_TO_SPACE", "EXPAND_DIMS"),
+    *("GATHER", "GATHER_ND", "MAX_POOL_2D", "MIRROR_PAD", "PAD", "REDUCE_MAX", "REDUCE_MIN"),
+    *("RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "SLICE"),
+    *("SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE"),
+    *("TILE", "TOPK_V2", "TRANSPOSE", "UNPACK"),
+}
+JOINING = {"CONCATENATION", "MAXIMUM", "MINIMUM", "PACK", "PADV2"}
+SAME_SCALE = COPYING | JOINING
+# Operators whose output scale the specification fixes, as the converter has set it.
+FIXED_SCALE = {"L2_NORMALIZATION", "LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH"}
+# Operators that take any scales.
+FREE_SCALE = {
+    *("ABS", "ADD", "BATCH_MATMUL", "DEQUANTIZE", "DIV", "ELU", "EXP", "GELU", "HARD_SWISH"),
+    *("LEAKY_RELU", "LOG", "MEAN", "MUL", "PRELU", "QUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1"),
+    *("RSQRT", "SQRT", "SQUARED_DIFFERENCE", "SUB", "SUM", *LINEAR),
+}
+KNOWN = SAME_SCALE | FIXED_SCALE | FREE_SCALE
+
+
+def attribute(operator: Operator, name: str, default: Any = None) -> Any:
+    """An option of an operator, such as `strideH`."""
     return getattr(operator.builtinOptions, name, default)
 
 
-def linear(kind: str, operator, value, kernel, bias):
-    """Pre-activation of CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED.
+def channel_axis(kind: str) -> int:
+    """Axis of a kernel's output channels in TFLite's layout."""
+    return 3 if kind == "DEPTHWISE_CONV_2D" else 0
+
+
+def linear(
+    kind: str,
+    operator: Operator,
+    value: Tensor,
+    kernel: np.ndarray,
+    bias: np.ndarray | float,
+    shape: tuple[int, ...],
+) -> Tensor:
+    """Computes the output of an operator of `LINEAR` before its activation.
 
     Args:
         kind: The operator's name.
@@ -22,6 +68,7 @@ def linear(kind: str, operator, value, kernel, bias):
         kernel: In TFLite's layout: (out, height, width, in), (1, height, width, channels) or
             (out, in).
         bias: (out,).
+        shape: Of the output, as the file has it; read for TRANSPOSE_CONV.
     """
     import tensorflow as tf
 
@@ -31,10 +78,11 @@ def linear(kind: str, operator, value, kernel, bias):
         return tf.matmul(value, kernel, transpose_b=True) + bias
     strides = [1, attribute(operator, "strideH"), attribute(operator, "strideW"), 1]
     padding = ("SAME", "VALID")[attribute(operator, "padding")]
-    dilations = [
-        attribute(operator, "dilationHFactor", 1),
-        attribute(operator, "dilationWFactor", 1),
-    ]
+    if kind == "TRANSPOSE_CONV":
+        kernel = tf.transpose(kernel, (1, 2, 0, 3))
+        size = (len(value), *shape[1:])
+        return tf.nn.conv2d_transpose(value, kernel, size, strides, padding) + bias
+    dilations = list(dilation(operator))
     if kind == "CONV_2D":
         kernel = tf.transpose(kernel, (1, 2, 3, 0))
         return tf.nn.conv2d(value, kernel, strides, padding, dilations=dilations) + bias
@@ -43,25 +91,32 @@ def linear(kind: str, operator, value, kernel, bias):
     return tf.nn.depthwise_conv2d(value, kernel, strides, padding, dilations=dilations) + bias
 
 
-def activate(code: int, value):
-    """TFLite's fused activations: NONE, RELU, RELU_N1_TO_1, RELU6."""
+def dilation(operator: Operator) -> tuple[int, int]:
+    """Dilation of a convolution over height and width."""
+    return attribute(operator, "dilationHFactor", 1), attribute(operator, "dilationWFactor", 1)
+
+
+def activate(code: int, value: Tensor) -> Tensor:
+    """Applies a fused activation of TFLite: NONE, RELU, RELU_N1_TO_1 or RELU6."""
     import tensorflow as tf
 
     limits = {0: None, 1: (0.0, np.inf), 2: (-1.0, 1.0), 3: (0.0, 6.0)}[code]
     return value if limits is None else tf.clip_by_value(value, *limits)
 
 
-def elementwise(kind: str, operator, values: list, constants: list):
-    """Every other operator that integer image classifiers use.
+def batched(
+    kind: str, operator: Operator, values: list[Tensor], constants: list[np.ndarray]
+) -> Tensor | None:
+    """Computes a frequent operator for a whole batch with TensorFlow.
 
     Args:
         kind: The operator's name.
         operator: The flatbuffer's operator, for its options.
-        values: Its inputs as tensors.
+        values: Its inputs as tensors, the batch first.
         constants: Its integer constants (axes, paddings, shapes) as arrays.
 
-    Raises:
-        NotImplementedError: For an operator that is not known here.
+    Returns:
+        The output, or None for an operator that is not among these.
     """
     import tensorflow as tf
 
@@ -83,15 +138,13 @@ def elementwise(kind: str, operator, values: list, constants: list):
         "CONCATENATION": lambda: tf.concat(values, attribute(operator, "axis")),
         "MAX_POOL_2D": lambda: _pool(tf.nn.max_pool2d, operator, values[0]),
         "AVERAGE_POOL_2D": lambda: _pool(tf.nn.avg_pool2d, operator, values[0]),
-        "QUANTIZE": lambda: values[0],
-        "DEQUANTIZE": lambda: values[0],
     }
     if kind not in functions:
-        raise NotImplementedError(kind)
+        return None
     return activate(attribute(operator, "fusedActivationFunction", 0), functions[kind]())
 
 
-def _pool(function, operator, value):
+def _pool(function: Any, operator: Operator, value: Tensor) -> Tensor:
     size = attribute(operator, "filterHeight"), attribute(operator, "filterWidth")
     strides = attribute(operator, "strideH"), attribute(operator, "strideW")
     return function(value, size, strides, ("SAME", "VALID")[attribute(operator, "padding")])

@@ -1,26 +1,29 @@
-"""`quantize`: from a fused Keras model to the content of an accurate int8 file."""
+"""`quantize`: makes an accurate int8 file of a fused Keras model."""
 
-import json
 import os
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 
-from keras_mobileone.data.imagenet import PIXEL_RANGE, preprocess_input
+from keras_mobileone.data.image_config import PIXELS, config_of_file, image_config
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.models.fusing import has_blocks
-from keras_mobileone.models.graph import in_float32
+from keras_mobileone.models.graph import in_float32, output_names
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import equalize
+from keras_mobileone.quantization.int8_graph import Int8Graph
 from keras_mobileone.quantization.layerwise_correction import Steps, TensorReport, calibrate
+from keras_mobileone.quantization.ranges import unknown_operators
 from keras_mobileone.quantization.scaling_groups import Blocked
+from keras_mobileone.reports import Report
 
-# The converter needs some images to make the graph; the ranges are set anew afterwards.
+# The converter needs some images to make the graph. All ranges are set afterwards.
 CONVERTER_IMAGES = 8
 SHOWN_LAYERS = 5
 POOR_SQNR = 3.0  # dB: below it a layer's output is mostly noise
@@ -29,38 +32,39 @@ PLAIN = Steps(ranges=False, rounding="nearest", biases=False)
 
 
 @dataclass(frozen=True)
-class QuantizationReport:
-    """What `quantize` did, layer by layer.
+class QuantizationReport(Report):
+    """What `quantize` made, and what it did layer by layer.
 
     Attributes:
+        content: Content of the `.tflite` file, for `Path.write_bytes`. Left out of `to_dict` and
+            of `repr`.
         tensors: Range and SQNR of each tensor on the calibration images, in order.
         before: The same for the converter's plain int8; empty unless asked for.
         rescaled: The convolutions whose channels were equalized.
-        blocked: Those left alone, and why.
+        blocked: The convolutions that were not equalized, and why.
+        left_to_converter: Operators of the file that `quantize` has no rules for. They, and the
+            tensors next to them, keep the ranges that TensorFlow's converter chose. Usually empty.
         change: How far equalization moved the float outputs, relative to their largest magnitude.
-        images: How many calibration images.
+        images: Number of calibration images.
         seconds: Time of each step.
     """
 
+    content: bytes = field(repr=False)
     tensors: list[TensorReport]
     before: list[TensorReport]
     rescaled: list[str]
     blocked: list[Blocked]
+    left_to_converter: list[str]
     change: float
     images: int
     seconds: dict[str, float]
 
     def worst(self, count: int = SHOWN_LAYERS) -> list[TensorReport]:
-        """The tensors that follow the float model worst."""
+        """The `count` tensors that follow the float model worst."""
         return sorted(self.tensors, key=lambda tensor: tensor.sqnr)[:count]
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the report as JSON, whole or not at all."""
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
     def plot(self, path: str | os.PathLike) -> None:
-        """Draws the SQNR of each layer as PNG; needs matplotlib (extra `plot`)."""
+        """Draws the SQNR of each layer as a PNG. Needs matplotlib (extra `plot`)."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 4), layout="constrained")
@@ -80,37 +84,49 @@ class QuantizationReport:
 
 def quantize(
     model: keras.Model,
-    calibration,
+    calibration: Any,
     *,
-    normalize: bool = False,
+    normalize: bool | None = None,
     input_dtype: str = "float32",
     output_dtype: str = "float32",
     equalization: bool = True,
     steps: Steps = ALL_STEPS,
     before: bool = False,
-) -> tuple[bytes, QuantizationReport]:
-    """Post-training quantization to full-integer int8 at no cost when the file runs.
+) -> QuantizationReport:
+    """Quantizes a fused model to full-integer int8 after training.
 
     Equalizes the channels of the float model, lets TensorFlow's converter make the int8 graph, and
-    sets its ranges, weights and biases layer by layer beside the float model.
+    sets its ranges, weights and biases layer by layer beside the float model. The file has the
+    same operators as the converter's own and runs as fast.
 
     Args:
-        model: Fused Functional model with one image input of fixed size. It stays untouched.
+        model: Fused Functional model with one image input of fixed size. It is not changed.
         calibration: Directory, array or iterable of batches, see `export_tflite`.
         normalize, input_dtype, output_dtype: As in `export_tflite`.
         equalization: Whether to equalize.
-        steps: Which of the later steps to take.
-        before: Report the layers of the converter's plain int8 too (takes as long again).
+        steps: The later steps to take.
+        before: Whether to report the layers of the converter's plain int8 too, which doubles the
+            time.
 
     Returns:
-        The content of the `.tflite` file, the same bytes for the same arguments, and a report.
+        A `QuantizationReport`, whose `content` is the content of the `.tflite` file. The same
+        arguments give the same bytes.
 
     Raises:
-        ValueError: If the model is not fused, the calibration images look wrong, or an operator
-            is not known.
-        ArithmeticError: If equalization moves the float outputs.
+        ValueError: If the model is not fused or the calibration images look wrong.
+        ArithmeticError: If equalization changes the float outputs.
 
-    A layer whose output is mostly noise (below 3 dB) is named in a warning.
+    A warning names the layers whose output is mostly noise (below 3 dB), and the operators that are
+    left to the converter.
+
+    Example:
+
+    ```python
+    model = keras_mobileone.MobileOneS0(deploy=True, classifier_activation=None)
+    report = keras_mobileone.quantize(model, "photos/")
+    Path("mobileone_s0_int8.tflite").write_bytes(report.content)
+    print(report.worst(3))
+    ```
     """
     if has_blocks(model):
         raise InputValueError(
@@ -118,34 +134,72 @@ def quantize(
             "Call keras_mobileone.fuse(model) first."
         )
     model = in_float32(model)
-    images = calibration_images(calibration, model, normalize)
-    ends = {"normalize": normalize, "output_names": model.output_names}
-    types = {"input_dtype": input_dtype, "output_dtype": output_dtype}
-    seconds, start = {}, time.perf_counter()
-
-    def lap(step):
-        nonlocal start
-        now = time.perf_counter()
-        seconds[step], start = round(now - start, 1), now
-
-    def corrected(source, steps, converter_images):
-        plain = convert(source, "int8", converter_images, **types, **ends)
-        floats = convert(source, "float32", **ends)
-        return calibrate(plain, floats, images, steps, PIXEL_RANGE if normalize else None)
-
-    earlier = corrected(model, PLAIN, images)[1] if before else []
-    lap("reporting on the plain int8")
+    file, wrapped = config_of_file(image_config(model, normalize), normalize)
+    images = calibration_images(calibration, file)
+    ends: dict[str, Any] = {"normalize": wrapped, "output_names": output_names(model)}
+    types: dict[str, Any] = {"input_dtype": input_dtype, "output_dtype": output_dtype}
+    limits = PIXELS if wrapped else None
+    clock = Clock()
+    earlier: list[TensorReport] = []
+    if before:
+        plain = convert(model, "int8", images, **types, **ends)
+        earlier = calibrate(plain, convert(model, **ends), images, PLAIN, limits)[1]
+    clock.lap("reporting on the plain int8")
     equalized, rescaled, blocked, change = model, [], [], 0.0
     if equalization:
-        result = equalize(model, preprocess_input(images) if normalize else images)
+        result = equalize(model, wrapped.normalize(images) if wrapped else images)
         equalized, blocked, change = result.model, result.blocked, result.change
         rescaled = list(result.factors)
-    lap("equalizing")
-    content, tensors = corrected(equalized, steps, images[:CONVERTER_IMAGES])
-    lap("converting and correcting")
-    report = QuantizationReport(tensors, earlier, rescaled, blocked, change, len(images), seconds)
+    clock.lap("equalizing")
+    floats = convert(equalized, **ends)
+    content = convert(equalized, "int8", images[:CONVERTER_IMAGES], **types, **ends)
+    left = unknown_operators(Int8Graph(content))
+    if left:  # their ranges stay as they are: they have to hold for all images
+        content = convert(equalized, "int8", images, **types, **ends)
+    content, tensors = calibrate(content, floats, images, steps, limits)
+    clock.lap("converting and correcting")
+    report = QuantizationReport(
+        content=content,
+        tensors=tensors,
+        before=earlier,
+        rescaled=rescaled,
+        blocked=blocked,
+        left_to_converter=left,
+        change=change,
+        images=len(images),
+        seconds=clock.seconds,
+    )
+    _warn(report)
+    return report
+
+
+class Clock:
+    """Seconds of the steps of a task.
+
+    Attributes:
+        seconds: By the name of each step.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        """Ends `step`, and begins the next one."""
+        now = time.perf_counter()
+        self.seconds[step] = round(now - self._start, 1)
+        self._start = now
+
+
+def _warn(report: QuantizationReport) -> None:
+    """Warns of operators left to the converter and of layers that are mostly noise."""
+    if report.left_to_converter:
+        warnings.warn(
+            "int8 keeps the converter's ranges for the operators "
+            f"{', '.join(report.left_to_converter)}. Everything else was equalized and corrected.",
+            stacklevel=3,
+        )
     poor = [tensor for tensor in report.worst() if tensor.sqnr < POOR_SQNR]
     if poor:
         names = ", ".join(f"{tensor.name} ({tensor.sqnr:.1f} dB)" for tensor in poor)
-        warnings.warn(f"In int8 these layers are mostly noise: {names}.", stacklevel=2)
-    return content, report
+        warnings.warn(f"In int8 these layers are mostly noise: {names}.", stacklevel=3)

@@ -1,21 +1,13 @@
 """Quantization-aware training: a fused model in tf-keras, trained as its int8 file computes."""
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_mobileone.about import About
-from keras_mobileone.data.imagenet import PIXEL_RANGE
-from keras_mobileone.data.labels import default_labels
+from keras_mobileone.compat import flatten_layers
+from keras_mobileone.data.image_config import image_config
 from keras_mobileone.errors import InputValueError
-from keras_mobileone.files import atomic_write, require_writable
-from keras_mobileone.litert import flatbuffer
-from keras_mobileone.litert.converter import normalized
-from keras_mobileone.litert.metadata import with_metadata
-from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
+from keras_mobileone.models.attachment import CONFIG_KEY
 from keras_mobileone.models.fusing import has_blocks
 from keras_mobileone.models.graph import call_copy, in_float32, rebuild, require_graph
 from keras_mobileone.quantization.calibration import calibration_images
@@ -25,10 +17,9 @@ from keras_mobileone.quantization.qat_model import (
     activation_ranges,
     config_class,
     input_layer,
-    kernels_unrounded,
     output_rule,
     packages,
-    rebuild_twin,
+    rebuild_in_tf_keras,
     require_rules,
     scheme,
     set_range,
@@ -38,11 +29,10 @@ from keras_mobileone.quantization.trace import trace
 if TYPE_CHECKING:
     import tf_keras
 
-END_TYPES = ("float32", "int8", "uint8")  # that a file's input and output can have
-SPLIT_SUFFIX = "_activation"  # of activations that `trace` made layers of their own
+Layer = Any  # a layer of tf-keras, which is imported late
 
 
-def quantize_aware(model: keras.Model, calibration=None) -> "tf_keras.Model":
+def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Model":
     """A tf-keras model that computes as the int8 file of `model` will, ready to be trained.
 
     Kernels are rounded to int8 for each output channel, activations to 8 bits over a range that
@@ -85,100 +75,36 @@ def quantize_aware(model: keras.Model, calibration=None) -> "tf_keras.Model":
             f"Received: {model.name!r}, which still has MobileOne blocks. "
             "Fold them first: keras_mobileone.fuse(model)."
         )
+    config = image_config(model, normalize=True)
     traced = trace(in_float32(model))
     require_rules(traced)
-    twin = rebuild_twin(traced, keras2)
-    spots = {input_layer(traced): "range"} | {
+    copy = rebuild_in_tf_keras(traced, keras2)
+    rules = {input_layer(traced): "range"} | {
         call.layer.name: output_rule(call, traced) for call in traced.calls
     }
     layer_config = config_class()
 
-    def annotate(layer):
+    def annotate(layer: Layer) -> Layer:
         kernel = KERNELS.get(type(layer).__name__)
         return tfmot.quantization.keras.quantize_annotate_layer(
-            layer, layer_config(kernel, spots[layer.name])
+            layer, layer_config(kernel, rules[layer.name])
         )
 
     with tfmot.quantization.keras.quantize_scope({layer_config.__name__: layer_config}):
-        # Annotating takes the layers over, so it is done to a twin of the twin.
-        annotated = keras2.models.clone_model(rebuild_twin(traced, keras2), clone_function=annotate)
+        # Annotating takes over the layers of the model that it is given: not those of `copy`.
+        given = rebuild_in_tf_keras(traced, keras2)
+        annotated = keras2.models.clone_model(given, clone_function=annotate)
         student = tfmot.quantization.keras.quantize_apply(annotated, scheme())
     if calibration is not None:
-        images = calibration_images(calibration, model, normalize=False)
-        learned = [name for name, rule in spots.items() if rule == "range"]
-        for name, limits in activation_ranges(twin, learned, images).items():
+        images = calibration_images(calibration, config)
+        learned = [name for name, rule in rules.items() if rule == "range"]
+        for name, limits in activation_ranges(copy, learned, images).items():
             set_range(student.get_layer(PREFIX + name), *limits)
+    setattr(student, CONFIG_KEY, config)
     return student
 
 
-def export_qat(
-    qat_model: "tf_keras.Model",
-    path: str | os.PathLike,
-    *,
-    normalize: bool | None = None,
-    input_dtype: str = "float32",
-    output_dtype: str = "float32",
-    labels: Sequence[str] | None = None,
-    about: About | None = None,
-) -> Path:
-    """Writes a model of `quantize_aware` as a full-integer TFLite file with the ranges it learned.
-
-    The same model gives the same file, byte for byte. Batch 1, kernels int8 for each output
-    channel, metadata and labels.
-
-    Args:
-        qat_model: What `quantize_aware` returned, trained or not.
-        path: File to write, ending in `.tflite`. It appears whole or not at all.
-        input_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's input.
-        output_dtype: The same at its output.
-        normalize, labels, about: As in `export_tflite`.
-
-    Returns:
-        `path`.
-
-    Raises:
-        ImportError: Without the extra `[qat]`.
-        ValueError: For another model, suffix or type, an image size left open, or an operator
-            that is left in float; names it.
-        OSError: If `path` can't be written.
-
-    Example:
-
-    ```python
-    student = quantize_aware(model, calibration=images)
-    student.fit(dataset)
-    export_qat(student, "model.tflite", input_dtype="uint8")
-    ```
-    """
-    packages()
-    path = Path(path)
-    wrapped = _wrapped_layers(qat_model)
-    for argument, value in (("input_dtype", input_dtype), ("output_dtype", output_dtype)):
-        if value not in END_TYPES:
-            raise InputValueError(
-                f"`{argument}` must be one of {', '.join(END_TYPES)}. Received: {value!r}."
-            )
-    if path.suffix != ".tflite":
-        raise InputValueError(f"`path` must end in .tflite. Received: {path}.")
-    if None in qat_model.input_shape[1:]:
-        raise InputValueError(
-            "Expected a model with a fixed image size. "
-            f"Received: {qat_model.name!r} with input shape {qat_model.input_shape}."
-        )
-    require_writable(path)
-    if normalize is None:
-        normalize = qat_model.input_shape[3] == 3
-    labels = default_labels(qat_model, labels)
-    content = _convert(qat_model, set(wrapped), normalize, input_dtype, output_dtype)
-    _require_integers(content)
-    name = qat_model.name
-    content = with_metadata(content, name, about or About(), labels, takes_pixels=normalize)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
-    return path
-
-
-def _wrapped_layers(qat_model) -> dict:
+def wrapped_layers(qat_model: "tf_keras.Model") -> dict[str, Any]:
     """The wrapped layers of a model of `quantize_aware`, by their names in its source."""
     layers = getattr(qat_model, "layers", ())
     found = {
@@ -192,52 +118,6 @@ def _wrapped_layers(qat_model) -> dict:
             f"Received: {getattr(qat_model, 'name', qat_model)!r}."
         )
     return found
-
-
-def _convert(qat_model, names, normalize, input_dtype, output_dtype) -> bytes:
-    """The TFLite file's content. Where the model rounds activations, the converter takes over the
-    range; kernels it quantizes itself, for each output channel, to the same integers."""
-    import tensorflow as tf
-
-    def original(name):
-        name = name.removeprefix(PREFIX)
-        source = name.removesuffix(SPLIT_SUFFIX)
-        return source if source in names else name
-
-    input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
-
-    def serve(**inputs):
-        image = inputs[input_name]
-        if normalize:
-            image = normalized(tf.quantization.fake_quant_with_min_max_args(image, *PIXEL_RANGE))
-        outputs = tf.nest.flatten(qat_model(image, training=False))
-        return dict(zip(map(original, qat_model.output_names), outputs, strict=True))
-
-    module = tf.Module()
-    module.variables_of_model = qat_model.variables
-    module.serve = tf.function(serve)
-    shape = (1, *qat_model.input_shape[1:])
-    spec = tf.TensorSpec(shape, tf.float32, name=input_name)
-    with kernels_unrounded():
-        function = module.serve.get_concrete_function(**{input_name: spec})
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.inference_input_type = tf.dtypes.as_dtype(input_dtype)
-    converter.inference_output_type = tf.dtypes.as_dtype(output_dtype)
-    return converter.convert()
-
-
-def _require_integers(content: bytes) -> None:
-    """Raises ValueError if a TFLite file computes anything but its two ends in float."""
-    graph = flatbuffer.parse(content).subgraphs[0]
-    ends = {int(index) for index in (*graph.inputs, *graph.outputs)}
-    for index, tensor in enumerate(graph.tensors):
-        if tensor.type == flatbuffer.tensor_type("FLOAT32") and index not in ends:
-            raise InputValueError(
-                "Expected integers throughout the file. "
-                f"Received: the float tensor {tensor.name.decode()!r}, whose operator TFLite's "
-                "converter does not quantize. Replace that layer."
-            )
 
 
 def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.Model:
@@ -265,11 +145,11 @@ def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.
     packages()
     learned = {
         name: [w.numpy() for w in layer.weights if w.name.endswith(("kernel:0", "bias:0"))]
-        for name, layer in _wrapped_layers(qat_model).items()
+        for name, layer in wrapped_layers(qat_model).items()
     }
-    copies = {}
+    copies: dict[int, keras.Layer] = {}
     carried = rebuild(model, lambda layer, *args, **kw: call_copy(copies, layer, args, kw))
-    for layer in carried._flatten_layers(include_self=False):
+    for layer in flatten_layers(carried, include_self=False):
         if isinstance(layer, keras.Model) or not layer.weights:
             continue
         found = [weight.shape for weight in learned.get(layer.name, [])]

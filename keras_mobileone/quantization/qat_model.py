@@ -1,10 +1,10 @@
-"""The tf-keras twin of a fused Keras 3 model, and the rules by which tfmot quantizes it.
+"""A fused Keras 3 model rebuilt in tf-keras, and the rules by which tfmot quantizes it.
 
-tensorflow-model-optimization (tfmot) accepts Keras 2 models alone and wraps them by rules that do
-not fit these networks: depthwise kernels share one range over all channels, kernels before a ReLU
-layer are not quantized at all during training, and `Multiply` and `Identity` are refused. So the
-rules here are our own `QuantizeConfig`s in a scheme of our own; wrapping, training and the moving
-ranges of the activations are tfmot's.
+tensorflow-model-optimization (tfmot) accepts only Keras 2 models, and its default rules do not fit
+these networks: depthwise kernels share one range over all channels, kernels before a ReLU layer are
+not quantized during training, and `Multiply` and `Identity` are refused. This module therefore
+defines its own `QuantizeConfig`s and its own scheme. Wrapping, training and the moving ranges of
+the activations are tfmot's.
 """
 
 import os
@@ -12,17 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from keras_mobileone.compat import output_quantizer_variables
 from keras_mobileone.errors import InputValueError, MissingPackageError
 from keras_mobileone.quantization.trace import Call, Trace
 
 if TYPE_CHECKING:
     import tf_keras
 
+Layer = Any  # of tf-keras, which is imported late
+Tensor = Any  # of TensorFlow, which is imported late
 PROBED_AT_ONCE = 16  # images whose activations are held in memory together
 PREFIX = "quant_"  # of the names of wrapped layers
 LEGACY_VARIABLE = "TF_USE_LEGACY_KERAS"
@@ -56,12 +59,12 @@ ARGUMENTS = {
 }
 ACTIVATIONS = ("linear", "relu", "relu6", "sigmoid", "tanh", "softmax")
 KERNELS = {"Conv2D": "kernel", "DepthwiseConv2D": "depthwise_kernel", "Dense": "kernel"}
-# What these return keeps the range of what they take, in TFLite as well.
+# Layers whose output has the range of their input, in TFLite as well.
 SAME_RANGE = (
     *("ZeroPadding2D", "MaxPooling2D", "AveragePooling2D", "GlobalMaxPooling2D", "Identity"),
     *("Dropout", "Flatten", "Reshape"),
 )
-# TFLite computes a ReLU that follows in the same operator: nothing is quantized in between.
+# TFLite computes these and a following ReLU in one operator: nothing is quantized in between.
 FUSED_WITH_RELU = ("Conv2D", "DepthwiseConv2D", "Dense", "Add", "Multiply")
 # TFLite prescribes the ranges of these outputs.
 FIXED_RANGES = {
@@ -71,7 +74,7 @@ FIXED_RANGES = {
 }
 
 
-def packages():
+def packages() -> tuple[Any, Any]:
     """tfmot and tf-keras, with Keras 3 left as what TensorFlow calls Keras.
 
     Raises:
@@ -98,19 +101,19 @@ def packages():
     return tfmot, tf_keras
 
 
-def _kind(layer) -> str:
+def _kind(layer: keras.Layer) -> str:
     return type(layer).__name__
 
 
-def _activation(layer) -> str:
-    """Name of the function that an activation layer applies, "" for other layers."""
+def _activation(layer: keras.Layer) -> str:
+    """Name of the function that an activation layer applies, or "" for other layers."""
     if isinstance(layer, keras.layers.Activation):
         return layer.activation.__name__
     return {"ReLU": "relu", "Softmax": "softmax"}.get(_kind(layer), "")
 
 
 def require_rules(traced: Trace) -> None:
-    """Raises ValueError for the first layer that can't be rebuilt."""
+    """Raises ValueError for the first layer that cannot be rebuilt in tf-keras."""
     for call in traced.calls:
         layer, kind = call.layer, _kind(call.layer)
         reason = None
@@ -135,29 +138,29 @@ def require_rules(traced: Trace) -> None:
 
 
 def input_layer(traced: Trace) -> str:
-    """Name of the layer that rounds the input; no other layer has it."""
+    """Name for the layer that rounds the input, different from all others."""
     name, taken = "input", {call.layer.name for call in traced.calls}
     while name in taken:
         name += "_"
     return name
 
 
-def rebuild_twin(traced: Trace, keras2) -> "tf_keras.Model":
-    """The traced model in tf-keras, with its weights and names."""
+def rebuild_in_tf_keras(traced: Trace, keras2: Any) -> "tf_keras.Model":
+    """Rebuilds a traced model in tf-keras, with the same weights and names."""
     source = traced.model.inputs[0]
     image = keras2.Input(batch_shape=source.shape, name=source.name)
     tensors = {id(source): keras2.layers.Activation("linear", name=input_layer(traced))(image)}
     for call in traced.calls:
         inputs = [tensors[id(tensor)] for tensor in call.inputs]
-        layer = _twin_layer(call.layer, keras2)
+        layer = _tf_keras_layer(call.layer, keras2)
         tensors[id(call.output)] = layer(inputs if len(inputs) > 1 else inputs[0])
         layer.set_weights(call.layer.get_weights() if call.layer.weights else [])
     outputs = [tensors[id(tensor)] for tensor in traced.model.outputs]
     return keras2.Model(image, outputs if len(outputs) > 1 else outputs[0], name=traced.model.name)
 
 
-def _twin_layer(layer, keras2):
-    """The tf-keras layer that computes what a Keras 3 layer does, without its weights."""
+def _tf_keras_layer(layer: keras.Layer, keras2: Any) -> Layer:
+    """The tf-keras layer that corresponds to a Keras 3 layer, without its weights."""
     import tensorflow as tf
 
     config = layer.get_config()
@@ -179,7 +182,7 @@ def output_rule(call: Call, traced: Trace) -> str | None:
     leaves = any(call.output is output for output in traced.model.outputs)
     activation = _activation(call.layer)
     if activation in FIXED_RANGES:
-        # The last value is not rounded: a probability of 0 has no logarithm.
+        # An output of the model is not rounded: a probability of 0 has no logarithm.
         return activation if consumers and not leaves else None
     if kind in SAME_RANGE or activation == "linear":
         return None
@@ -199,7 +202,7 @@ def activation_ranges(
     probe = keras2.Model(model.inputs, [model.get_layer(name).output for name in names])
 
     @tf.function(reduce_retracing=True)
-    def limits(images):
+    def limits(images: Tensor) -> Tensor:
         outputs = tf.nest.flatten(probe(images, training=False))
         return tf.stack([(tf.reduce_min(x), tf.reduce_max(x)) for x in outputs])
 
@@ -211,43 +214,46 @@ def activation_ranges(
     }
 
 
-def set_range(layer, low: float, high: float) -> None:
-    """Sets the range of a wrapped layer's output; 0 is always inside."""
+def set_range(layer: Layer, low: float, high: float) -> None:
+    """Sets the range of a wrapped layer's output. It always includes 0."""
     low, high = min(low, 0.0), max(high, 0.0)
-    layer._output_quantizer_vars["min_var"].assign(low)
-    layer._output_quantizer_vars["max_var"].assign(max(high, low + 1e-6))
+    variables = output_quantizer_variables(layer)
+    variables["min_var"].assign(low)
+    variables["max_var"].assign(max(high, low + 1e-6))
 
 
 @cache
-def config_class():
-    """The `QuantizeConfig` of all layers; a class of tfmot's kind can be made only with tfmot."""
+def config_class() -> type:
+    """The `QuantizeConfig` of all layers. Its base class exists only once tfmot is imported."""
     tfmot, _ = packages()
     quantizers = tfmot.quantization.keras.quantizers
+    base: Any = tfmot.quantization.keras.QuantizeConfig
 
-    class LayerConfig(tfmot.quantization.keras.QuantizeConfig):
+    class LayerConfig(base):
         """Quantizes a layer's kernel, if it has one, and its output, by `output_rule`."""
 
-        def __init__(self, kernel=None, output=None):
+        def __init__(self, kernel: str | None = None, output: str | None = None):
             self.kernel = kernel
             self.output = output
 
-        def get_weights_and_quantizers(self, layer):
+        def get_weights_and_quantizers(self, layer: Layer) -> list[tuple[Tensor, Any]]:
             if not self.kernel:
                 return []
             quantizer = kernel_quantizer()(depthwise=self.kernel == KERNELS["DepthwiseConv2D"])
             return [(getattr(layer, self.kernel), quantizer)]
 
-        def set_quantize_weights(self, layer, quantize_weights):
-            for weight in quantize_weights:
-                setattr(layer, self.kernel, weight)
+        def set_quantize_weights(self, layer: Layer, quantize_weights: list[Tensor]) -> None:
+            if self.kernel:
+                for weight in quantize_weights:
+                    setattr(layer, self.kernel, weight)
 
-        def get_activations_and_quantizers(self, layer):
+        def get_activations_and_quantizers(self, layer: Layer) -> list:
             return []
 
-        def set_quantize_activations(self, layer, quantize_activations):
+        def set_quantize_activations(self, layer: Layer, quantize_activations: list) -> None:
             pass
 
-        def get_output_quantizers(self, layer):
+        def get_output_quantizers(self, layer: Layer) -> list:
             if self.output == "range":
                 return [quantizers.MovingAverageQuantizer(8, False, False, False)]
             if self.output:
@@ -255,33 +261,37 @@ def config_class():
                 return [quantizers.FixedQuantizer(8, low, high, False)]
             return []
 
-        def get_config(self):
+        def get_config(self) -> dict[str, str | None]:
             return {"kernel": self.kernel, "output": self.output}
 
     return LayerConfig
 
 
 @cache
-def kernel_quantizer():
+def kernel_quantizer() -> type:
     """The quantizer of kernels: int8 for each output channel, −127 … 127."""
     import tensorflow as tf
 
     tfmot, _ = packages()
 
-    class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
-        """Takes the range from the kernel itself, so that it never lags behind the training.
+    base: Any = tfmot.quantization.keras.quantizers.Quantizer
 
-        tfmot's own keeps the range of the last step, and takes the last axis for the channels,
-        which in a depthwise kernel (height, width, channels, 1) is one range for all.
+    class KernelQuantizer(base):
+        """Quantizes a kernel by its own current range for each output channel.
+
+        tfmot's quantizer keeps the range of the last step, and takes the last axis for the
+        channels, which for a depthwise kernel (height, width, channels, 1) is one range for all.
         """
 
-        def __init__(self, depthwise):
+        def __init__(self, depthwise: bool):
             self.depthwise = depthwise
 
-        def build(self, tensor_shape, name, layer):
+        def build(self, tensor_shape: Any, name: str, layer: Layer) -> dict[str, Tensor]:
             return {}
 
-        def __call__(self, inputs, training, weights, **kwargs):
+        def __call__(
+            self, inputs: Tensor, training: Any, weights: dict[str, Tensor], **kwargs: Any
+        ) -> Tensor:
             if not _ROUND_KERNELS.get():
                 return tf.identity(inputs)
             shape = (*inputs.shape[:2], 1, -1) if self.depthwise else inputs.shape
@@ -293,25 +303,28 @@ def kernel_quantizer():
             )
             return tf.reshape(rounded, inputs.shape)
 
-        def get_config(self):
+        def get_config(self) -> dict[str, bool]:
             return {"depthwise": self.depthwise}
 
     return KernelQuantizer
 
 
-def scheme():
-    """tfmot's 8-bit scheme without its rewriting of the graph.
+def scheme() -> Any:
+    """tfmot's 8-bit scheme without its transformation of the graph.
 
-    That rewriting replaces the rule of a convolution before a ReLU layer by one without weights.
+    That transformation replaces the rule of a convolution before a ReLU layer by a rule that does
+    not quantize weights.
     """
     tfmot, _ = packages()
 
     class AsAnnotated:
-        def apply(self, model, layer_quantize_map):
+        def apply(self, model: Any, layer_quantize_map: Any) -> tuple[Any, Any]:
             return model, layer_quantize_map
 
-    class Scheme(tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme):
-        def get_layout_transformer(self):
+    base: Any = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme
+
+    class Scheme(base):
+        def get_layout_transformer(self) -> AsAnnotated:
             return AsAnnotated()
 
     return Scheme()
@@ -319,7 +332,7 @@ def scheme():
 
 @contextmanager
 def kernels_unrounded() -> Iterator[None]:
-    """What is traced inside leaves kernels as they are: the converter rounds them itself."""
+    """Context in which traced models leave their kernels unrounded: the converter rounds them."""
     token = _ROUND_KERNELS.set(False)
     try:
         yield

@@ -1,8 +1,14 @@
-"""From a float kernel to int8 codes, by the nearest value or by compensated rounding."""
+"""Rounds float kernels to int8 codes, to the nearest value or with compensation."""
 
 import numpy as np
 
-from keras_mobileone.quantization.operators import attribute
+from keras_mobileone.quantization.operators import (
+    Operator,
+    Tensor,
+    attribute,
+    channel_axis,
+    dilation,
+)
 
 LARGEST_CODE = 127
 MAX_ROWS = 40_000  # of input values that the covariance is estimated from
@@ -12,45 +18,51 @@ DAMPING = 0.01  # of the mean variance, added to the covariance's diagonal
 BLOCK = 64
 
 
-def channel_axis(kind: str) -> int:
-    """Axis of a kernel's output channels in TFLite's layout."""
-    return 3 if kind == "DEPTHWISE_CONV_2D" else 0
+def kernel_scale(kind: str, kernel: np.ndarray) -> np.ndarray:
+    """Scale of each output channel of a float kernel in TFLite's layout, float64 (out,)."""
+    others = tuple(i for i in range(kernel.ndim) if i != channel_axis(kind))
+    largest = np.abs(kernel).max(others).astype(np.float64)
+    return np.maximum(largest, 1e-30) / LARGEST_CODE
 
 
 def quantize_kernel(
-    kind: str, operator, kernel: np.ndarray, inputs, rounding: str
+    kind: str, operator: Operator, kernel: np.ndarray, inputs: Tensor, rounding: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scale of each output channel, and the integers of a kernel.
 
     Args:
-        kind: CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED.
+        kind: One of `operators.LINEAR`.
         operator: The flatbuffer's operator, for its strides.
         kernel: float32 in TFLite's layout.
-        inputs: What the layer gets on the calibration images, as the integer model has it.
+        inputs: Input of the layer on the calibration images, as the integer model has it.
         rounding: "nearest" or "compensated".
 
     Returns:
         scale: float64 (out,).
         codes: float64, whole numbers in [-127, 127], shape of `kernel`.
     """
-    axis = channel_axis(kind)
-    others = tuple(i for i in range(kernel.ndim) if i != axis)
-    largest = np.abs(kernel).max(others).astype(np.float64)
-    scale = np.maximum(largest, 1e-30) / LARGEST_CODE
-    shape = [-1 if i == axis else 1 for i in range(kernel.ndim)]
-    if rounding == "compensated" and kind != "DEPTHWISE_CONV_2D":
+    scale = kernel_scale(kind, kernel)
+    shape = [-1 if i == channel_axis(kind) else 1 for i in range(kernel.ndim)]
+    if rounding == "compensated" and _is_dense(kind, kernel, inputs):
         rows = _input_rows(kind, operator, kernel, inputs)
         if len(rows) >= ROWS_PER_INPUT * rows.shape[1]:
             flat = kernel.reshape(len(kernel), -1).T.astype(np.float64)
-            centred = rows - rows.mean(0)
-            covariance = (centred.T @ centred / len(rows)).astype(np.float64)
+            centered = rows - rows.mean(0)
+            covariance = (centered.T @ centered / len(rows)).astype(np.float64)
             codes = compensated(flat, covariance, scale)
             return scale, codes.T.reshape(kernel.shape)
     codes = np.rint(kernel / scale.reshape(shape))
     return scale, np.clip(codes, -LARGEST_CODE, LARGEST_CODE)
 
 
-def _input_rows(kind, operator, kernel, inputs) -> np.ndarray:
+def _is_dense(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
+    """Whether each output channel takes all input channels, at the same place of the image."""
+    if kind == "CONV_2D":
+        return kernel.shape[-1] == inputs.shape[-1]  # else it has groups
+    return kind == "FULLY_CONNECTED"
+
+
+def _input_rows(kind: str, operator: Operator, kernel: np.ndarray, inputs: Tensor) -> np.ndarray:
     """Rows of values that the kernel is multiplied with: (rows, height · width · in)."""
     import tensorflow as tf
 
@@ -62,19 +74,20 @@ def _input_rows(kind, operator, kernel, inputs) -> np.ndarray:
         rows = tf.reshape(inputs, (-1, channels))
     else:
         padding = ("SAME", "VALID")[attribute(operator, "padding")]
-        size, strides = [1, height, width, 1], [1, *strides, 1]
-        # Few images suffice for the large feature maps in which such kernels stand.
-        patches = tf.image.extract_patches(inputs[:16], size, strides, [1] * 4, padding)
+        size, steps = [1, height, width, 1], [1, *strides, 1]
+        rates = [1, *dilation(operator), 1]
+        # A few images suffice for the large feature maps in which such kernels stand.
+        patches = tf.image.extract_patches(inputs[:16], size, steps, rates, padding)
         rows = tf.reshape(patches, (-1, height * width * channels))
-    step = max(1, len(rows) // MAX_ROWS) | 1  # odd, so that no column of the images is favoured
+    step = max(1, len(rows) // MAX_ROWS) | 1  # odd, so that no column of the images is favored
     return rows[::step].numpy()
 
 
 def compensated(weights: np.ndarray, covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Integers whose errors cancel over the input's correlations (GPTQ, arXiv 2210.17323).
 
-    The weights of one input after the other are rounded, the most active input first, and the
-    error is made up for by the weights not rounded yet, as far as the inputs are correlated.
+    The weights are rounded one input after the other, the most active input first. The weights
+    that are not rounded yet make up for the error, as far as their inputs are correlated with it.
 
     Args:
         weights: (in, out) float64.

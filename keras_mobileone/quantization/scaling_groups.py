@@ -1,9 +1,9 @@
 """Where a channel may be rescaled without changing what the model computes.
 
-ReLU, padding, pooling and a gate's multiplication pass a positive factor of a channel through.
-Dividing output channel i of a convolution by t_i and multiplying input channel i of every layer
-that takes it by t_i therefore changes nothing, as long as each path from the convolution ends in
-layers that can absorb the factor.
+A positive factor of a channel passes through ReLU, padding, pooling, resizing and the
+multiplication by a gate. If output channel i of a convolution is divided by t_i, and input channel
+i of every layer that takes it is multiplied by t_i, the outputs of the model stay the same, as long
+as each path from the convolution ends in layers that can absorb the factor.
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,21 @@ HOMOGENEOUS_LAYERS = (
     layers.Dropout,
     layers.ZeroPadding2D,
     layers.Cropping2D,
+    layers.CenterCrop,
+    layers.Resizing,
+    layers.LeakyReLU,
+    layers.PReLU,
     layers.GlobalAveragePooling2D,
     layers.GlobalMaxPooling2D,
     layers.AveragePooling2D,
     layers.MaxPooling2D,
     layers.UpSampling2D,
 )
+HOMOGENEOUS_ACTIVATIONS = (keras.activations.relu, keras.activations.leaky_relu)
 
 
 @dataclass(frozen=True)
-class Region:
+class ScalingGroup:
     """A convolution, the tensors that carry its channels, and the layers that absorb a factor.
 
     Attributes:
@@ -48,38 +53,42 @@ class Region:
 
     @property
     def name(self) -> str:
-        """From where to where."""
+        """The convolution and its absorbers, for messages."""
         return f"{self.producer.layer.name} → {', '.join(c.layer.name for c in self.absorbers)}"
 
 
 @dataclass(frozen=True)
 class Blocked:
-    """A convolution whose channels can't be rescaled.
+    """A convolution whose channels cannot be rescaled.
 
     Attributes:
-        name: Its layer.
-        reason: Why.
+        name: Name of the layer.
+        reason: What stands in the way.
     """
 
     name: str
     reason: str
 
 
-def find_regions(trace: Trace) -> tuple[list[Region], list[Blocked]]:
-    """The regions of a model in order, and the convolutions that have none."""
-    regions, blocked = [], []
+def find_scaling_groups(trace: Trace) -> tuple[list[ScalingGroup], list[Blocked]]:
+    """Finds the scaling groups of a model in order, and the convolutions that have none."""
+    groups: list[ScalingGroup] = []
+    blocked: list[Blocked] = []
     for call in trace.calls:
         if call.is_linear:
-            found = _region(trace, call)
-            (blocked if isinstance(found, Blocked) else regions).append(found)
-    return regions, blocked
+            found = _scaling_group(trace, call)
+            if isinstance(found, Blocked):
+                blocked.append(found)
+            else:
+                groups.append(found)
+    return groups, blocked
 
 
-def _region(trace: Trace, producer: Call) -> Region | Blocked:
+def _scaling_group(trace: Trace, producer: Call) -> ScalingGroup | Blocked:
     name = producer.layer.name
     if trace.times_called(producer.layer) > 1:
         return Blocked(name, "it is called more than once")
-    inside, calls, absorbers = [producer.output], [], []
+    inside, calls, absorbers = [producer.output], list[Call](), list[Call]()
     for tensor in inside:  # grows while it is read
         if any(tensor is output for output in trace.model.outputs):
             return Blocked(name, "its channels are an output of the model")
@@ -93,7 +102,7 @@ def _region(trace: Trace, producer: Call) -> Region | Blocked:
                 inside.append(call.output)
             else:
                 return Blocked(name, f"{call.layer.name} does not pass a factor through")
-    return Region(producer, calls, absorbers)
+    return ScalingGroup(producer, calls, absorbers)
 
 
 def absorbs(call: Call) -> bool:
@@ -107,11 +116,14 @@ def passes_factors(call: Call) -> bool:
     if isinstance(layer, layers.Multiply):
         return len(call.inputs) == 2
     if isinstance(layer, layers.Activation):
-        return is_linear(layer.activation) or is_relu(layer)
-    return isinstance(layer, HOMOGENEOUS_LAYERS) or is_relu(layer)
+        return is_linear(layer.activation) or layer.activation in HOMOGENEOUS_ACTIVATIONS
+    if isinstance(layer, layers.ReLU):
+        return layer.max_value is None and not layer.threshold
+    return isinstance(layer, HOMOGENEOUS_LAYERS)
 
 
-def is_relu(layer) -> bool:
+def is_relu(layer: keras.Layer) -> bool:
+    """Whether a layer is a ReLU without slope, threshold and upper limit."""
     if isinstance(layer, layers.ReLU):
         return layer.max_value is None and not layer.threshold and not layer.negative_slope
     return isinstance(layer, layers.Activation) and layer.activation is keras.activations.relu

@@ -1,9 +1,9 @@
-"""What a model's tensors hold, and how much the outputs would suffer from their rounding.
+"""Ranges of a model's tensors, and how sensitive the outputs are to rounding them.
 
-One forward and one backward pass over the calibration images. The backward pass starts from random
-combinations v of the outputs, v ~ N(0, 1): the expected square of a gradient is then the expected
-squared error of the outputs for a unit error of the tensor (a Hutchinson estimate of the diagonal
-of JᵀJ).
+Both come from one forward and one backward pass over the calibration images. The backward pass
+starts from random combinations v of the outputs, v ~ N(0, 1). The expected square of a gradient is
+then the expected squared error of the outputs for a unit error of the tensor (a Hutchinson estimate
+of the diagonal of JᵀJ).
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_mobileone.quantization.scaling_groups import Region, is_relu
-from keras_mobileone.quantization.trace import Call, Trace
+from keras_mobileone.quantization.scaling_groups import ScalingGroup, is_relu
+from keras_mobileone.quantization.trace import Call, Tensor, Trace
 
 BATCH_SIZE = 8
 SENSITIVITY_IMAGES = 32  # a mean over this many is steady; maxima are taken over all images
@@ -22,13 +22,13 @@ SEED = 0
 
 @dataclass
 class TensorStatistics:
-    """Of a tensor that int8 will store; arrays have shape (channels,).
+    """Statistics of a tensor that int8 will store. The arrays have shape (channels,).
 
     Attributes:
         maximum: Largest magnitude of each channel.
         signed: Whether negative values occur.
-        sensitivity: Squared output error for independent unit errors of the channel's values,
-            those that are exactly zero left out; up to a factor common to all tensors.
+        sensitivity: Squared output error for independent unit errors of the channel's values
+            other than exact zeros, up to a factor common to all tensors.
     """
 
     maximum: np.ndarray
@@ -37,16 +37,15 @@ class TensorStatistics:
 
 
 @dataclass
-class RegionStatistics:
-    """Of a `Region`.
+class GroupStatistics:
+    """Statistics of a `ScalingGroup`.
 
     Attributes:
         tensors: The stored tensors, the one straight behind the convolution first.
         kernels: For each dense absorber (taps, in, out) its kernel.
         kernel_sensitivity: For each dense absorber (in, out): squared output error for
             independent unit errors of one tap's weights, up to the same factor. The part that
-            shifts means is left out,
-            since biases are corrected for it.
+            shifts means is left out, since the correction of the biases removes it.
     """
 
     tensors: list[TensorStatistics]
@@ -54,15 +53,15 @@ class RegionStatistics:
     kernel_sensitivity: list[np.ndarray]
 
 
-def stored_tensors(trace: Trace, region: Region) -> list:
-    """The symbolic tensors of a region that the integer model keeps in memory.
+def stored_tensors(trace: Trace, group: ScalingGroup) -> list:
+    """The symbolic tensors of a group that the integer model keeps in memory.
 
-    What is rectified next is fused with its ReLU, and copies (padding, identity) have the range of
-    their source.
+    A tensor that only a ReLU takes is fused with it, and copies (padding, identity) have the range
+    of their source.
     """
     copies = (layers.ZeroPadding2D, layers.Identity, layers.Dropout, layers.MaxPooling2D)
     stored = []
-    for call in (region.producer, *region.calls):
+    for call in (group.producer, *group.calls):
         consumers = trace.consumers(call.output)
         fused = len(consumers) == 1 and is_relu(consumers[0].layer)
         if not fused and not isinstance(call.layer, copies):
@@ -70,12 +69,12 @@ def stored_tensors(trace: Trace, region: Region) -> list:
     return stored
 
 
-def measure(trace: Trace, regions: list[Region], images: np.ndarray) -> list[RegionStatistics]:
-    """Statistics of each region on calibration images (count, height, width, channels)."""
-    tensors = [stored_tensors(trace, region) for region in regions]
-    dense = [[c for c in region.absorbers if not is_depthwise(c)] for region in regions]
+def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> list[GroupStatistics]:
+    """Statistics of each group on calibration images (count, height, width, channels)."""
+    tensors = [stored_tensors(trace, group) for group in groups]
+    dense = [[c for c in group.absorbers if not is_depthwise(c)] for group in groups]
     sums = [
-        RegionStatistics(
+        GroupStatistics(
             [TensorStatistics(np.zeros(1), False, np.zeros(1)) for _ in stored],
             [_taps(call) for call in calls],
             [np.zeros(1) for _ in calls],
@@ -106,7 +105,13 @@ def is_depthwise(call: Call) -> bool:
     return isinstance(call.layer, layers.DepthwiseConv2D)
 
 
-def _forward_and_backward(trace, tensors, dense, batch, rng):
+def _forward_and_backward(
+    trace: Trace,
+    tensors: list[list[Tensor]],
+    dense: list[list[Call]],
+    batch: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Values of all tensors, and gradients of the stored ones and of the dense layers' outputs."""
     import tensorflow as tf
 
@@ -126,30 +131,35 @@ def _forward_and_backward(trace, tensors, dense, batch, rng):
 
 
 def _before_saturation(trace: Trace) -> list:
-    """The outputs, those of a softmax or sigmoid before it: where it is flat, gradients vanish."""
+    """The float outputs. A softmax or sigmoid is left off: where it is flat, gradients vanish."""
     flat = (keras.activations.softmax, keras.activations.sigmoid)
     outputs = []
     for output in trace.model.outputs:
-        call = next(c for c in trace.calls if c.output is output)
-        saturates = getattr(call.layer, "activation", None) in flat and not call.is_linear
-        outputs.append(call.inputs[0] if saturates else output)
+        if not keras.backend.is_float_dtype(output.dtype):
+            continue  # such as the indices of the largest values
+        makers = [call for call in trace.calls if any(t is output for t in call.outputs)]
+        activation = getattr(makers[0].layer, "activation", None) if makers else None
+        saturates = activation in flat and not makers[0].is_linear
+        outputs.append(makers[0].inputs[0] if saturates else output)
     return outputs
 
 
-def _add_range(found, value):
+def _add_range(found: TensorStatistics, value: Tensor) -> None:
     value = np.asarray(value)
     axes = tuple(range(value.ndim - 1))
     found.maximum = np.maximum(found.maximum, np.abs(value).max(axes))
     found.signed = found.signed or bool(value.min() < 0)
 
 
-def _add_sensitivity(found, value, gradient):
+def _add_sensitivity(found: TensorStatistics, value: Tensor, gradient: Tensor) -> None:
     squares = np.where(np.asarray(value) != 0, np.square(gradient), 0)
     axes = tuple(range(squares.ndim - 1))
     found.sensitivity = found.sensitivity + squares.sum(axes, dtype=np.float64)
 
 
-def _weight_gradient_squares(call, values, gradients):
+def _weight_gradient_squares(
+    call: Call, values: dict[int, Tensor], gradients: dict[int, Tensor]
+) -> np.ndarray:
     """Squared gradient of a 1×1 kernel, summed over the batch: (in, out)."""
     import tensorflow as tf
 
@@ -161,12 +171,12 @@ def _weight_gradient_squares(call, values, gradients):
     channels, filters = value.shape[-1], gradient.shape[-1]
     value = tf.reshape(value, (len(value), -1, channels))
     gradient = tf.reshape(gradient, (len(gradient), -1, filters))
-    centred = value - tf.reduce_mean(value, (0, 1))
-    products = tf.matmul(centred, gradient, transpose_a=True)
+    centered = value - tf.reduce_mean(value, (0, 1))
+    products = tf.matmul(centered, gradient, transpose_a=True)
     return np.asarray(tf.reduce_sum(tf.square(products), 0), np.float64)
 
 
-def _taps(call) -> np.ndarray:
+def _taps(call: Call) -> np.ndarray:
     """The kernel of a dense layer as (taps, in, out)."""
     kernel = keras.ops.convert_to_numpy(call.layer.kernel).astype(np.float64)
     return kernel.reshape(-1, *kernel.shape[-2:])

@@ -1,13 +1,15 @@
-"""A model's graph as a flat list of layer calls, which can be run, watched and rewritten."""
+"""A model's graph as a flat list of layer calls, which can be run and rewritten."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.graph import call_copy, rebuild
 
+Tensor = Any  # a backend tensor or an array
 LINEAR_LAYERS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 
 
@@ -18,13 +20,18 @@ class Call:
     Attributes:
         layer: The layer or operation.
         args, kwargs: Its arguments; symbolic tensors stand for the values that flow.
-        output: The symbolic tensor it returns.
+        outputs: The symbolic tensors it returns.
     """
 
     layer: keras.Layer
     args: tuple
     kwargs: dict
-    output: keras.KerasTensor
+    outputs: list[keras.KerasTensor]
+
+    @property
+    def output(self) -> keras.KerasTensor:
+        """The first of the tensors it returns; layers with a kernel return one."""
+        return self.outputs[0]
 
     @property
     def inputs(self) -> list[keras.KerasTensor]:
@@ -50,24 +57,19 @@ class Trace:
     model: keras.Model
     calls: list[Call]
 
-    def consumers(self, tensor) -> list[Call]:
+    def consumers(self, tensor: keras.KerasTensor) -> list[Call]:
         """The calls that take `tensor`."""
         return [call for call in self.calls if any(t is tensor for t in call.inputs)]
 
-    def times_called(self, layer) -> int:
+    def times_called(self, layer: keras.Layer) -> int:
         """How often `layer` occurs."""
         return sum(call.layer is layer for call in self.calls)
 
-    def run(self, images, watch: Callable | None = None) -> dict[int, object]:
-        """Values of all tensors for a batch of images, by the symbolic tensor's id.
-
-        Args:
-            images: Input of the model.
-            watch: `watch(call, value)` may replace the output of a call.
-        """
+    def run(self, images: Tensor) -> dict[int, Tensor]:
+        """Values of all tensors for a batch of images, by the symbolic tensor's id."""
         values = {id(self.model.inputs[0]): images}
 
-        def value(argument):
+        def value(argument: Any) -> Any:
             return values[id(argument)] if keras.backend.is_keras_tensor(argument) else argument
 
         for call in self.calls:
@@ -75,8 +77,8 @@ class Trace:
             if isinstance(call.layer, keras.Layer):
                 kwargs["training"] = False if _takes_training(call.layer) else None
                 kwargs = {name: v for name, v in kwargs.items() if v is not None}
-            output = call.layer(*args, **kwargs)
-            values[id(call.output)] = output if watch is None else watch(call, output)
+            found = keras.tree.flatten(call.layer(*args, **kwargs))
+            values.update((id(t), v) for t, v in zip(call.outputs, found, strict=True))
         return values
 
 
@@ -90,30 +92,32 @@ def trace(model: keras.Model) -> Trace:
         raise InputValueError(
             f"Expected a model with one input. Received: {model.name!r} with {len(model.inputs)}."
         )
-    copies, activations, calls = {}, {}, []
+    copies: dict[int, keras.Layer] = {}
+    activations: dict[int, keras.Layer] = {}
+    calls: list[Call] = []
 
-    def call(layer, *args, **kwargs):
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         splits = isinstance(layer, LINEAR_LAYERS) and not is_linear(layer.activation)
         changes = {"activation": "linear"} if splits else {}
         output = call_copy(copies, layer, args, kwargs, **changes)
-        calls.append(Call(copies.get(id(layer), layer), args, kwargs, output))
+        calls.append(Call(copies.get(id(layer), layer), args, kwargs, keras.tree.flatten(output)))
         if not splits:
             return output
         if id(layer) not in activations:
             name = f"{layer.name}_activation"
             activations[id(layer)] = keras.layers.Activation(layer.activation, name=name)
         activated = activations[id(layer)](output)
-        calls.append(Call(activations[id(layer)], (output,), {}, activated))
+        calls.append(Call(activations[id(layer)], (output,), {}, [activated]))
         return activated
 
     flat = rebuild(model, call, flatten=True)
     return Trace(flat, calls)
 
 
-def is_linear(activation) -> bool:
+def is_linear(activation: Callable | None) -> bool:
     """Whether an activation function does nothing."""
     return activation is None or activation is keras.activations.linear
 
 
-def _takes_training(layer) -> bool:
+def _takes_training(layer: keras.Layer) -> bool:
     return isinstance(layer, (keras.layers.Dropout, keras.layers.BatchNormalization))

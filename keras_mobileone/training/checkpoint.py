@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -40,9 +42,22 @@ def state_variables(trainer: Trainer) -> list:
 
 
 def save_checkpoint(path: str | os.PathLike, trainer: Trainer, progress: Progress) -> None:
-    """Writes the state of `trainer` and `progress` as safetensors.
+    """Writes the state of `trainer` and `progress`.
 
-    Weights that are not finite are not written: the last good checkpoint stays.
+    Weights that are not finite are not written, so that the last good checkpoint stays.
+
+    Raises:
+        OSError: If the disk is full or the directory not writable.
+    """
+    arrays = [keras.ops.convert_to_numpy(variable) for variable in state_variables(trainer)]
+    if all(np.isfinite(array).all() for array in arrays):  # else `Recorder` raises for the loss
+        write_state(path, arrays, asdict(progress))
+
+
+def write_state(
+    path: str | os.PathLike, arrays: Sequence[np.ndarray], state: dict[str, Any]
+) -> None:
+    """Writes arrays and a state of JSON's types as safetensors, in one step.
 
     Raises:
         OSError: If the disk is full or the directory not writable.
@@ -50,29 +65,24 @@ def save_checkpoint(path: str | os.PathLike, trainer: Trainer, progress: Progres
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    arrays = {
-        f"{index:04d}": np.array(keras.ops.convert_to_numpy(variable), order="C")
-        for index, variable in enumerate(state_variables(trainer))
-    }
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        return  # the next step's loss will tell
+    named = {f"{index:04d}": np.array(array, order="C") for index, array in enumerate(arrays)}
     try:
         with atomic_write(path) as temporary:
-            save_file(arrays, temporary, metadata={STATE_KEY: json.dumps(asdict(progress))})
+            save_file(named, temporary, metadata={STATE_KEY: json.dumps(state)})
     except SafetensorError as error:
         raise OSError(
-            f"Expected to write a checkpoint of {sum(a.nbytes for a in arrays.values()) / 1e6:.1f} "
+            f"Expected to write a checkpoint of {sum(a.nbytes for a in arrays) / 1e6:.1f} "
             f"MB to {path}. Received: {error}. Make room and go on with --resume; the last "
             "checkpoint was kept."
         ) from error
 
 
-def load_checkpoint(path: str | os.PathLike, trainer: Trainer) -> Progress:
-    """Restores what `save_checkpoint` wrote.
+def read_state(path: str | os.PathLike) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Reads the arrays and the state that `write_state` wrote.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged, or of another network or optimizer.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -80,13 +90,33 @@ def load_checkpoint(path: str | os.PathLike, trainer: Trainer) -> Progress:
         raise FileNotFoundError(f"Expected a checkpoint. Received: {path}, which does not exist.")
     try:
         with safe_open(path, "numpy") as file:
-            progress = Progress(**json.loads(file.metadata()[STATE_KEY]))
-            arrays = [file.get_tensor(name) for name in sorted(file.keys())]
+            state = json.loads(file.metadata()[STATE_KEY])
+            return [file.get_tensor(name) for name in sorted(file.keys())], dict(state)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputValueError(
             f"Expected a whole checkpoint. Received: {path}, which is damaged ({error}). "
-            "Start anew in another directory."
+            "Start the training again in another directory."
         ) from error
+
+
+def read_progress(path: str | os.PathLike) -> Progress:
+    """Reads how far the run had come that wrote a checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    return Progress(**read_state(path)[1])
+
+
+def load_checkpoint(path: str | os.PathLike, trainer: Trainer) -> Progress:
+    """Restores what `save_checkpoint` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or written by another network or optimizer.
+    """
+    arrays, state = read_state(path)
     variables = state_variables(trainer)
     if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
         raise InputValueError(
@@ -95,7 +125,7 @@ def load_checkpoint(path: str | os.PathLike, trainer: Trainer) -> Progress:
         )
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
-    return progress
+    return Progress(**state)
 
 
 def broadcast_state(trainer: Trainer, step: int, devices: Devices) -> int:

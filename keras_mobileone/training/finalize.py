@@ -11,12 +11,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mobileone.choices import INTEGER
 from keras_mobileone.data.imagenet import labels_of, preprocess_input
 from keras_mobileone.data.pipeline import BadImages, evaluation_batches, sample_crops
 from keras_mobileone.data.sources import Source
 from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.files import atomic_write
-from keras_mobileone.litert.converter import INTEGER
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.models.network import build
 from keras_mobileone.training.distribution import Devices

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_mobileone.compat import variable_index
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.fused_updates import resource_of
 from keras_mobileone.training.recipe import Recipe
@@ -55,7 +56,7 @@ class SGD(keras.optimizers.Optimizer):
         gradient = ops.cast(gradient, variable.dtype)
         if len(variable.shape) > 1:
             gradient = gradient + ops.cast(self._step_decay, variable.dtype) * variable
-        velocity = self.velocities[self._get_variable_index(variable)]
+        velocity = self.velocities[variable_index(self, variable)]
         rate, momentum = (ops.cast(x, variable.dtype) for x in (learning_rate, self.momentum))
         resources = resource_of(variable), resource_of(velocity)
         if None in resources:

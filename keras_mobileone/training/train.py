@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 
+from keras_mobileone.choices import SAVE_EVERY
 from keras_mobileone.data.pipeline import (
     Augmentation,
     BadImages,
@@ -40,7 +41,6 @@ from keras_mobileone.training.trainer import Trainer
 RECIPE = "recipe.json"
 CLASSES = "classes.txt"
 REPORT = "report.json"
-SAVE_EVERY = 500  # steps
 READ_AHEAD = 64  # batches that the pipeline may be ahead of the training
 
 
@@ -181,8 +181,15 @@ class Run:
     def fit(self, progress: Progress, callbacks: list) -> None:
         """Trains from where `progress` stands to the end of the recipe."""
         total = self.recipe.epochs * self.steps_per_epoch
+        traced = None
         while progress.step < total:
             first, end, steps, phase = self.stretch(progress.step)
+            if phase.image_size != traced:
+                # `tf.function` generalizes over the sizes that it has seen: a step that is traced
+                # for a second size would not know it, and compute otherwise than the same step
+                # of a resumed run, which sees no other.
+                self.trainer.make_train_function(force=True)
+                traced = phase.image_size
             try:
                 self.trainer.fit(
                     self.training(phase, progress.step),
@@ -215,7 +222,7 @@ class Run:
     def stretch(self, step: int) -> tuple[int, int, int, Phase]:
         """The next call of `fit`: first and last epoch, steps in each, phase.
 
-        An epoch that was broken off is finished first, by itself.
+        An interrupted epoch is completed in its own `fit` call.
         """
         first, done = divmod(step, self.steps_per_epoch)
         starts = [phase.start for phase in self.recipe.phases if phase.start > first]

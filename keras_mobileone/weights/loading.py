@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mobileone.data.image_config import read_image_config, set_image_config
 from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.models.network import CLASSIFIER_NAME, build
@@ -127,9 +128,11 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
             "of another format."
         )
     try:
-        return keras.models.load_model(path, compile=False)
+        model = keras.models.load_model(path, compile=False)
+        config = read_image_config(path)
     except Exception as error:  # Keras raises many types for a damaged archive
         raise InputValueError(f"Keras can't load {path}: {first_line(error)}") from error
+    return model if config is None else set_image_config(model, config)
 
 
 def _load_h5(variant, path):

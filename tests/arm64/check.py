@@ -161,7 +161,7 @@ def _pixels(paths) -> np.ndarray:
 
 def _conditions() -> dict:
     return {
-        "debian": Path("/etc/debian_version").read_text().strip(),
+        "debian": Path("/etc/debian_version").read_text(encoding="utf-8").strip(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -199,8 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if options.output:
         with atomic_write(options.output) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
-        print(f"Stored in {options.output}; `make readme` brings README.md up to date with it.")
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(f"Stored in {options.output}; `make results` brings README.md up to date with it.")
     return 0
 
 

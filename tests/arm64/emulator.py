@@ -134,7 +134,7 @@ def arm64_python(directory: Path, litert: str) -> list[str]:
         "ai-edge-litert": litert,
         "setup": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
     }
-    with open(directory / "lock", "w") as lock:
+    with open(directory / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_made_of(root, made_of):
             for remains in (unfinished, root):
@@ -142,7 +142,7 @@ def arm64_python(directory: Path, litert: str) -> list[str]:
             unfinished.mkdir()
             _unpack_debian(unfinished, unfinished / "apt")
             _install_litert(unfinished, litert)
-            (unfinished / STAMP).write_text(json.dumps(made_of))
+            (unfinished / STAMP).write_text(json.dumps(made_of), encoding="utf-8")
             unfinished.rename(root)  # the one step that makes it count
     return _command(root)
 
@@ -155,7 +155,7 @@ def qemu_version() -> str:
 
 def _is_made_of(root, made_of) -> bool:
     stamp = root / STAMP
-    return stamp.is_file() and json.loads(stamp.read_text()) == made_of
+    return stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == made_of
 
 
 def _command(root) -> list[str]:
@@ -168,7 +168,7 @@ def _unpack_debian(root, apt):
         (apt / name).mkdir(parents=True)
     (apt / "status").touch()
     configuration = apt / "apt.conf"
-    configuration.write_text(APT_CONFIGURATION.format(directory=apt))
+    configuration.write_text(APT_CONFIGURATION.format(directory=apt), encoding="utf-8")
     get = ["apt-get", "-c", str(configuration)]
     _fetch([*get, *UPDATE], "package lists for arm64")
     _fetch([*get, "-qq", "--yes", "--download-only", "install", *PACKAGES], "packages for arm64")
@@ -178,7 +178,7 @@ def _unpack_debian(root, apt):
         (root / "lib").symlink_to("usr/lib")
     for name, content in HARDWARE.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
+        (root / name).write_text(content, encoding="utf-8")
     shutil.rmtree(apt)
 
 

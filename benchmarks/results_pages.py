@@ -1,10 +1,11 @@
-"""Writes the generated tables of README.md and analysis.md from the stored results.
+"""Writes the generated tables of README.md and docs/ from the stored results.
 
-python benchmarks/readme.py          rewrites both, and draws the pictures of the studies again
-python benchmarks/readme.py --check  exits with 1 if that would change a text
+python benchmarks/results_pages.py          writes them, and draws the pictures of the studies
+python benchmarks/results_pages.py --check  exits with 1 if that would change a page
 """
 
 import json
+import os
 import re
 import statistics
 import sys
@@ -21,6 +22,7 @@ from keras_mobileone.benchmarking import load_benchmark
 from keras_mobileone.benchmarking.published_results import PUBLISHED
 from keras_mobileone.deployment.report import (
     HEADER,
+    DeployReport,
     markdown_table,
     report_from_dict,
     summary,
@@ -30,7 +32,14 @@ from keras_mobileone.deployment.report import (
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-ANALYSIS = ROOT / "benchmarks" / "analysis.md"
+DOCS = ROOT / "docs"
+RESULTS_PAGE = DOCS / "benchmarks" / "index.md"
+LATENCY_PAGE = DOCS / "benchmarks" / "latency.md"
+INT8_PAGE = DOCS / "methods" / "int8.md"
+ANDROID_PAGE = DOCS / "guides" / "android.md"
+IOS_PAGE = DOCS / "guides" / "ios.md"
+# A package index shows README.md without the repository around it.
+RAW = "https://raw.githubusercontent.com/keras-mobileone/keras-mobileone/main"
 QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
 QAT = ROOT / "benchmarks" / "results" / "qat.json"
 IMAGENETTE = ROOT / "benchmarks" / "results" / "imagenette"
@@ -43,17 +52,59 @@ TRAIN_STEP = ROOT / "benchmarks" / "results" / "train_step.json"
 DEMO = ROOT / "benchmarks" / "results" / "demo" / "report.json"
 
 
-def demo() -> str:
+def address(path: Path, document: Path) -> str:
+    """Address of a file of the repository in a link of `document`."""
+    if document == README:
+        return f"{RAW}/{path.relative_to(ROOT).as_posix()}"
+    return Path(os.path.relpath(path, document.parent)).as_posix()
+
+
+def stored_demo() -> DeployReport:
+    """The report of the last `make demo` whose results were stored."""
+    return report_from_dict(json.loads(DEMO.read_text(encoding="utf-8")))
+
+
+def demo(document: Path) -> str:
     """The table of `make demo`, its conditions and its picture."""
-    report = report_from_dict(json.loads(DEMO.read_text()))
+    report = stored_demo()
     lines = summary(report)
-    picture = f"![Size, latency and agreement]({DEMO.parent.relative_to(ROOT)}/report.png)"
+    picture = f"![Size and latency]({address(DEMO.with_suffix('.png'), document)})"
     return "\n\n".join([lines[0], markdown_table(HEADER, table_rows(report)), *lines[1:], picture])
 
 
-def usage() -> str:
+def short_demo() -> str:
+    """Size, latency and accuracy of the files of `make demo`, with what they depend on."""
+    report = stored_demo()
+    images, c = report.images, report.conditions
+    rows = [("Keras, float32", "", "", f"{100 * report.keras_top1 / images:.1f} %", "")]
+    for file in report.files:
+        latency = file.latency
+        rows.append(
+            (
+                f"`.tflite`, {file.precision}",
+                f"{file.bytes / 1e6:.2f} MB",
+                f"{latency.median:.2f} ms",
+                f"{100 * file.top1 / images:.1f} %",
+                f"{100 * file.agreement / images:.1f} %",
+            )
+        )
+    text = (
+        f"MobileOne-S0 with the authors' ImageNet weights. Accuracy is measured on {images} "
+        f"photographs of ImageNet; int8 was calibrated on {report.calibration_images} others. "
+        f"Latency is the median on {c['processor']} with {c['threads']} thread, batch 1, "
+        f"ai-edge-litert {c['ai-edge-litert']}. This processor has no integer dot products, so "
+        "that int8 makes the file smaller but not faster there."
+    )
+    header = ("", "size", "latency", "top-1", "same class as Keras")
+    return "\n\n".join([markdown_table(header, rows), text])
+
+
+def usage(core_ml: bool) -> str:
     """How apps use the files of `make demo`."""
-    return "\n\n".join(usages(report_from_dict(json.loads(DEMO.read_text()))))
+    report = stored_demo()
+    pages = usages(report)
+    count = len(report.files)
+    return "\n\n".join(pages[count:] if core_ml else pages[:count])
 
 
 def normalization() -> str:
@@ -89,7 +140,7 @@ def family() -> str:
 
 def quantization() -> str:
     """What each step of int8 brings on S0, and that it helps every variant."""
-    result = json.loads(QUANTIZATION.read_text())
+    result = json.loads(QUANTIZATION.read_text(encoding="utf-8"))
     header = ("S0", "top-1", "agree", "SQNR dB", "MB", "ms", "ratio", "seconds", "GiB")
     rows, generated = [], {}
     for row in result["rows"]:
@@ -134,7 +185,7 @@ def quantization() -> str:
 
 def qat() -> str:
     """Quantization-aware training beside float and post-training int8."""
-    result = json.loads(QAT.read_text())
+    result = json.loads(QAT.read_text(encoding="utf-8"))
     rows = [
         (name, f"{100 * correct / result['images']:.2f}")
         for name, correct in result["correct"].items()
@@ -150,7 +201,7 @@ def qat() -> str:
 
 def arm64() -> str:
     """S0's files on an emulated Arm core beside x86."""
-    result = json.loads(ARM64.read_text())
+    result = json.loads(ARM64.read_text(encoding="utf-8"))
     rows = [
         (
             file["precision"],
@@ -177,7 +228,7 @@ def arm64() -> str:
 
 def finetune() -> str:
     """What a fine-tuning run on Imagenette reached."""
-    result = json.loads(FINETUNE.read_text())
+    result = json.loads(FINETUNE.read_text(encoding="utf-8"))
     recipe, c = result["recipe"], result["conditions"]
     total = result["validation_images"]
     top1 = 100 * result["top1"]["deploy.keras"] / total
@@ -191,9 +242,9 @@ def finetune() -> str:
     )
 
 
-def imagenette() -> str:
+def imagenette(document: Path) -> str:
     """The weights that come with the package: how they were made and what they are worth."""
-    r = json.loads((IMAGENETTE / "report.json").read_text())
+    r = json.loads((IMAGENETTE / "report.json").read_text(encoding="utf-8"))
     found, runs = r["evaluation"], r["runs"]
     images = found["images"]
     share = {name: f"{100 * right / images:.2f} %" for name, right in found["top1"].items()}
@@ -213,13 +264,13 @@ def imagenette() -> str:
         f"cores shared with other work. Both files together: {megabytes:.1f} MB. Published for S0 "
         "on this data set: 88.1 % at 224 pixels ([Holocron](https://github.com/frgfm/Holocron))."
     )
-    picture = (IMAGENETTE / "curve.png").relative_to(ROOT)
+    picture = address(IMAGENETTE / "curve.png", document)
     return f"{text}\n\n![Accuracy over the epochs]({picture})"
 
 
 def branches() -> str:
     """One branch against four, over the seeds."""
-    r = json.loads(BRANCHES.read_text())
+    r = json.loads(BRANCHES.read_text(encoding="utf-8"))
     top1 = {(row["branches"], row["seed"]): 100 * row["top1"] for row in r["rows"]}
     counts, seeds = (sorted(set(keys)) for keys in zip(*top1, strict=True))
     rows = []
@@ -244,7 +295,7 @@ def branches() -> str:
 
 def pipeline() -> str:
     """The training transform beside decoding alone and other pipelines."""
-    result = json.loads(PIPELINE.read_text())
+    result = json.loads(PIPELINE.read_text(encoding="utf-8"))
     rows = [
         (row["pipeline"], f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}")
         for row in result["rows"]
@@ -261,7 +312,7 @@ def pipeline() -> str:
 
 def train_step() -> str:
     """Branch by branch, one pass and plain network."""
-    results = json.loads(TRAIN_STEP.read_text())["rows"]
+    results = json.loads(TRAIN_STEP.read_text(encoding="utf-8"))["rows"]
     rows = [
         (
             row["variant"].upper(),
@@ -310,8 +361,7 @@ def machines(name: str, markdown, document: Path, results: Path = study.RESULTS)
     """A study's text in a document, once for each machine that has its result."""
     parts = []
     for path, result in study.stored(name, results):
-        picture = path.with_suffix(".png").relative_to(document.parent)
-        parts.append(markdown(result, picture.as_posix()))
+        parts.append(markdown(result, address(path.with_suffix(".png"), document)))
     return "\n\n".join(parts) or "Not measured yet: `make benchmark` does it."
 
 
@@ -321,35 +371,36 @@ def fused_sentence(result: dict, picture: str) -> str:
 
 
 SECTIONS = {
-    README: {
-        "demo": demo,
-        "usage": usage,
+    README: {"family": family, "demo": short_demo},
+    RESULTS_PAGE: {
+        "demo": partial(demo, RESULTS_PAGE),
         "normalization": normalization,
-        "quantization": quantization,
-        "qat": qat,
         "arm64": arm64,
         "finetune": finetune,
-        "imagenette": imagenette,
+        "imagenette": partial(imagenette, RESULTS_PAGE),
         "branches": branches,
         "pipeline": pipeline,
         "train_step": train_step,
         "family": family,
-        "peers": partial(machines, "peers", peers.markdown, README),
-        "fused": partial(machines, "fused", fused_sentence, README),
+        "peers": partial(machines, "peers", peers.markdown, RESULTS_PAGE),
+        "fused": partial(machines, "fused", fused_sentence, RESULTS_PAGE),
     },
-    ANALYSIS: {
+    LATENCY_PAGE: {
         **{
-            name: partial(machines, name, markdown, ANALYSIS)
+            name: partial(machines, name, markdown, LATENCY_PAGE)
             for name, markdown in analysis.MARKDOWN.items()
         },
-        "fused": partial(machines, "fused", fused.markdown, ANALYSIS),
+        "fused": partial(machines, "fused", fused.markdown, LATENCY_PAGE),
     },
+    INT8_PAGE: {"quantization": quantization, "qat": qat},
+    ANDROID_PAGE: {"usage": partial(usage, False)},
+    IOS_PAGE: {"usage": partial(usage, True)},
 }
 
 
 def fill(document: Path) -> str:
     """The text of a document with each section between its marks."""
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     for name, render in SECTIONS[document].items():
         pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
         text, count = re.subn(
@@ -358,22 +409,24 @@ def fill(document: Path) -> str:
         if count != 1:
             raise ValueError(
                 f"Expected one section {name!r} in {document.name}. Received: {count}. Put "
-                f"<!-- {name}: generated by benchmarks/readme.py --> and <!-- end --> there."
+                f"<!-- {name}: generated by benchmarks/results_pages.py --> and <!-- end --> there."
             )
     return text
 
 
 def main() -> int:
-    """Fills both documents."""
+    """Fills every page."""
     try:
         texts = {document: fill(document) for document in SECTIONS}
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     if "--check" in sys.argv[1:]:
-        return int(any(document.read_text() != text for document, text in texts.items()))
+        return int(
+            any(document.read_text(encoding="utf-8") != text for document, text in texts.items())
+        )
     for document, text in texts.items():
-        document.write_text(text)
+        document.write_text(text, encoding="utf-8")
     for one in (*peers.STUDIES, *analysis.STUDIES, *fused.STUDIES):
         study.plot(one)
     return 0

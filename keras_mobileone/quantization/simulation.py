@@ -1,0 +1,184 @@
+"""Running the operators of an int8 file one by one on real numbers, for all images at once."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_mobileone.errors import InputValueError, first_line
+from keras_mobileone.quantization import operators
+from keras_mobileone.quantization.int8_graph import Int8Graph
+from keras_mobileone.quantization.operators import Operator, Tensor
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
+
+# Operators that TensorFlow broadcasts as TFLite does, so that a constant may be an input.
+BROADCASTING = {"ADD", "SUB", "MUL"}
+
+
+class SimulationError(InputValueError):
+    """An operator can't be run on real numbers."""
+
+
+class Simulator:
+    """Computes the operators of a file on real numbers.
+
+    A tensor of the file that has shape (1, …) becomes one of shape (count, …) here, or else its
+    first axis is `count` times as long.
+
+    Args:
+        graph: The int8 file.
+        floats: The float file of the same model, whose constants are exact. They are taken if its
+            operators are those of the int8 file in the same order.
+        count: Number of images.
+    """
+
+    def __init__(self, graph: Int8Graph, floats: Int8Graph, count: int):
+        self._graph = graph
+        self._count = count
+        self._runners: dict[int, Interpreter] = {}
+        self._exact = _exact_constants(graph, floats)
+
+    def run(self, position: int, values: dict[int, Tensor]) -> list[Tensor]:
+        """Outputs of the operator at `position`.
+
+        Args:
+            position: Of the operator in the file.
+            values: The computed tensors, by their index.
+
+        Raises:
+            SimulationError: If LiteRT can't run the operator in float.
+        """
+        kind, operator = self._graph.operators[position]
+        if kind in ("QUANTIZE", "DEQUANTIZE"):
+            return [values[int(operator.inputs[0])]]
+        output = None
+        if self._is_batched(kind, operator, values):
+            inputs = [int(i) for i in operator.inputs if i >= 0]
+            real = [self._value(t, values) for t in inputs if self._is_real(t, values)]
+            constants = (self._graph.constant(t) for t in inputs if not self._is_real(t, values))
+            integers = [array for array in constants if array is not None]
+            output = operators.batched(kind, operator, real, integers)
+        return self._by_litert(position, values) if output is None else [output]
+
+    def linear(
+        self,
+        position: int,
+        value: Tensor,
+        kernel: np.ndarray,
+        bias: np.ndarray | float,
+        *,
+        activated: bool = True,
+    ) -> Tensor:
+        """Output of the convolution or dense layer at `position` with other weights."""
+        kind, operator = self._graph.operators[position]
+        shape = self._graph.shape(int(operator.outputs[0]))
+        output = operators.linear(kind, operator, value, kernel, bias, shape)
+        return self.activate(position, output) if activated else output
+
+    def activate(self, position: int, value: Tensor) -> Tensor:
+        """Applies the activation of a linear operator, and gives the output the file's shape."""
+        import tensorflow as tf
+
+        _, operator = self._graph.operators[position]
+        code = operators.attribute(operator, "fusedActivationFunction", 0)
+        shape = self._graph.shape(int(operator.outputs[0]))
+        return tf.reshape(operators.activate(code, value), (-1, *shape[1:]))
+
+    def _is_real(self, tensor: int, values: dict[int, Tensor]) -> bool:
+        return tensor in values or self._graph.holds_reals(tensor)
+
+    def _value(self, tensor: int, values: dict[int, Tensor]) -> Tensor:
+        return values[tensor] if tensor in values else self.real_constant(tensor)
+
+    def real_constant(self, tensor: int) -> np.ndarray:
+        """float32 values of a constant, from the float file where it is the same constant."""
+        exact = self._exact.get(tensor)
+        return self._graph.real_constant(tensor) if exact is None else exact
+
+    def _is_batched(self, kind: str, operator: Operator, values: dict[int, Tensor]) -> bool:
+        """Whether the first axis of all tensors is that of the images."""
+        inputs = [int(i) for i in operator.inputs if i >= 0]
+        computed = [t for t in inputs if t in values] + [int(t) for t in operator.outputs]
+        if any(self._graph.shape(tensor)[:1] != (1,) for tensor in computed):
+            return False
+        constants = [t for t in inputs if t not in values and self._graph.holds_reals(t)]
+        if constants and kind not in BROADCASTING:
+            return False
+        if kind == "MEAN":
+            axes = self._graph.constant(inputs[1])
+            return axes is not None and bool((axes % len(self._graph.shape(inputs[0])) > 0).all())
+        rank = max(len(self._graph.shape(t)) for t in computed)
+        return all(
+            len(self._graph.shape(t)) < rank or self._graph.shape(t)[0] == 1 for t in constants
+        )
+
+    def _by_litert(self, position: int, values: dict[int, Tensor]) -> list[Tensor]:
+        """Runs one operator with LiteRT in float, image by image."""
+        _, operator = self._graph.operators[position]
+        inputs = list(dict.fromkeys(int(i) for i in operator.inputs if int(i) in values))
+        if position not in self._runners:
+            constants = {
+                int(i): self.real_constant(int(i))
+                for i in operator.inputs
+                if i >= 0 and int(i) not in values and self._graph.holds_reals(int(i))
+            }
+            self._runners[position] = _interpreter(self._graph, position, inputs, constants)
+        interpreter = self._runners[position]
+        arrays = [
+            np.reshape(np.asarray(values[t]), (self._count, *self._graph.shape(t))) for t in inputs
+        ]
+        # The runtime numbers inputs and outputs as the one-operator file lists them.
+        sources = [d["index"] for d in interpreter.get_input_details()]
+        targets = [d["index"] for d in interpreter.get_output_details()]
+        found: list[list[np.ndarray]] = [[] for _ in targets]
+        for image in range(self._count):
+            for index, array in zip(sources, arrays, strict=True):
+                interpreter.set_tensor(index, array[image])
+            interpreter.invoke()
+            for outputs, index in zip(found, targets, strict=True):
+                outputs.append(interpreter.get_tensor(index))
+        return [np.concatenate([np.atleast_1d(o) for o in outputs]) for outputs in found]
+
+
+def _interpreter(
+    graph: Int8Graph, position: int, inputs: Sequence[int], constants: dict[int, np.ndarray]
+) -> "Interpreter":
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    kind, _ = graph.operators[position]
+    content = graph.one_operator_in_float(position, inputs, constants)
+    # Not XNNPACK: its reciprocal square root of 0 is NaN, where the integer kernel gives 127.
+    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    try:
+        interpreter = Interpreter(
+            model_content=content, experimental_op_resolver_type=resolver, num_threads=1
+        )
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise SimulationError(
+            f"LiteRT can't run the operator {kind} in float: {first_line(error)}"
+        ) from error
+    return interpreter
+
+
+def _exact_constants(graph: Int8Graph, floats: Int8Graph) -> dict[int, np.ndarray]:
+    """Constants of the int8 file as the float file has them, if both have the same operators."""
+    pairs = [
+        [op for op in each.operators if op[0] not in ("QUANTIZE", "DEQUANTIZE")]
+        for each in (graph, floats)
+    ]
+    if [kind for kind, _ in pairs[0]] != [kind for kind, _ in pairs[1]]:
+        return {}
+    exact = {}
+    for (_, operator), (_, source) in zip(*pairs, strict=True):
+        for tensor, original in zip(operator.inputs, source.inputs, strict=False):
+            if tensor < 0 or original < 0 or not graph.holds_reals(int(tensor)):
+                continue
+            values, stored = floats.constant(int(original)), graph.real_constant(int(tensor))
+            if values is None or values.shape != stored.shape:
+                continue
+            if np.abs(values - stored).max() <= np.abs(values).max() / 100 + 1e-6:
+                exact[int(tensor)] = values
+    return exact

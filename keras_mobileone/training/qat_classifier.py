@@ -1,0 +1,335 @@
+"""`train_qat`: quantization-aware training of a classifier on class folders, to its int8 file."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from keras_mobileone.data.folders import ClassFolders, class_folders, folder_splits
+from keras_mobileone.data.imagenet import (
+    NUM_CLASSES,
+    class_index,
+    classes,
+    labels_of,
+    preprocess_input,
+)
+from keras_mobileone.data.images import load_crops, spread
+from keras_mobileone.errors import InputValueError
+from keras_mobileone.export.qat import export_qat
+from keras_mobileone.files import require_writable
+from keras_mobileone.models.fusing import fuse, has_blocks
+from keras_mobileone.models.graph import ends_in_softmax
+from keras_mobileone.quantization.equalization import equalize
+from keras_mobileone.quantization.qat import quantize_aware
+from keras_mobileone.quantization.qat_model import packages
+from keras_mobileone.reports import Report
+from keras_mobileone.training.callbacks import CHECKPOINT
+from keras_mobileone.training.checkpoint import read_state, write_state
+
+if TYPE_CHECKING:
+    import tf_keras
+
+CALIBRATION_IMAGES = 100
+CROP_FRACTION = 0.875
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class QATReport(Report):
+    """Result of `train_qat`.
+
+    Attributes:
+        path: The int8 file.
+        bytes: Size of the file.
+        epochs: Epochs of the whole training.
+        training_images, validation_images: Images in the data.
+        history: Loss and accuracy of each epoch of this call, by name.
+    """
+
+    path: Path
+    bytes: int
+    epochs: int
+    training_images: int
+    validation_images: int
+    history: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a resumed training must have in common with the training so far."""
+
+    learning_rate: float
+    batch_size: int
+    limit: int | None
+
+
+def train_qat(
+    model: keras.Model,
+    data: str | os.PathLike,
+    path: str | os.PathLike,
+    *,
+    epochs: int,
+    learning_rate: float = 1e-5,
+    batch_size: int = 32,
+    limit: int | None = None,
+    checkpoints: str | os.PathLike | None = None,
+    resume: bool = False,
+    status: Callable[[str], None] | None = None,
+) -> QATReport:
+    """Trains a classifier as its int8 file computes, and writes that file.
+
+    The model is fused and equalized first. Each epoch draws its order and its mirrored images from
+    its number alone, so that a training that was stopped and resumed gives the same file.
+
+    Args:
+        model: Classifier of normalized RGB images, with logits or probabilities.
+        data: Directory that holds train/ and, if there is one, val/ with one folder of photographs
+            for each class, or these folders directly. Their sorted order is the model's; for
+            ImageNet's 1,000 outputs the WordNet ids say which class they are.
+        path: File to write, ending in `.tflite`.
+        epochs: Epochs of the whole training.
+        learning_rate: Learning rate of Adam.
+        batch_size: Images in a step.
+        limit: Number of images in an epoch, drawn at random for each; all by default.
+        checkpoints: Directory for a checkpoint after each epoch; none by default.
+        resume: Go on from the checkpoint in `checkpoints`.
+        status: Called with the title of a step that takes long.
+
+    Returns:
+        The report.
+
+    Raises:
+        ImportError: Without the extra `[qat]`.
+        FileNotFoundError: If there is no data, or nothing to resume.
+        FileExistsError: If there is a checkpoint and `resume` is not set.
+        ValueError: If the classes are not those of the model, or a checkpoint does not fit.
+
+    Example:
+
+    ```python
+    model = keras.models.load_model("runs/photos/deploy.keras")
+    report = keras_mobileone.train_qat(model, "photos/", "photos_int8.tflite", epochs=2)
+    ```
+    """
+    packages()
+    path, checkpoint = Path(path), checkpoint_file(checkpoints, resume)
+    check_output(path)
+    model = fuse(model) if has_blocks(model) else model
+    train, val = read_data(data, model)
+    if checkpoint is not None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    settings = Settings(learning_rate, batch_size, limit)
+    student = make_student(model, train, not resume, status or (lambda title: None))
+    compile_student(student, model, learning_rate)
+    first = load_checkpoint(checkpoint, student, settings) if checkpoint and resume else 0
+    if first > epochs:
+        raise InputValueError(f"The checkpoint has {first} epochs done. Received: epochs={epochs}.")
+    history = fit(student, train, val, range(first, epochs), checkpoint, settings)
+    complete = len(train.folders) == student.output_shape[-1]
+    export_qat(student, path, labels=labels_of(train.folders) if complete else None)
+    return QATReport(
+        path=path,
+        bytes=path.stat().st_size,
+        epochs=epochs,
+        training_images=len(train.paths),
+        validation_images=0 if val is None else len(val.paths),
+        history=history,
+    )
+
+
+def check_output(path: Path) -> None:
+    """Raises unless a TFLite file can be written to `path`."""
+    if path.suffix != ".tflite":
+        raise InputValueError(f"The output must end in .tflite. Received: {path}.")
+    require_writable(path)
+
+
+def checkpoint_file(directory: str | os.PathLike | None, resume: bool) -> Path | None:
+    """The checkpoint in a directory, which exists exactly when a training is resumed."""
+    if directory is None:
+        if resume:
+            raise InputValueError("Resuming needs the directory of the checkpoints. Add --run DIR.")
+        return None
+    path = Path(directory) / CHECKPOINT
+    if resume and not path.is_file():
+        raise FileNotFoundError(
+            f"Expected a checkpoint to resume from. Received: {directory}, which has no "
+            f"{CHECKPOINT}. Start without --resume."
+        )
+    if not resume and path.exists():
+        raise FileExistsError(
+            f"Expected a new directory for checkpoints. Received: {directory}, which holds one. "
+            "Add --resume to go on from it, or name another directory."
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Photographs with their class indices.
+
+    Attributes:
+        paths, labels: One of each for every image.
+        size: (height, width) that the model takes.
+        folders: Class folders in the order of their indices.
+    """
+
+    paths: Sequence[Path]
+    labels: np.ndarray
+    size: tuple[int, int]
+    folders: Sequence[str]
+
+    def batches(self, order: np.ndarray, flips: np.ndarray, batch_size: int) -> Batches:
+        """Normalized images and labels; those in `flips` are mirrored."""
+        crops = load_crops([self.paths[i] for i in order], self.size, CROP_FRACTION)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            images = np.stack([next(crops) for _ in chosen])
+            mirrored = flips[start : start + batch_size]
+            images[mirrored] = images[mirrored, :, ::-1]
+            yield preprocess_input(images), self.labels[chosen]
+
+    def epoch(self, epoch: int, settings: Settings) -> Batches:
+        """The training batches of one epoch: its number alone decides order and mirroring."""
+        rng = np.random.default_rng(epoch)
+        order = rng.permutation(len(self.paths))[: settings.limit]
+        yield from self.batches(order, rng.random(len(order)) < 0.5, settings.batch_size)
+
+
+def read_data(
+    data: str | os.PathLike, model: keras.Model
+) -> tuple[LabeledImages, LabeledImages | None]:
+    """Training and validation images of a directory, labeled as the outputs of `model` are."""
+    outputs, size = model.output_shape, model.input_shape[1:3]
+    if not isinstance(outputs, tuple) or len(outputs) != 2:
+        raise InputValueError(
+            f"Expected a classifier with one output. Received: {model.name!r} with {outputs}."
+        )
+    splits = folder_splits(data)
+    folders = class_folders(splits["train"])
+    names = output_names(folders, outputs[-1], splits["train"])
+
+    def read(split: str) -> LabeledImages:
+        source = ClassFolders(splits[split], names)
+        paths = [source.root / file for file in source.files]
+        return LabeledImages(paths, source.labels, size, folders)
+
+    return read("train"), read("val") if "val" in splits else None
+
+
+def output_names(folders: Sequence[str], outputs: int, root: Path) -> Sequence[str]:
+    """The class folder that each output of a model stands for.
+
+    Raises:
+        ValueError: If the folders are not those of the outputs.
+    """
+    if outputs == NUM_CLASSES and folders and all(name in class_index() for name in folders):
+        return [wnid for wnid, _ in classes()]
+    if len(folders) != outputs:
+        raise InputValueError(
+            f"Expected one class folder for each of the model's {outputs} outputs"
+            f"{', or folders named by WordNet id' if outputs == NUM_CLASSES else ''}. "
+            f"Received: {len(folders)} in {root}."
+        )
+    return folders
+
+
+def make_student(
+    model: keras.Model, train: LabeledImages, calibrated: bool, status: Callable[[str], None]
+) -> "tf_keras.Model":
+    """The equalized model, ready for training; not calibrated for the weights of a checkpoint."""
+    if not calibrated:
+        return quantize_aware(model)
+    status("Equalizing")
+    paths = spread(train.paths, CALIBRATION_IMAGES)
+    images = preprocess_input(np.stack(list(load_crops(paths, train.size, CROP_FRACTION))))
+    return quantize_aware(equalize(model, images).model, images)
+
+
+def compile_student(student: "tf_keras.Model", model: keras.Model, learning_rate: float) -> None:
+    """Compiles with Adam and cross-entropy, from logits unless the model ends in a softmax."""
+    _, keras2 = packages()
+    optimizer = keras2.optimizers.Adam(learning_rate)
+    optimizer.build(student.trainable_variables)
+    loss = keras2.losses.SparseCategoricalCrossentropy(from_logits=not ends_in_softmax(model))
+    student.compile(optimizer, loss, metrics=["accuracy"])
+
+
+def fit(
+    student: "tf_keras.Model",
+    train: LabeledImages,
+    val: LabeledImages | None,
+    epochs: range,
+    checkpoint: Path | None,
+    settings: Settings,
+) -> dict[str, list[float]]:
+    """Trains for `epochs`, with a checkpoint after each, and returns the metrics."""
+    import tensorflow as tf
+
+    _, keras2 = packages()
+    signature = (
+        tf.TensorSpec((None, *student.input_shape[1:]), tf.float32),
+        tf.TensorSpec((None,), tf.int64),
+    )
+
+    def dataset(generator: Callable[[], Batches]) -> Any:
+        return tf.data.Dataset.from_generator(generator, output_signature=signature).prefetch(2)
+
+    def training() -> Batches:
+        for epoch in epochs:
+            yield from train.epoch(epoch, settings)
+
+    def validation() -> Batches:
+        order = np.arange(len(val.paths))
+        yield from val.batches(order, np.zeros(len(order), bool), settings.batch_size)
+
+    def save(epoch: int, logs: dict[str, float] | None = None) -> None:
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, student, epoch + 1, settings)
+
+    images = min(len(train.paths), settings.limit or len(train.paths))
+    history = student.fit(
+        dataset(training),
+        initial_epoch=epochs.start,
+        epochs=epochs.stop,
+        steps_per_epoch=-(-images // settings.batch_size),
+        validation_data=None if val is None else dataset(validation),
+        callbacks=[keras2.callbacks.LambdaCallback(on_epoch_end=save)],
+    )
+    return {name: [float(value) for value in values] for name, values in history.history.items()}
+
+
+def state_variables(student: "tf_keras.Model") -> list[Any]:
+    """What a step changes and the next one reads: weights, ranges and the optimizer's state."""
+    return [*student.weights, *student.optimizer.variables]
+
+
+def save_checkpoint(path: Path, student: "tf_keras.Model", epochs: int, settings: Settings) -> None:
+    """Writes the state of a training after a number of epochs."""
+    arrays = [variable.numpy() for variable in state_variables(student)]
+    write_state(path, arrays, {"epochs": epochs, "settings": vars(settings)})
+
+
+def load_checkpoint(path: Path, student: "tf_keras.Model", settings: Settings) -> int:
+    """Restores what `save_checkpoint` wrote and returns the number of epochs done."""
+    arrays, state = read_state(path)
+    before = state.get("settings", {})
+    for name, value in vars(settings).items():
+        if before.get(name) != value:
+            raise InputValueError(
+                f"Resuming needs the settings of the run so far. Received: {name} {value}, where "
+                f"{path} has {before.get(name)}."
+            )
+    variables = state_variables(student)
+    if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
+        raise InputValueError(
+            f"Expected a checkpoint of {student.name!r}. Received: {path}, whose variables have "
+            "other shapes."
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+    return state["epochs"]

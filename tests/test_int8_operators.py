@@ -1,0 +1,271 @@
+"""int8 of networks with every common layer: each is quantized, run by LiteRT, and compared."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_mobileone
+from keras_mobileone import quantize
+from keras_mobileone.evaluation.metrics import sqnr
+from keras_mobileone.litert import flatbuffer
+from keras_mobileone.litert.converter import convert
+from keras_mobileone.litert.runner import LiteRTRunner
+from keras_mobileone.quantization import ranges
+
+SIZE = (24, 24, 3)
+CALIBRATION, OTHERS = slice(0, 96), slice(96, 144)
+LIMIT = 38  # dB against float, on other images
+TOLERANCE = 0.5  # dB that the converter's plain int8 may be ahead
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Smooth random images, normalized."""
+    rng = np.random.default_rng(5)
+    coarse = rng.uniform(0, 255, (144, 6, 6, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    pixels = np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
+    return keras_mobileone.preprocess_input(pixels)
+
+
+def conv(x, filters=16, size=1, **arguments):
+    return layers.Conv2D(filters, size, padding="same", **arguments)(x)
+
+
+def activated(layer):
+    """A layer behind a convolution without ReLU, so that it gets negative values too."""
+    return lambda x: layer(conv(x))
+
+
+def alphas():
+    return keras.initializers.RandomUniform(0.1, 0.5, seed=0)
+
+
+def nested_concatenations(x):
+    """A tensor that goes into two concatenations, one of which goes into a third."""
+    y = conv(x, 8, 3)
+    inner = layers.Concatenate()([x, y])
+    other = conv(layers.Concatenate()([y, conv(x, 8)]), 8, 3)
+    return layers.Concatenate()([inner, other, layers.AveragePooling2D(3, 1, "same")(x)])
+
+
+def dense_block(x):
+    for _ in range(3):
+        y = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.Concatenate()([x, conv(y, 8, 3)])
+    return x
+
+
+LAYERS = {
+    "global max pooling": lambda x: layers.GlobalMaxPooling2D(keepdims=True)(x),
+    "global average pooling": lambda x: layers.GlobalAveragePooling2D(keepdims=True)(x),
+    "unit normalization": lambda x: layers.UnitNormalization()(x),
+    "upsampling nearest": lambda x: layers.UpSampling2D(2)(x),
+    "upsampling bilinear": lambda x: layers.UpSampling2D((3, 2), interpolation="bilinear")(x),
+    "resizing nearest": lambda x: layers.Resizing(9, 17, interpolation="nearest")(x),
+    "resizing bilinear": lambda x: layers.Resizing(17, 9)(x),
+    "center crop": lambda x: layers.CenterCrop(6, 7)(x),
+    "cropping": lambda x: layers.Cropping2D(((1, 2), (0, 3)))(x),
+    "transposed convolution": lambda x: layers.Conv2DTranspose(8, 3, 2, "same")(x),
+    "transposed convolution, valid": lambda x: layers.Conv2DTranspose(
+        8, 4, 2, "valid", activation="relu"
+    )(x),
+    "transposed convolution without bias": lambda x: layers.Conv2DTranspose(
+        8, 2, 2, use_bias=False
+    )(x),
+    "dilated convolution": lambda x: conv(x, 8, 3, dilation_rate=2),
+    "grouped convolution": lambda x: conv(x, 16, 3, groups=4),
+    "separable convolution": lambda x: layers.SeparableConv2D(16, 3)(x),
+    "prelu": activated(layers.PReLU(alphas(), shared_axes=(1, 2))),
+    "leaky relu": activated(layers.LeakyReLU(0.2)),
+    "relu6": activated(layers.ReLU(6.0)),
+    "elu": activated(layers.ELU()),
+    "gelu": activated(layers.Activation("gelu")),
+    "hard swish": activated(layers.Activation("hard_swish")),
+    "hard sigmoid": activated(layers.Activation("hard_sigmoid")),
+    "swish": activated(layers.Activation("swish")),
+    "sigmoid": activated(layers.Activation("sigmoid")),
+    "tanh": activated(layers.Activation("tanh")),
+    "softmax": activated(layers.Softmax()),
+    "layer normalization": activated(layers.LayerNormalization()),
+    "group normalization": activated(layers.GroupNormalization(4)),
+    "batch normalization": activated(lambda x: layers.BatchNormalization()(layers.ReLU()(x))),
+    "split": lambda x: layers.Concatenate()(
+        [part * (i + 1) for i, part in enumerate(ops.split(x, 2, -1))]
+    ),
+    "top k": lambda x: ops.top_k(x, 8)[0],
+    "concatenate": lambda x: layers.Concatenate()([x, 5 * conv(x, 8, 3)]),
+    "concatenate rows": lambda x: layers.Concatenate(axis=1)([x, conv(x)]),
+    "concatenate with itself": lambda x: layers.Concatenate()([x, x]),
+    "concatenate with sigmoid": lambda x: layers.Concatenate()([x, conv(x, activation="sigmoid")]),
+    "nested concatenations": nested_concatenations,
+    "dense block": dense_block,
+    "add": lambda x: layers.Add()([x, conv(x)]),
+    "subtract": lambda x: layers.Subtract()([x, conv(x)]),
+    "multiply": lambda x: layers.Multiply()([x, conv(x)]),
+    "average": lambda x: layers.Average()([x, conv(x)]),
+    "maximum": lambda x: layers.Maximum()([x, conv(x)]),
+    "minimum": lambda x: layers.Minimum()([x, conv(x)]),
+    "maximum of a constant": activated(lambda x: ops.maximum(x, 0.25)),
+    "average pooling": lambda x: layers.AveragePooling2D(2)(x),
+    "max pooling": lambda x: layers.MaxPooling2D(3, 2)(x),
+    "padding": lambda x: layers.ZeroPadding2D(((1, 0), (2, 1)))(x),
+    "padding with a value": lambda x: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "constant", 0.5),
+    "reshape": lambda x: layers.Reshape((12, 24, 8))(x),
+    "permute": lambda x: layers.Permute((3, 1, 2))(x),
+    "flatten": lambda x: layers.Reshape((1, 1, 144))(layers.Flatten()(layers.MaxPooling2D(4)(x))),
+    "attention": lambda x: layers.Reshape((12, 12, 16))(
+        layers.MultiHeadAttention(2, 8)(*[layers.Reshape((144, 16))(x)] * 2)
+    ),
+}
+
+
+def network(make):
+    """A small network around a layer; batch normalization and biases are random."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SIZE)
+    x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(inputs)
+    x = make(layers.ReLU()(layers.BatchNormalization()(x)))
+    x = layers.GlobalAveragePooling2D()(conv(x, activation="relu", name="behind"))
+    model = keras.Model(inputs, layers.Dense(10)(x))
+    return randomize_statistics(model)
+
+
+def randomize_statistics(model):
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        leaf = variable.path.rsplit("/", 1)[-1]
+        if leaf in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif leaf in ("bias", "beta", "moving_mean"):
+            variable.assign(rng.normal(0, 0.1, variable.shape))
+    return model
+
+
+def run(content, images):
+    runner = LiteRTRunner(content)
+    return np.concatenate([next(iter(runner(image[None]).values())) for image in images])
+
+
+def plain_and_ours(model, images):
+    """SQNR on other images of the converter's plain int8 and of `quantize`, and its report."""
+    expected = model.predict(images[OTHERS], verbose=0)
+    report = quantize(model, images[CALIBRATION])
+    plain = convert(model, "int8", images[CALIBRATION])
+    found = [sqnr(expected, run(content, images[OTHERS])) for content in (plain, report.content)]
+    return *found, report
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_network_with_the_layer_keeps_its_outputs(name, images):
+    plain, ours, report = plain_and_ours(network(LAYERS[name]), images)
+    assert ours >= LIMIT
+    assert ours >= plain - TOLERANCE
+    assert report.left_to_converter == []
+    assert any(layer.startswith("behind") for layer in report.rescaled)
+    # The simulation that the correction goes by is what LiteRT computes.
+    assert report.tensors[-1].sqnr == pytest.approx(ours, abs=4)
+
+
+def scales_of_concatenations(content):
+    """For each concatenation the scales and zero points of its inputs and its output."""
+    model = flatbuffer.parse(content)
+    graph, names = model.subgraphs[0], flatbuffer.operator_names(model)
+    return [
+        [
+            (graph.tensors[t].quantization.scale[0], graph.tensors[t].quantization.zeroPoint[0])
+            for t in (*operator.inputs, *operator.outputs)
+        ]
+        for operator in graph.operators
+        if names[operator.opcodeIndex] == "CONCATENATION"
+    ]
+
+
+def test_concatenated_tensors_have_one_scale(images):
+    content = quantize(network(nested_concatenations), images[CALIBRATION]).content
+    found = scales_of_concatenations(content)
+    assert len(found) >= 3
+    assert all(len(set(scales)) == 1 for scales in found)
+
+
+def test_the_joint_range_is_set_before_the_producers_are_corrected(images, monkeypatch):
+    """With the ranges of the converter's few images the same correction does worse."""
+    images = images.copy()
+    images[: CALIBRATION.stop // 2] *= 0.3  # what the converter sees
+    model = network(LAYERS["concatenate"])
+    _, ours, _ = plain_and_ours(model, images)
+    monkeypatch.setattr(ranges, "JOINING", set())
+    monkeypatch.setattr(ranges, "KNOWN", ranges.KNOWN - {"CONCATENATION"})
+    with pytest.warns(UserWarning, match="CONCATENATION"):
+        _, kept, report = plain_and_ours(model, images)
+    assert report.left_to_converter == ["CONCATENATION"]
+    assert ours >= kept - TOLERANCE
+
+
+def test_an_operator_without_rules_keeps_the_converters_ranges(images):
+    """Everything around it is equalized and corrected."""
+    model = network(lambda x: ops.where(x > 0.5, x, conv(x, name="beside")))
+    with pytest.warns(UserWarning, match=r"converter's ranges.*GREATER, SELECT") as warned:
+        plain, ours, report = plain_and_ours(model, images)
+    assert len([w for w in warned if issubclass(w.category, UserWarning)]) == 1
+    assert report.left_to_converter == ["GREATER", "SELECT"]
+    assert report.to_dict()["left_to_converter"] == ["GREATER", "SELECT"]
+    assert ours >= max(LIMIT - 3, plain - TOLERANCE)
+    assert any(layer.startswith("behind") for layer in report.rescaled)
+
+
+@pytest.mark.parametrize("operator", ["LEAKY_RELU", "CONCATENATION", "RESIZE_BILINEAR"])
+def test_any_operator_may_be_unknown(operator, images, monkeypatch):
+    monkeypatch.setattr(ranges, "KNOWN", ranges.KNOWN - {operator})
+    monkeypatch.setattr(ranges, "SAME_SCALE", ranges.SAME_SCALE - {operator})
+    monkeypatch.setattr(ranges, "COPYING", ranges.COPYING - {operator})
+    names = {"LEAKY_RELU": "leaky relu", "RESIZE_BILINEAR": "resizing bilinear"}
+    model = network(LAYERS[names.get(operator, "nested concatenations")])
+    with pytest.warns(UserWarning, match=operator):
+        plain, ours, report = plain_and_ours(model, images)
+    assert report.left_to_converter == [operator]
+    assert ours >= plain - TOLERANCE
+    assert all(len(set(scales)) == 1 for scales in scales_of_concatenations(report.content))
+
+
+def test_several_outputs_of_one_layer(images):
+    def heads(x):
+        first, second = ops.split(layers.Dense(10)(layers.GlobalAveragePooling2D()(x)), 2, -1)
+        return [first, layers.Softmax(name="probabilities")(second), conv(x, 4, name="map")]
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SIZE)
+    model = keras.Model(inputs, heads(layers.Conv2D(16, 3, activation="relu")(inputs)))
+    content = quantize(model, images[CALIBRATION]).content
+    runner = LiteRTRunner(content)
+    expected = model.predict(images[OTHERS], verbose=0)
+    found = [runner(image[None]) for image in images[OTHERS]]
+    for name, values in zip(model.output_names, expected, strict=True):
+        assert sqnr(values, np.concatenate([output[name] for output in found])) > 30
+
+
+def test_constants_are_taken_from_the_float_file(images):
+    """Factors of a multiplication are int8 in the file; the reference has their exact values."""
+    scale = np.linspace(0.001, 3, 16).astype(np.float32)
+    model = network(lambda x: layers.ReLU()(x * scale))
+    report = quantize(model, images[CALIBRATION])
+    product = next(tensor for tensor in report.tensors if tensor.operator == "MUL")
+    before = report.tensors[report.tensors.index(product) - 1]
+    assert product.sqnr < before.sqnr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["DenseNet121", "MobileNetV3Small"])
+def test_networks_of_keras_applications(name, randomize, images):
+    arguments = {"include_preprocessing": False} if name == "MobileNetV3Small" else {}
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(64, 64, 3), classifier_activation=None, classes=10, **arguments
+    )
+    randomize(model)
+    large = images[:64].repeat(3, axis=1).repeat(3, axis=2)[:, :64, :64]
+    expected = model.predict(large[48:], verbose=0)
+    report = quantize(model, large[:48])
+    plain = convert(model, "int8", large[:48])
+    found = [sqnr(expected, run(content, large[48:])) for content in (plain, report.content)]
+    assert report.left_to_converter == []
+    assert found[1] >= found[0] - TOLERANCE
