@@ -147,6 +147,7 @@ def test_only_the_command_line_imports_its_libraries(modules):
 LOADED = "import sys, json, {}; print(json.dumps(sorted(sys.modules)))"
 
 
+@pytest.mark.slow
 def test_importing_costs_no_more_than_keras(run_python):
     """By the modules that are loaded: no clock. The public names are all looked up."""
     keras_alone = set(json.loads(run_python(LOADED.format("keras")).splitlines()[-1]))
@@ -191,6 +192,7 @@ def saved(tmp_path_factory, tiny_model):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [

@@ -69,6 +69,7 @@ def small_peer(tiny, monkeypatch):
     return "Small"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", DEPLOY_PRECISIONS)
 def test_a_peer_is_exported_once(small_peer, tmp_path, monkeypatch, precision):
     path = baselines.export_peer(small_peer, tmp_path / "cache", precision)

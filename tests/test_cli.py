@@ -131,6 +131,7 @@ def test_help_and_usage_errors_import_no_keras(run_python):
     assert codes == [0] * len(answers) + [2] * len(errors)
 
 
+@pytest.mark.slow
 def test_fuse_then_export_then_evaluate_then_predict(model_file, folder, tmp_path):
     fused, exported = tmp_path / "fused.keras", tmp_path / "tiny.tflite"
     assert run("fuse", model_file, fused).exit_code == 0
@@ -153,6 +154,7 @@ def test_fuse_then_export_then_evaluate_then_predict(model_file, folder, tmp_pat
     assert result.output.count("%") == 2
 
 
+@pytest.mark.slow
 def test_labels_go_into_the_file_and_come_out(folder, tmp_path):
     """Classes of one's own: `export --labels`, `predict` without --classes, a page for the app."""
     variant = keras_mobileone.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
@@ -185,6 +187,7 @@ def test_labels_go_into_the_file_and_come_out(folder, tmp_path):
     assert "Expected a file of class names" in result.stderr
 
 
+@pytest.mark.slow
 def test_convert_weights_makes_what_the_file_holds(tmp_path):
     from keras_mobileone.weights.checkpoint import write_safetensors
     from keras_mobileone.weights.loading import export_tensors
@@ -266,6 +269,7 @@ def start(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_module_runs_as_a_process_without_traceback():
     process = start("predict", "no-such.jpg")
     assert process.returncode == 2
@@ -273,6 +277,7 @@ def test_module_runs_as_a_process_without_traceback():
     assert process.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_nothing_but_answers_reaches_the_terminal(flat, folder, tmp_path):
     """TensorFlow, absl and LiteRT write to file descriptor 2 when they start."""
     path, _ = flat
@@ -495,6 +500,7 @@ def test_softmax_is_appended_once(flat):
         with_softmax(keras.Model(once.input, once.get_layer("stage4").output))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["model", "variant"])
 def test_export_builds_another_size(source, flat, tmp_path):
     options = ["--model", flat[0]] if source == "model" else ["--weights", "imagenette"]

@@ -340,6 +340,7 @@ def test_a_planted_bug_turns_the_check_red(bug, monkeypatch, tiny_model):
         fuse(tiny_model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_turns_the_parity_test_red(
     bug, monkeypatch, tiny_model, noise, relative_error

@@ -88,6 +88,7 @@ def test_the_formulas_are_exact(case, mean, noise, randomize, relative_error):
         assert relative_error(found, expected) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("mean", [0.0, 5.0])
 def test_rounding_in_float32(case, mean, noise, randomize, relative_error):

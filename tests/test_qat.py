@@ -143,6 +143,7 @@ def test_tf_keras_equals_keras_3(source, request, noise, relative_error):
     assert names <= {layer.name for layer in rebuilt.layers}
 
 
+@pytest.mark.slow
 @needs_extra
 def test_student_is_near_and_quantized(training, fused, images, relative_error):
     assert 1e-3 < relative_error(training.untrained, fused(images)) < 0.2
@@ -188,6 +189,7 @@ def test_kernels_are_rounded_per_channel(depthwise, noise):
         assert len(np.unique(quiet)) > 5  # rounded by its own range, not the loudest channel's
 
 
+@pytest.mark.slow
 @needs_extra
 def test_calibration_sets_ranges(training, fused, images):
     stem = keras.Model(fused.input, fused.get_layer("stem").output)(images)
@@ -221,6 +223,7 @@ def test_keras_3_stays_the_keras_of_this_process():
 # Training and the file
 
 
+@pytest.mark.slow
 @needs_extra
 def test_training_lowers_the_loss_and_moves_everything(training):
     assert training.losses[-1] < 0.98 * training.losses[0]
@@ -231,6 +234,7 @@ def test_training_lowers_the_loss_and_moves_everything(training):
     assert not same
 
 
+@pytest.mark.slow
 @needs_extra
 def test_file_is_integer_throughout_and_per_channel(training):
     path = training.path
@@ -247,6 +251,7 @@ def test_file_is_integer_throughout_and_per_channel(training):
             assert len(kernel.quantization.scale) == bias.shape[0]
 
 
+@pytest.mark.slow
 @needs_extra
 def test_file_agrees_with_the_student(training, relative_error):
     """From pixels, which the file normalizes itself."""
@@ -255,6 +260,7 @@ def test_file_agrees_with_the_student(training, relative_error):
     assert relative_error(run_file(training.path, pixels), simulated) < 0.05
 
 
+@pytest.mark.slow
 @needs_extra
 def test_file_keeps_the_learned_ranges(training):
     scales = [
@@ -271,12 +277,14 @@ def test_file_keeps_the_learned_ranges(training):
         assert np.isclose(scale, scales, rtol=1e-5, atol=0).any()
 
 
+@pytest.mark.slow
 @needs_extra
 def test_exporting_twice_gives_the_same_bytes(training, tmp_path):
     again = export_qat(training.model, tmp_path / "again.tflite").path
     assert again.read_bytes() == training.path.read_bytes()
 
 
+@pytest.mark.slow
 @needs_extra
 def test_the_report_is_that_of_export_tflite(training, fused):
     report = training.report
@@ -293,6 +301,7 @@ def test_the_report_is_that_of_export_tflite(training, fused):
     assert content["deploy"]["macs"] == report.deploy.macs
 
 
+@pytest.mark.slow
 @needs_extra
 def test_stock_layers_reach_the_file(stock, noise, tmp_path, relative_error):
     inputs = noise(8, 32, 32, 3)
@@ -306,6 +315,7 @@ def test_stock_layers_reach_the_file(stock, noise, tmp_path, relative_error):
     assert relative_error(run_file(path, inputs), student(inputs).numpy()) < 0.05
 
 
+@pytest.mark.slow
 @needs_extra
 def test_carry_back(training, fused):
     before = fused.get_weights()
@@ -369,6 +379,7 @@ def test_layers_without_a_rule_are_named(make, words):
         assert word in str(error.value)
 
 
+@pytest.mark.slow
 @needs_extra
 def test_unfused_and_foreign_models_are_refused(tiny_model, fused, training, tmp_path):
     with pytest.raises(ValueError, match=r"keras_mobileone\.fuse"):
@@ -381,6 +392,7 @@ def test_unfused_and_foreign_models_are_refused(tiny_model, fused, training, tmp
         tf_keras_to_keras(training.model, with_layer(layers.ReLU()))
 
 
+@pytest.mark.slow
 @needs_extra
 @pytest.mark.parametrize(
     ("name", "arguments", "error", "words"),
@@ -444,6 +456,7 @@ def run(*arguments):
     return CliRunner().invoke(group, ["qat", *(str(a) for a in arguments)])
 
 
+@pytest.mark.slow
 @needs_extra
 def test_command_resumes_as_if_unbroken(folder, tmp_path):
     common = ("--model", folder / "2.keras", "--data", folder, "--batch-size", 4, "--limit", 12)
@@ -530,6 +543,7 @@ def test_wordnet_folders_take_the_outputs_of_imagenet(tmp_path):
     assert output_names(folders, 2, tmp_path) == folders
 
 
+@pytest.mark.slow
 @needs_extra
 def test_training_reports_what_it_did(folder, tmp_path):
     """`train_qat` as a function: no command, no checkpoints."""

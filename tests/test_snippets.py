@@ -50,6 +50,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_python_code_prints_what_the_page_announces(case, model, tmp_path):
     arguments = {"labels": NAMES, "plain": True} | CASES[case]

@@ -354,7 +354,7 @@ reparam_fold_branch = reparameterization.fold_branch
 
 @pytest.mark.parametrize("bug", [bias_forgotten, kernel_too_small])
 def test_a_planted_bug_in_the_split_is_found(bug, monkeypatch, fused, tiny, images):
-    monkeypatch.setattr(unfusing.reparam, "fold_branch", bug)
+    monkeypatch.setattr(unfusing.reparameterization, "fold_branch", bug)
     with pytest.raises(ArithmeticError, match="first part that differs is 'stem'"):
         unfuse(fused, tiny, images)
 

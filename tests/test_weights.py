@@ -88,6 +88,7 @@ def test_every_format_brings_the_weights_back(
             np.testing.assert_array_equal(found, stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", COMMON_FORMATS)
 @pytest.mark.parametrize("kind", ["train", "fused"])
 def test_the_same_files_serve_without_top(file_format, kind, save, load, models, noise):
