@@ -73,7 +73,9 @@ def train_command(recipe_name, teacher, **options):
     devices = devices_of(options)
     model = None if teacher is None else load_keras(teacher)
     data, output = options.pop("data"), options.pop("output")
-    print_report(train(recipe, data, output, teacher=model, devices=devices, **options))
+    print_report(
+        train(recipe, data, output, teacher=model, devices=devices, log=click.echo, **options)
+    )
 
 
 @click.command("finetune")
@@ -93,7 +95,14 @@ def finetune_command(variant, weights, recipe_name, **options):
     devices = devices_of(options)
     data, output = options.pop("data"), options.pop("output")
     report = finetune(
-        data, output, variant=variant, weights=weights, recipe=recipe, devices=devices, **options
+        data,
+        output,
+        variant=variant,
+        weights=weights,
+        recipe=recipe,
+        devices=devices,
+        log=click.echo,
+        **options,
     )
     print_report(report)
 

@@ -1,4 +1,4 @@
-"""The state of a training run in one file, written whole or not at all."""
+"""The state of a training run in one file, which is written atomically."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def save_checkpoint(path: str | os.PathLike, trainer: Trainer, progress: Progres
         for index, variable in enumerate(state_variables(trainer))
     }
     if not all(np.isfinite(array).all() for array in arrays.values()):
-        return  # the next step's loss will tell
+        return  # `Recorder` raises on the next loss, which is not finite either
     try:
         with atomic_write(path) as temporary:
             save_file(arrays, temporary, metadata={STATE_KEY: json.dumps(asdict(progress))})
@@ -85,7 +85,7 @@ def load_checkpoint(path: str | os.PathLike, trainer: Trainer) -> Progress:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputValueError(
             f"Expected a whole checkpoint. Received: {path}, which is damaged ({error}). "
-            "Start anew in another directory."
+            "Start a new run in another directory."
         ) from error
     variables = state_variables(trainer)
     if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
