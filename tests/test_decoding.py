@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from keras_mobileone.data import decoding, images
 from keras_mobileone.data.examples import BadImage, inspect_image
+from keras_mobileone.data.exif import jpeg_orientation
 
 tf = pytest.importorskip("tensorflow")
 
@@ -68,7 +69,7 @@ def test_kinds_of_files(format, mode):
 MODES = ["1", "L", "LA", "I", "I;16", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "F"]
 STORED = {
     "JPEG": ("1", "L", "RGB", "CMYK", "YCbCr"),
-    "PNG": ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"),
+    "PNG": ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"),
     "BMP": ("1", "L", "P", "RGB", "RGBA"),
     "WEBP": ("L", "LA", "P", "PA", "RGB", "RGBA", "1", "I", "I;16", "F", "CMYK", "YCbCr", "HSV"),
     "GIF": ("1", "L", "P", "RGB", "RGBA"),
@@ -112,9 +113,8 @@ def test_pillow_and_tensorflow_see_the_same_pixels(format, mode, tmp_path):
     assert expected.getextrema() != ((0, 0),) * 3
 
 
-@pytest.mark.parametrize("mode", ["I", "I;16"])
-def test_16_bit_gray_is_as_bright_as_8_bit(mode, tmp_path):
-    in_mode(mode).save(tmp_path / "x.png")
+def test_16_bit_gray_is_as_bright_as_8_bit(tmp_path):
+    in_mode("I;16").save(tmp_path / "x.png")
     found = np.asarray(images.load_image(tmp_path / "x.png"), float).mean()
     assert found == pytest.approx(np.asarray(smooth().convert("L"), float).mean(), abs=0.5)
 
@@ -290,6 +290,8 @@ def pillow_crop(encoded, seed, size):
 def test_training_crop_is_close_to_pillow(photographs, size):
     mean = []
     for index, encoded in enumerate(photographs):
+        if jpeg_orientation(encoded) != 1:
+            continue  # `pillow_crop` does not turn; `test_exif_orientation` checks that
         expected, _ = pillow_crop(encoded, (index, 1), size)
         found = decoding.decode_and_random_crop(encoded, size, (index, 1))
         mean.append(difference(found, expected).mean())
@@ -301,7 +303,7 @@ def test_enlarged_windows_equal_pillow(photographs):
     checked = 0
     for index, encoded in enumerate(photographs):
         expected, window = pillow_crop(encoded, (index, 1), 224)
-        if max(window[2:]) <= 224:
+        if jpeg_orientation(encoded) == 1 and max(window[2:]) <= 224:
             found = decoding.decode_and_random_crop(encoded, 224, (index, 1))
             # At the window's border the chroma of the pixels outside is not there to interpolate.
             assert difference(found, expected)[4:-4, 4:-4].max() <= 2

@@ -19,13 +19,13 @@ from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import INTEGER
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.models.network import build
+from keras_mobileone.quantization.calibration import CALIBRATION_IMAGES
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.recipe import Recipe
 from keras_mobileone.training.trainer import Trainer
 
 TRAINED = "model.keras"
 DEPLOY = "deploy.keras"
-CALIBRATION_IMAGES = 100
 EVALUATION_BATCH = 32
 
 
