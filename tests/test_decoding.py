@@ -4,9 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from keras_mobileone.data import decoding, images
+from keras_mobileone.data.examples import BadImage, inspect_image
+from keras_mobileone.data.exif import jpeg_orientation
 
 tf = pytest.importorskip("tensorflow")
 
@@ -62,6 +64,100 @@ def test_kinds_of_files(format, mode):
         assert found.dtype == np.uint8
         # Pillow and TensorFlow convert CMYK with different rounding.
         assert difference(found, expected).max() <= (2 if mode == "CMYK" else 0)
+
+
+MODES = ["1", "L", "LA", "I", "I;16", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "F"]
+STORED = {
+    "JPEG": ("1", "L", "RGB", "CMYK", "YCbCr"),
+    "PNG": ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"),
+    "BMP": ("1", "L", "P", "RGB", "RGBA"),
+    "WEBP": ("L", "LA", "P", "PA", "RGB", "RGBA", "1", "I", "I;16", "F", "CMYK", "YCbCr", "HSV"),
+    "GIF": ("1", "L", "P", "RGB", "RGBA"),
+}
+
+
+def in_mode(mode):
+    if mode.startswith("I"):  # all 16 bits are used
+        levels = np.asarray(smooth().convert("L"), np.uint16) * 257 - 30 * (mode == "I")
+        picture = Image.fromarray(levels)
+        return picture if mode == "I;16" else picture.convert("I")
+    if mode == "PA":
+        return smooth().convert("RGBA").convert("PA")
+    if mode in ("HSV", "LAB", "F"):
+        return smooth().convert(mode) if mode != "LAB" else Image.new("LAB", (160, 120), 100)
+    return smooth().convert(mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("format", STORED)
+def test_pillow_and_tensorflow_see_the_same_pixels(format, mode, tmp_path):
+    """All modes in all formats that can store them: equal pixels, or refused for TFRecords."""
+    try:
+        encoded = encode(in_mode(mode), format, **({"lossless": True} if format == "WEBP" else {}))
+    except (OSError, KeyError, ValueError):
+        assert mode not in STORED[format]
+        pytest.skip("Pillow can't write it")
+    (tmp_path / "x").write_bytes(encoded)
+    expected = images.load_image(tmp_path / "x")
+    try:
+        found = decoding.decode(encoded)
+    except tf.errors.InvalidArgumentError:
+        assert (format, mode) == ("BMP", "1")
+        with pytest.raises(BadImage, match="save it as PNG"):
+            inspect_image(encoded)
+        return
+    with Image.open(io.BytesIO(encoded)) as stored:
+        allowed = 2 if stored.mode == "CMYK" else 0
+    assert difference(found, expected).max() <= allowed
+    assert inspect_image(encoded)["image/width"] == 160
+    assert expected.getextrema() != ((0, 0),) * 3
+
+
+def test_16_bit_gray_is_as_bright_as_8_bit(tmp_path):
+    in_mode("I;16").save(tmp_path / "x.png")
+    found = np.asarray(images.load_image(tmp_path / "x.png"), float).mean()
+    assert found == pytest.approx(np.asarray(smooth().convert("L"), float).mean(), abs=0.5)
+
+
+def test_an_animated_webp_is_refused_before_training():
+    frames = [Image.new("RGB", (9, 7), color) for color in ("red", "blue")]
+    encoded = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+    with pytest.raises(BadImage, match="save it as PNG"):
+        inspect_image(encoded)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("orientation", [None, *range(10)])
+def test_exif_orientation(orientation, order, tmp_path):
+    """Pillow's own `exif_transpose`, in every function that decodes."""
+    stored, exif = smooth(), Image.Exif()
+    exif.endian = "<" if order == "little" else ">"
+    exif[0x010F] = "maker of the camera"
+    if orientation is not None:
+        exif[0x0112] = orientation
+    encoded = encode(stored, exif=exif.tobytes())
+    (tmp_path / "x.jpg").write_bytes(encoded)
+    with Image.open(io.BytesIO(encoded)) as opened:
+        expected = ImageOps.exif_transpose(opened).convert("RGB")
+    assert difference(images.load_image(tmp_path / "x.jpg"), expected).max() == 0
+    for found in (decoding.decode(encoded), in_pipeline(decoding.decode, encoded)):
+        assert difference(found, expected).max() == 0
+    # A window that is the whole picture, so that what is left is the turning.
+    whole = {"seed": (1, 2), "area": (1, 1), "ratio": (0.75, 4 / 3)}
+    found = decoding.decode_and_random_crop(encoded, 40, **whole)
+    assert difference(found, expected.resize((40, 40), Image.Resampling.BILINEAR)).mean() < 3
+
+
+def test_orientation_of_damaged_exif():
+    """Whatever the block says, the picture is decoded."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = exif.tobytes()
+    for cut in range(6, len(block)):
+        encoded = encode(smooth(16, 12), exif=block[:cut])
+        assert decoding.decode(encoded).shape in ((12, 16, 3), (16, 12, 3))
+    far = block[:10] + b"\xff" * 4 + block[14:]
+    assert decoding.decode(encode(smooth(16, 12), exif=far)).shape == (12, 16, 3)
 
 
 def test_first_frame_of_a_gif():
@@ -194,6 +290,8 @@ def pillow_crop(encoded, seed, size):
 def test_training_crop_is_close_to_pillow(photographs, size):
     mean = []
     for index, encoded in enumerate(photographs):
+        if jpeg_orientation(encoded) != 1:
+            continue  # `pillow_crop` does not turn; `test_exif_orientation` checks that
         expected, _ = pillow_crop(encoded, (index, 1), size)
         found = decoding.decode_and_random_crop(encoded, size, (index, 1))
         mean.append(difference(found, expected).mean())
@@ -205,7 +303,7 @@ def test_enlarged_windows_equal_pillow(photographs):
     checked = 0
     for index, encoded in enumerate(photographs):
         expected, window = pillow_crop(encoded, (index, 1), 224)
-        if max(window[2:]) <= 224:
+        if jpeg_orientation(encoded) == 1 and max(window[2:]) <= 224:
             found = decoding.decode_and_random_crop(encoded, 224, (index, 1))
             # At the window's border the chroma of the pixels outside is not there to interpolate.
             assert difference(found, expected)[4:-4, 4:-4].max() <= 2

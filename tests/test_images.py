@@ -5,7 +5,14 @@ import pytest
 from PIL import Image
 
 from keras_mobileone import evaluation_crop, load_image
-from keras_mobileone.data.images import list_images, list_labelled_images, load_crops
+from keras_mobileone.data.folders import ClassFolders
+from keras_mobileone.data.images import (
+    find_images,
+    left_out_sentence,
+    list_images,
+    list_labelled_images,
+    load_crops,
+)
 
 
 @pytest.fixture
@@ -141,6 +148,32 @@ def test_images_are_listed_in_order(folders):
 def test_labels_come_from_the_folders(folders):
     labels = [(path.name, label) for path, label in list_labelled_images(folders)]
     assert labels == [("a.jpg", 0), ("b.JPEG", 0), ("c.png", 999)]
+
+
+def test_links_are_followed_and_hidden_files_skipped(folders, picture, tmp_path_factory):
+    """Class folders that are links, a link to one file, and links that lead back up."""
+    other = tmp_path_factory.mktemp("other")
+    (folders / "n15075141").rename(other / "n15075141")
+    (folders / "n15075141").symlink_to(other / "n15075141")
+    (folders / "n01440764" / "d.jpg").symlink_to(other / "n15075141" / "c.png")
+    (folders / "n01440764" / "up").symlink_to(folders)
+    (other / "n15075141" / "self").symlink_to(other / "n15075141")
+    hidden = ("n01440764/._a.jpg", "n01440764/.ipynb_checkpoints/a.jpg", "__MACOSX/a.jpg")
+    for name in (*hidden, ".thumbnails/a.jpg", "n01440764/x.gif", "n01440764/y.JFIF"):
+        (folders / name).parent.mkdir(exist_ok=True)
+        picture().save(folders / name, "PNG")
+    names = [str(path.relative_to(folders)) for path in list_images(folders)]
+    wanted = ["n01440764/a.jpg", "n01440764/b.JPEG", "n01440764/d.jpg", "n15075141/c.png"]
+    assert names == wanted
+    _, left_out = find_images(folders)
+    assert left_out == {"hidden": 1, ".gif": 1, ".jfif": 1, ".txt": 1}
+    assert left_out_sentence(left_out) == "Files left out: 1 .gif, 1 .jfif, 1 .txt, 1 hidden."
+    assert left_out_sentence({}) == ""
+    # The reader of class folders is the same one.
+    source = ClassFolders(folders)
+    assert source.files == wanted
+    assert source.labels.tolist() == [0, 0, 0, 1]
+    assert source.left_out == left_out
 
 
 def test_a_directory_without_images_is_an_error(tmp_path):

@@ -13,9 +13,9 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_mobileone.data import imagenet, shuffling
-from keras_mobileone.data.folders import ClassFolders
+from keras_mobileone.data.folders import ClassFolders, folder_splits
 from keras_mobileone.data.records import Records
-from keras_mobileone.data.sources import open_source
+from keras_mobileone.data.sources import describe, open_source
 from keras_mobileone.data.tfrecord_writer import write_tfrecords
 
 needs_tfds = pytest.mark.skipif(
@@ -268,6 +268,53 @@ def test_other_names_of_the_folders(folders, tmp_path):
     shutil.copytree(folders, tmp_path / "data")
     (tmp_path / "data" / "val").rename(tmp_path / "data" / "validation")
     assert open_source(str(tmp_path / "data"), "val").images == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [("Training", "Testing"), ("train", "valid"), ("TRAIN", "Test"), ("training", "validation")],
+)
+def test_usual_names_of_splits(train, val, tmp_path):
+    """They are never two classes."""
+    for folder, count in ((train, 3), (val, 1)):
+        for index in range(count):
+            save_image(tmp_path / folder / "a" / f"{index}.jpg", index)
+            save_image(tmp_path / folder / "b" / f"{index}.jpg", index)
+    source = open_source(tmp_path, "train")
+    assert (source.classes, source.images) == (("a", "b"), 6)
+    assert open_source(tmp_path, "val").images == 2
+    assert describe(source) == f"6 images of 2 classes in {tmp_path / train}."
+
+
+def test_validation_images_come_before_test_images(tmp_path):
+    for name in ("train", "test", "valid"):
+        save_image(tmp_path / name / "a" / "0.jpg", 0)
+    assert folder_splits(tmp_path) == {"train": tmp_path / "train", "val": tmp_path / "valid"}
+
+
+def test_classes_that_are_called_like_splits(tmp_path):
+    for name in ("train", "test", "bus"):
+        save_image(tmp_path / name / "0.jpg", 0)
+    assert folder_splits(tmp_path) == {"train": tmp_path}
+    assert open_source(tmp_path, "train").classes == ("bus", "test", "train")
+
+
+def test_splits_without_classes_are_not_two_classes(tmp_path):
+    for name in ("Training", "Testing"):
+        save_image(tmp_path / name / "0.jpg", 0)
+    with pytest.raises(ValueError, match=r"one folder of images for each class in .*Training"):
+        open_source(tmp_path, "train")
+    save_image(tmp_path / "train" / "a" / "0.jpg", 0)
+    with pytest.raises(ValueError, match="Training and train"):
+        open_source(tmp_path, "train")
+
+
+def test_what_is_left_out_is_told(tmp_path):
+    for name in ("a/0.jpg", "b/0.jpg"):
+        save_image(tmp_path / name, 0)
+    (tmp_path / "a" / "x.gif").write_bytes(b"")
+    (tmp_path / "b" / "._0.jpg").write_bytes(b"")
+    assert describe(open_source(tmp_path, "train")).endswith("Files left out: 1 .gif, 1 hidden.")
 
 
 def strange_folders(root):

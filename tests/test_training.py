@@ -17,6 +17,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import keras_mobileone
+from keras_mobileone.data.pipeline import BadImages, sample_crops
+from keras_mobileone.data.sources import open_source
+from keras_mobileone.training import finalize
 from keras_mobileone.training.recipe import Phase, Recipe, get_recipe
 from keras_mobileone.training.train import train
 from keras_mobileone.variants import Variant
@@ -252,11 +255,64 @@ def broken_folders(folders, tmp_path):
 @pytest.mark.slow
 def test_broken_image_stops_with_its_name(broken_folders, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0, phases=(Phase(0, 32),))
-    with pytest.raises(ValueError, match=r"class(1.1|0.0)\.jpg, which is damaged.*skip-bad"):
+    with pytest.raises(ValueError, match=r"class(1.1|0.0)\.jpg, which can't be decoded.*skip-bad"):
         train(recipe, broken_folders, tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.fixture
+def many_broken(folders, tmp_path):
+    """Class folders in which every second training image is damaged."""
+    data = shutil.copytree(folders, tmp_path / "data")
+    for path in sorted((data / "train").rglob("*.jpg"))[::2]:
+        path.write_bytes(path.read_bytes()[:200])
+    return data
+
+
+def test_samples_are_drawn_in_place_of_broken_images(many_broken):
+    source = open_source(many_broken, "train")
+    bad = BadImages(skip=True)
+    crops = sample_crops(source, 12, 32, 0.875, 0, bad)
+    assert crops.shape == (12, 32, 32, 3)
+    assert bad.names
+    assert len(sample_crops(source, 100, 32, 0.875, 0, bad)) == IMAGES // 2
+    assert len(bad.names) == IMAGES // 2
+    with pytest.raises(ValueError, match=r"class\d.\d+\.jpg, which can't be decoded.*skip-bad"):
+        sample_crops(source, 12, 32, 0.875, 0)
+    for path in source.files:
+        (source.root / path).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="Received: none of 36"):
+        sample_crops(source, 12, 32, 0.875, 0, bad)
+
+
+def test_broken_images_do_not_end_an_export(many_broken, tmp_path, monkeypatch):
+    """The report stands before the exports, and `resume` finishes what is missing."""
+    recipe = dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0, phases=(Phase(0, 32),))
+    run, lines = tmp_path / "run", []
+
+    def fail(*arguments, **options):
+        raise OSError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finalize, "export_tflite", fail)
+        with pytest.raises(OSError, match="planted"):
+            train(recipe, many_broken, run, skip_bad=True, exports=["int8"], log=lines.append)
+    before = json.loads((run / "report.json").read_text())
+    assert (before["steps"], before["exports"]) == (STEPS, {})
+    assert lines[0] == f"Training: 36 images of 3 classes in {many_broken / 'train'}."
+    assert lines[1].startswith("Validation: 10 images of 3 classes")
+    report = train(recipe, many_broken, run, skip_bad=True, exports=["int8"], resume=True)
+    assert report.exports == {"int8": "model_int8.tflite"}
+    assert (run / "model_int8.tflite").is_file()
+    assert json.loads((run / "report.json").read_text())["exports"] == report.exports
+
+
+def test_one_class_is_refused(folders, tmp_path):
+    data = tmp_path / "one"
+    shutil.copytree(folders / "train" / "class0", data / "train" / "class0")
+    with pytest.raises(ValueError, match="at least two classes"):
+        train(RECIPE, data, tmp_path / "run")
+
+
 def test_broken_images_can_be_skipped(broken_folders, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=2, warmup_epochs=0, phases=(Phase(0, 32),))
     report = train(recipe, broken_folders, tmp_path / "run", skip_bad=True)

@@ -79,7 +79,9 @@ def train_command(recipe_name: str, teacher: Path | None, **options: Any) -> Non
     model = None if teacher is None else load_keras(teacher)
     data, output = options.pop("data"), options.pop("output")
     with resumable(output):
-        report = train(recipe, data, output, teacher=model, devices=devices, **options)
+        report = train(
+            recipe, data, output, teacher=model, devices=devices, log=click.echo, **options
+        )
     print_report(report)
 
 
@@ -109,6 +111,7 @@ def finetune_command(variant: str | None, weights: str, recipe_name: str, **opti
             weights=weights,
             recipe=recipe,
             devices=devices,
+            log=click.echo,
             **options,
         )
     print_report(report)

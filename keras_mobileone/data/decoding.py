@@ -10,6 +10,7 @@ add the file's name.
 
 import math
 
+from keras_mobileone.data.exif import jpeg_orientation, turn_upright
 from keras_mobileone.errors import InputValueError
 
 TRIES = 10  # of a random window before the central one, as in torchvision's RandomResizedCrop
@@ -20,6 +21,11 @@ TRIES = 10  # of a random window before the central one, as in torchvision's Ran
 HALVE_FROM = 1.6
 JPEG_RATIOS = (1, 2, 4, 8)
 
+# Sizes and places in a BMP file: its two headers, the first of them, where the pixels begin.
+BMP_HEADER = 54
+BMP_FILE_HEADER = 14
+BMP_PIXELS = 10
+
 # As Pillow; TensorFlow's default is off by about one level and hardly faster.
 DCT_METHOD = "INTEGER_ACCURATE"
 
@@ -28,11 +34,13 @@ def decode(encoded):
     """A whole photograph as RGB, whatever its kind: the bytes decide, not a file's name.
 
     Args:
-        encoded: Scalar string tensor: a JPEG (RGB, grey, CMYK or YCCK), PNG, BMP, WebP or GIF (its
+        encoded: Scalar string tensor: a JPEG (RGB, gray, CMYK or YCCK), PNG, BMP, WebP or GIF (its
             first frame).
 
     Returns:
-        uint8 tensor of shape (height, width, 3). Grey is repeated, alpha is dropped.
+        uint8 tensor of shape (height, width, 3), the same pixels as `load_image` gives. Gray is
+        repeated, alpha is dropped, of 16 bits the upper eight are kept. A JPEG is turned upright as
+        its Exif orientation says; other kinds of files are left as stored.
 
     Raises:
         tf.errors.InvalidArgumentError: For other bytes, and for a file cut short.
@@ -43,7 +51,8 @@ def decode(encoded):
     import tensorflow as tf
 
     def jpeg():
-        return tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD)
+        image = tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD)
+        return turn_upright(image, jpeg_orientation(encoded))
 
     image = tf.cond(tf.io.is_jpeg(encoded), jpeg, lambda: _decode_other(encoded))
     return tf.ensure_shape(image, (None, None, 3))
@@ -133,9 +142,15 @@ def decode_and_random_crop(encoded, size, seed, area=(0.08, 1.0), ratio=(3 / 4, 
 
     def jpeg():
         shape = tf.image.extract_jpeg_shape(encoded)
-        window = random_crop_window(shape[0], shape[1], seed, area, ratio)
+        orientation = jpeg_orientation(encoded)
+        lying = orientation >= 5  # height and width are exchanged
+        height, width = tf.where(lying, shape[1], shape[0]), tf.where(lying, shape[0], shape[1])
+        window = random_crop_window(height, width, seed, area, ratio)
+        # The window of the stored picture, at a mirrored place: all places are equally likely.
+        window = tf.where(lying, tf.gather(window, (1, 0, 3, 2)), window)
         image = _decode_window(encoded, window, size)[None]
-        return tf.raw_ops.ResizeBilinear(images=image, size=(size, size), half_pixel_centers=True)
+        image = tf.raw_ops.ResizeBilinear(images=image, size=(size, size), half_pixel_centers=True)
+        return turn_upright(image[0], orientation)[None]
 
     def other():
         image = _decode_other(encoded)
@@ -149,10 +164,12 @@ def decode_and_random_crop(encoded, size, seed, area=(0.08, 1.0), ratio=(3 / 4, 
 
 
 def evaluation_crop(encoded, size, crop_fraction=0.875):
-    """ImageNet's evaluation transform, the twin of `keras_mobileone.evaluation_crop`.
+    """ImageNet's evaluation transform for `tf.data`.
+
+    `keras_mobileone.evaluation_crop` is the same transform of a Pillow image.
 
     Resizes the short side to size / crop_fraction, bilinear with antialiasing, and cuts out the
-    centre; computes only the pixels that remain.
+    center; computes only the pixels that remain.
 
     Args:
         encoded: Scalar string tensor, as for `decode`.
@@ -205,10 +222,35 @@ def random_flip(image, seed):
 
 
 def _decode_other(encoded):
-    """What is no JPEG: uint8 (height, width, 3)."""
+    """Any kind of file but JPEG: uint8 (height, width, 3)."""
     import tensorflow as tf
 
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    def other():
+        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+    return tf.cond(tf.strings.substr(encoded, 0, 2) == b"BM", lambda: _decode_bmp(encoded), other)
+
+
+def _decode_bmp(encoded):
+    """A BMP: TensorFlow's decoder takes the indices of a palette for gray levels."""
+    import tensorflow as tf
+
+    pixels = tf.io.decode_bmp(encoded)
+    header = tf.cast(
+        tf.io.decode_raw(tf.strings.substr(encoded, 0, BMP_HEADER), tf.uint8), tf.int32
+    )
+
+    def number(place):
+        return tf.reduce_sum(header[place : place + 4] * tf.constant([1, 256, 256**2, 256**3]))
+
+    def palette():
+        start = BMP_FILE_HEADER + number(BMP_FILE_HEADER)
+        length = (number(BMP_PIXELS) - start) // 4 * 4
+        colors = tf.io.decode_raw(tf.strings.substr(encoded, start, length), tf.uint8)
+        colors = tf.reverse(tf.reshape(colors, (-1, 4))[:, :3], [1])  # stored as blue, green, red
+        return tf.gather(colors, tf.cast(pixels[..., 0], tf.int32))
+
+    return tf.cond(tf.shape(pixels)[-1] == 1, palette, lambda: pixels[..., :3])
 
 
 def _decode_window(encoded, window, size):

@@ -2,6 +2,11 @@
 
 import io
 
+import numpy as np
+
+from keras_mobileone.data.decoding import decode
+from keras_mobileone.data.images import to_rgb
+
 # What `tf.io.decode_image` reads, by Pillow's names; MPO is a JPEG with more pictures behind it.
 FORMATS = {name: name for name in ("JPEG", "PNG", "GIF", "BMP", "WEBP")} | {"MPO": "JPEG"}
 
@@ -25,11 +30,14 @@ def inspect_image(encoded: bytes) -> dict[str, int | str]:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             image.load()
+            pixels = np.asarray(to_rgb(image))
     except Exception as error:  # damaged files make Pillow raise errors of a dozen types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImage("no image" if "cannot identify" in reason else reason) from error
     if image.format not in FORMATS:
         raise BadImage(f"{image.format} is none of {', '.join(FORMATS)}")
+    if FORMATS[image.format] != "JPEG":
+        require_same_pixels(encoded, pixels)
     return {
         "image/height": image.height,
         "image/width": image.width,
@@ -37,6 +45,22 @@ def inspect_image(encoded: bytes) -> dict[str, int | str]:
         "image/colorspace": image.mode,
         "image/format": FORMATS[image.format],
     }
+
+
+def require_same_pixels(encoded: bytes, pixels: np.ndarray) -> None:
+    """Raises `BadImage` unless TensorFlow decodes the same pixels as Pillow.
+
+    TensorFlow does not read every variety of PNG, BMP and WebP, such as an animated WebP. Decoders
+    of JPEG may differ by rounding.
+    """
+    import tensorflow as tf
+
+    try:
+        found = decode(encoded).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise BadImage("a variety that TensorFlow does not decode; save it as PNG") from error
+    if not np.array_equal(found, pixels):
+        raise BadImage("a variety that TensorFlow decodes to other pixels; save it as PNG")
 
 
 def example_bytes(encoded: bytes, filename: bytes, label: int, synset: str, text: str | None):

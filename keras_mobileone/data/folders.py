@@ -1,20 +1,31 @@
 """Images in class folders."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_mobileone.data.images import IMAGE_SUFFIXES
+from keras_mobileone.data.images import (
+    IMAGE_SUFFIXES,
+    find_images,
+    is_hidden,
+    is_image,
+    left_out_sentence,
+)
 from keras_mobileone.data.shuffling import check_share, pass_range, permutation
 from keras_mobileone.errors import InputValueError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-VALIDATION_FOLDERS = ("val", "validation")
+# The usual names of the folders of a data set, in lower case, those that are preferred first.
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "test", "testing"),
+}
 
 
 class ClassFolders:
@@ -22,7 +33,8 @@ class ClassFolders:
 
     The labels follow the sorted names of the folders, which for WordNet ids is the order of
     ImageNet's indices: with all 1,000 folders the label is ImageNet's class index. Folders
-    within class folders are read too, names that begin with a dot are not.
+    within class folders are read too, symbolic links are followed, and hidden files and folders
+    are left out, see `find_images`.
 
     Args:
         root: The directory of the class folders.
@@ -35,9 +47,10 @@ class ClassFolders:
         name: `root`, for messages.
         files: Path of each image below `root`, sorted by class and name.
         labels: int64 array of shape (images,).
+        left_out: How many files were left out, by suffix, see `find_images`.
 
     Raises:
-        FileNotFoundError: If `root` is no directory.
+        FileNotFoundError: If `root` is not a directory.
         ValueError: If there is no class folder, one without images or one that `classes` does
             not name, or an image outside of the folders.
 
@@ -53,14 +66,15 @@ class ClassFolders:
         folders = class_folders(self.root)
         self.classes = tuple(folders if classes is None else classes)
         index = {name: label for label, name in enumerate(self.classes)}
-        self.files, labels = [], []
+        self.files, labels, self.left_out = [], [], Counter()
         for folder in folders:
             if folder not in index:
                 raise InputValueError(
                     f"Expected folders of the classes {some(self.classes)}. Received: folder "
                     f"{folder!r} in {self.root}. Remove or rename it."
                 )
-            found = folder_images(self.root, folder)
+            found, left_out = folder_images(self.root, folder)
+            self.left_out += left_out
             self.files += found
             labels.append(np.full(len(found), index[folder], np.int64))
         self.labels = np.concatenate(labels)
@@ -114,12 +128,12 @@ def class_folders(root: str | os.PathLike) -> list[str]:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"Expected a directory of class folders. Received: {root}, which is none."
+            f"Expected a directory of class folders. Received: {root}, which is not a directory."
         )
     names = []
     with os.scandir(root) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 names.append(entry.name)
@@ -136,51 +150,66 @@ def class_folders(root: str | os.PathLike) -> list[str]:
 
 
 def folder_splits(directory: str | os.PathLike) -> dict[str, Path]:
-    """Where the class folders are: "train", and "val" if there is one.
+    """Finds the directories of the class folders: "train", and "val" if there is one.
 
     Args:
-        directory: Holds train/ and perhaps val/ or validation/, or the class folders directly.
+        directory: Holds one folder for each split, or the class folders directly. A split goes by
+            one of the names in `SPLIT_FOLDERS`, in upper or lower case. Beside class folders, a
+            folder of such a name is a class itself, if it holds images rather than folders.
+
+    Returns:
+        Paths by split. For class folders alone, "train" is `directory`.
 
     Raises:
-        FileNotFoundError: If `directory` is none.
-        ValueError: If there is a validation folder beside no train/.
+        FileNotFoundError: If `directory` is not a directory.
+        ValueError: If there is a validation folder without a training folder, or if two folders
+            could be the training images.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(
-            f"Expected a directory of training images. Received: {directory}, which is none."
+            "Expected a directory of training images. Received: "
+            f"{directory}, which is not a directory."
         )
-    found = [directory / name for name in VALIDATION_FOLDERS if (directory / name).is_dir()]
-    train = directory / "train"
-    if train.is_dir():
-        return {"train": train, **({"val": found[0]} if found else {})}
-    if found:
+    known = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
+    folders = sorted(path for path in directory.iterdir() if path.is_dir())
+    folders = [path for path in folders if not is_hidden(path.name)]
+    only_splits = all(path.name.lower() in known for path in folders)
+    found = {split: [] for split in SPLIT_FOLDERS}
+    for path in folders:
+        split = known.get(path.name.lower())
+        if split and (only_splits or any(entry.is_dir() for entry in path.iterdir())):
+            found[split].append(path)
+    if len(found["train"]) > 1:
         raise InputValueError(
-            f"Expected training images in {train}, beside {found[0].name}. Received: no such "
-            "folder. For training on class folders alone, name the directory that holds them."
+            f"Expected one folder of training images in {directory}. Received: "
+            f"{' and '.join(path.name for path in found['train'])}. Name the one to take, or "
+            "rename the other."
+        )
+    # Of several, that which comes first among the names: validation before test images.
+    order = SPLIT_FOLDERS["val"].index
+    val = sorted(found["val"], key=lambda path: order(path.name.lower()))[:1]
+    if found["train"]:
+        return {"train": found["train"][0], **({"val": val[0]} if val else {})}
+    if val:
+        raise InputValueError(
+            f"Expected training images in {directory / 'train'}, beside {val[0].name}. Received: "
+            "no such folder. For training on class folders alone, name the directory that holds "
+            "them."
         )
     return {"train": directory}
 
 
-def folder_images(root: Path, folder: str) -> list[str]:
-    """Sorted paths below `root` of the images in one of its class folders."""
-    found = []
-    # `os.walk` reads a folder in one go and asks nothing about the single file.
-    for place, below, names in os.walk(root / folder):
-        below[:] = [name for name in below if not name.startswith(".")]
-        prefix = os.path.relpath(place, root)
-        found += [os.path.join(prefix, name) for name in names if is_image(name)]
+def folder_images(root: Path, folder: str) -> tuple[list[str], Counter]:
+    """Sorted paths below `root` of the images in a class folder, and what was left out."""
+    found, left_out = find_images(root / folder)
     if not found:
         raise InputValueError(
             f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in each class folder. Received: none "
-            f"in {root / folder}. Remove the folder, or add its images."
+            f"in {root / folder}. {left_out_sentence(left_out)} Remove the folder, or add its "
+            "images.".replace("  ", " ")
         )
-    return sorted(found)
-
-
-def is_image(name: str) -> bool:
-    """Whether a file name is an image's; hidden ones are not."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    return sorted(os.path.join(folder, name) for name in found), left_out
 
 
 def some(names: Sequence[str], count: int = 5) -> str:

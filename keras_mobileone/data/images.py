@@ -1,24 +1,48 @@
 """Reading photographs from disk: class folders, and the transform used for evaluation."""
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from keras_mobileone.data.exif import ORIENTATION_TAG
 from keras_mobileone.data.imagenet import class_index
 from keras_mobileone.errors import InputValueError
 
 EXAMPLE_IMAGE = "cat.png"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+JPEG_FORMATS = ("JPEG", "MPO")  # by Pillow's names
+# Pillow's `Image.Transpose` by Exif orientation.
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 DECODE_THREADS = 2
 LOOKAHEAD = 64  # images decoded before they are asked for
 
 
 def load_image(path: str | os.PathLike):
-    """A photograph as an RGB `PIL.Image`, whatever its mode on disk (grey, CMYK, palette).
+    """Reads a photograph as an RGB `PIL.Image`, whatever its mode on disk (gray, CMYK, palette).
+
+    The pixels are the same ones as in training: gray is repeated, alpha is dropped, of 16 bits the
+    upper eight are kept, and of an animation the first frame is taken. A JPEG is turned upright as
+    its Exif orientation says, as photographs of phones need it; other kinds of files are left as
+    they are stored.
+
+    Args:
+        path: The image file.
+
+    Returns:
+        RGB `PIL.Image`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -30,12 +54,32 @@ def load_image(path: str | os.PathLike):
         raise FileNotFoundError(f"Expected an image file. Received: {path}, which does not exist.")
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputValueError(
             f"Expected a whole image file. Received: {path}, which can't be decoded "
             f"({str(error).split(' /')[0]}). Remove or replace it."
         ) from error
+
+
+def to_rgb(image: Any) -> Any:
+    """Converts an opened `PIL.Image` to upright RGB, see `load_image`."""
+    from PIL import Image
+
+    # Exif alone: Pillow's `exif_transpose` also takes orientations from XMP, and turns other
+    # formats than JPEG, none of which TensorFlow's decoders in training know about.
+    orientation = 1
+    if image.format in JPEG_FORMATS:
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(ORIENTATION_TAG, 1)
+    if image.mode.startswith("I"):
+        # Pillow's `convert` clips 16 bits at 255.
+        levels = np.asarray(image)
+        image = Image.fromarray((np.clip(levels, 0, 2**16 - 1) >> 8).astype(np.uint8))
+    rgb = image.convert("RGB")
+    turn = TURNS.get(orientation)
+    return rgb if turn is None else rgb.transpose(Image.Transpose[turn])
 
 
 def example_image(size: tuple[int, int]) -> np.ndarray:
@@ -59,6 +103,9 @@ def example_path() -> Path:
 
 def evaluation_crop(image, size: int = 224, crop_fraction: float = 0.875) -> np.ndarray:
     """ImageNet's evaluation transform.
+
+    `keras_mobileone.data.decoding.evaluation_crop` is the same transform as TensorFlow ops, which
+    the batches of validation are made with.
 
     Resizes the short side to size / crop_fraction, bilinear with Pillow's antialiasing, and cuts
     out the centre.
@@ -85,7 +132,15 @@ def evaluation_crop(image, size: int = 224, crop_fraction: float = 0.875) -> np.
 
 
 def list_images(directory: str | os.PathLike) -> list[Path]:
-    """Every image file below `directory`, sorted.
+    """Lists every image file below `directory`, sorted.
+
+    Symbolic links are followed. Hidden files and folders are left out, see `find_images`.
+
+    Args:
+        directory: Where to look.
+
+    Returns:
+        Paths that begin with `directory`.
 
     Raises:
         FileNotFoundError: If the directory does not exist.
@@ -94,34 +149,94 @@ def list_images(directory: str | os.PathLike) -> list[Path]:
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(
-            f"Expected a directory of images. Received: {directory}, which is none."
+            f"Expected a directory of images. Received: {directory}, which is not a directory."
         )
-    found = sorted(p for p in directory.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
+    files, left_out = find_images(directory)
+    if not files:
         raise InputValueError(
             f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {directory} or below. "
-            "Received: none."
+            f"Received: none. {left_out_sentence(left_out)}".rstrip()
         )
-    return found
+    return sorted(directory / file for file in files)
+
+
+def find_images(directory: str | os.PathLike) -> tuple[list[str], Counter]:
+    """Finds the image files below a directory: the one reader of directories.
+
+    Symbolic links to files and to directories are followed, except a link to a directory that
+    contains the link. What file managers and notebooks leave behind is skipped: names that begin
+    with a dot, such as `._a.jpg` and `.ipynb_checkpoints`, and `__MACOSX`.
+
+    Args:
+        directory: Where to look, at any depth.
+
+    Returns:
+        The paths below `directory` in the order of the disk, and how many files were left out by
+        suffix, where `"hidden"` counts the hidden files beside images.
+    """
+    files, left_out = [], Counter()
+    # `os.walk` reads a folder in one go and asks nothing about the single file.
+    for place, below, names in os.walk(directory, followlinks=True):
+        below[:] = [name for name in below if not is_hidden(name) and not _is_loop(place, name)]
+        prefix = os.path.relpath(place, directory)
+        for name in names:
+            if is_image(name):
+                files.append(os.path.normpath(os.path.join(prefix, name)))
+            else:
+                suffix = os.path.splitext(name)[1].lower() or "no suffix"
+                left_out["hidden" if is_hidden(name) else suffix] += 1
+    return files, left_out
+
+
+def left_out_sentence(left_out: Mapping[str, int]) -> str:
+    """Says how many files were left out and of which suffixes; empty if there are none."""
+    if not left_out:
+        return ""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
+    return f"Files left out: {kinds}."
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not meant to be seen, such as `._a.jpg` or `__MACOSX`."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is that of an image, and not hidden."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)
+
+
+def _is_loop(place: str, name: str) -> bool:
+    """Whether a folder is a link to one that contains it."""
+    path = os.path.join(place, name)
+    if not os.path.islink(path):
+        return False
+    target, here = os.path.realpath(path), os.path.realpath(place)
+    return os.path.commonpath([target, here]) == target
 
 
 def list_labelled_images(directory: str | os.PathLike) -> list[tuple[Path, int]]:
-    """Images below `directory` with ImageNet's class index, from folders named by WordNet id.
+    """Lists images in folders named by WordNet id, with ImageNet's class indices.
+
+    Args:
+        directory: Where to look, see `list_images`.
+
+    Returns:
+        Pairs of a path and its class index.
 
     Raises:
         FileNotFoundError: If the directory does not exist.
         ValueError: If it holds no image, or one in a folder that names no ImageNet class.
     """
-    labelled = []
-    for path in list_images(directory):
-        wnid = path.parent.name
-        if wnid not in class_index():
-            raise InputValueError(
-                "Expected class folders named by ImageNet's WordNet ids, such as n01440764. "
-                f"Received: folder {wnid!r} with {path.name}."
-            )
-        labelled.append((path, class_index()[wnid]))
-    return labelled
+    paths = list_images(directory)
+    labels = image_labels(paths)
+    if labels is None:
+        path = next(path for path in paths if path.parent.name not in class_index())
+        raise InputValueError(
+            "Expected class folders named by ImageNet's WordNet ids, such as n01440764. "
+            f"Received: folder {path.parent.name!r} with {path.name}."
+        )
+    return list(zip(paths, labels.tolist(), strict=True))
 
 
 def image_labels(

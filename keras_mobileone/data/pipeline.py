@@ -12,6 +12,7 @@ from keras_mobileone.data.decoding import (
     random_flip,
 )
 from keras_mobileone.data.sources import Source
+from keras_mobileone.errors import InputValueError
 
 _POLICIES = {"autoaugment": auto_augment, "randaugment": rand_augment}
 
@@ -208,7 +209,12 @@ def _note_broken(names, whole, bad):
 
 
 def sample_crops(
-    source: Source, count: int, image_size: int, crop_fraction: float, seed: int
+    source: Source,
+    count: int,
+    image_size: int,
+    crop_fraction: float,
+    seed: int,
+    bad: BadImages | None = None,
 ) -> np.ndarray:
     """Center crops of images drawn at random from a source.
 
@@ -216,14 +222,42 @@ def sample_crops(
         source: Where the images come from.
         count: How many to draw; all of them if there are fewer.
         image_size: Side of a crop in pixels.
-        crop_fraction: Of the evaluation transform.
+        crop_fraction: Share of the evaluation transform's short side, see `Variant.crop_fraction`.
         seed: Decides which images are drawn.
+        bad: What to do about broken files. Others are drawn in place of skipped ones.
 
     Returns:
-        uint8 (count, image_size, image_size, 3).
+        uint8 array of shape (count, image_size, image_size, 3).
+
+    Raises:
+        ValueError: For a file that can't be decoded, with its name, unless such files are skipped;
+            and if no file can be decoded.
     """
-    crops = [
-        evaluation_crop(element["encoded"], image_size, crop_fraction)
-        for element in source.stream(seed=seed).take(min(count, source.images))
-    ]
+    import tensorflow as tf
+
+    bad = bad or BadImages()
+    crops = []
+    for element in source.stream(seed=seed).take(source.images):
+        if len(crops) == count:
+            break
+        try:
+            crops.append(evaluation_crop(element["encoded"], image_size, crop_fraction).numpy())
+        except tf.errors.InvalidArgumentError as error:
+            name = element["name"].numpy().decode(errors="replace")
+            if not bad.skip:
+                raise broken_image(name) from error
+            bad.names.add(name)
+    if not crops:
+        raise InputValueError(
+            f"Expected images that can be decoded in {source.name}. Received: none of "
+            f"{source.images}."
+        )
     return np.stack(crops)
+
+
+def broken_image(name: str) -> InputValueError:
+    """The error for a file that can't be decoded."""
+    return InputValueError(
+        f"Expected whole images. Received: {name}, which can't be decoded: it is damaged, or of a "
+        "kind that is not supported. Replace the file, or leave such files out with --skip-bad."
+    )

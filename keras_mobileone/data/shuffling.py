@@ -1,6 +1,6 @@
-from keras_mobileone.errors import InputValueError
+"""Deterministic per-epoch shuffling: the order follows from (seed, epoch) alone."""
 
-"""The order of endless shuffled passes over a data set: a function of seed and pass alone."""
+from keras_mobileone.errors import InputValueError
 
 
 def permutation(count, seed, number):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from keras_mobileone.data.folders import ClassFolders, class_folders, folder_splits
+from keras_mobileone.data.images import left_out_sentence
 from keras_mobileone.data.records import (
     RecordKeys,
     Records,
@@ -64,8 +65,8 @@ def open_source(
     """The training or validation images of a data set.
 
     Args:
-        data: A directory with train/ and perhaps val/ or validation/, each with one folder of
-            images for each class; a directory of class folders, for training alone; a directory
+        data: A directory with train/ and perhaps val/, or other usual names, each with one folder
+            of images for each class; a directory of class folders, for training alone; a directory
             of TFRecords, by `keras-mobileone write-tfrecords` or by TensorFlow's scripts for
             ImageNet; or `"tfds:NAME"`, a data set that tensorflow-datasets has prepared on
             this machine.
@@ -98,6 +99,14 @@ def open_source(
     if split == "val" and classes is None:
         classes = class_folders(splits["train"])
     return ClassFolders(splits[split], classes)
+
+
+def describe(source: Source) -> str:
+    """One line about a source: its images, its classes, and the files that were left out."""
+    line = f"{source.images} images of {len(source.classes)} classes in {source.name}."
+    if isinstance(source, ClassFolders):
+        line = f"{line} {left_out_sentence(source.left_out)}".rstrip()
+    return line
 
 
 def open_tfds(name: str, split: str, classes: Sequence[str] | None = None) -> Records | None:

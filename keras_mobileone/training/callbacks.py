@@ -87,4 +87,4 @@ def write_log(path: Path, history: list[dict]) -> None:
     writer.writeheader()
     writer.writerows(history)
     with atomic_write(path) as temporary:
-        temporary.write_text(text.getvalue())
+        temporary.write_text(text.getvalue(), encoding="utf-8")

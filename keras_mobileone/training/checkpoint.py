@@ -1,4 +1,4 @@
-"""The state of a training run in one file, written whole or not at all."""
+"""The state of a training run in one file, which is written atomically."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def read_state(path: str | os.PathLike) -> tuple[list[np.ndarray], dict[str, Any
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputValueError(
             f"Expected a whole checkpoint. Received: {path}, which is damaged ({error}). "
-            "Start the training again in another directory."
+            "Start a new run in another directory."
         ) from error
 
 

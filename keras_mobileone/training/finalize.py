@@ -19,13 +19,13 @@ from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.files import atomic_write
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.models.network import build
+from keras_mobileone.quantization.calibration import CALIBRATION_IMAGES
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.recipe import Recipe
 from keras_mobileone.training.trainer import Trainer
 
 TRAINED = "model.keras"
 DEPLOY = "deploy.keras"
-CALIBRATION_IMAGES = 100
 EVALUATION_BATCH = 32
 
 
@@ -67,9 +67,9 @@ class TrainingReport:
     conditions: dict[str, str]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the report as JSON, whole or not at all."""
+        """Writes the report as JSON, atomically."""
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, keras.Model]:
@@ -118,6 +118,7 @@ def export_files(
     source: Source,
     precisions: Sequence[str],
     directory: Path,
+    bad: BadImages,
 ) -> dict[str, str]:
     """Writes TFLite files of the fused model; training images calibrate int8."""
     files = {}
@@ -130,6 +131,7 @@ def export_files(
                 recipe.image_size,
                 recipe.variant.crop_fraction,
                 recipe.seed,
+                bad,
             )
             if precision in INTEGER
             else None

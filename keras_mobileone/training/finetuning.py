@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_mobileone.applications import KNOWN_WEIGHTS, MobileOne
 from keras_mobileone.data.imagenet import PRETRAINED_CLASSES, preprocess_input
-from keras_mobileone.data.pipeline import sample_crops
+from keras_mobileone.data.pipeline import BadImages, sample_crops
 from keras_mobileone.data.sources import Source
 from keras_mobileone.models.network import CLASSIFIER_NAME, build
 from keras_mobileone.models.unfusing import unfuse
@@ -36,7 +36,7 @@ def finetune(
     """Fine-tunes pretrained weights on images of any number of classes.
 
     The features come from `weights`, train-time or fused (see `unfuse`); the classifier starts at
-    zero, so that its first errors do not shake the features.
+    zero, so that early gradients do not disturb the pretrained features.
 
     Args:
         data: Class folders or TFRecords, see `train`.
@@ -60,11 +60,12 @@ def finetune(
         variant = get_variant(variant)
     recipe = dataclasses.replace(recipe, variant=variant or recipe.variant)
     path = weights_path(recipe.variant, weights)
+    bad = BadImages(bool(options.get("skip_bad")))
     return train(
         recipe,
         data,
         output,
-        initial=lambda source: pretrained_network(recipe, path, source),
+        initial=lambda source: pretrained_network(recipe, path, source, bad),
         **options,
     )
 
@@ -85,7 +86,9 @@ def weights_path(variant: Variant, weights: str | os.PathLike) -> Path:
         return find_weights(weights, variant, deploy=True)
 
 
-def pretrained_network(recipe: Recipe, path: Path, source: Source) -> keras.Model:
+def pretrained_network(
+    recipe: Recipe, path: Path, source: Source, bad: BadImages | None = None
+) -> keras.Model:
     """The train-time model with the features of a weight file and a classifier of zeros."""
     variant = recipe.variant
     fused = is_fused(read_weights(variant, path))
@@ -98,6 +101,7 @@ def pretrained_network(recipe: Recipe, path: Path, source: Source) -> keras.Mode
                 recipe.image_size,
                 recipe.variant.crop_fraction,
                 recipe.seed,
+                bad,
             )
         )
         features = unfuse(features, variant, images)

@@ -1,5 +1,7 @@
 """SGD in PyTorch's meaning, and the schedules of its rate and decay."""
 
+from contextvars import ContextVar
+
 import keras
 from keras import ops
 
@@ -7,6 +9,10 @@ from keras_mobileone.compat import variable_index
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.fused_updates import resource_of
 from keras_mobileone.training.recipe import Recipe
+
+# The weight decay of the step that `SGD.apply` is in. As an attribute of the optimizer, a tensor of
+# a finished trace would be kept.
+_STEP_DECAY: ContextVar = ContextVar("step_decay", default=None)
 
 
 @keras.saving.register_keras_serializable(package="keras_mobileone")
@@ -48,14 +54,20 @@ class SGD(keras.optimizers.Optimizer):
         self.velocities = self.add_optimizer_variables(variables, "velocity")
 
     def apply(self, grads, trainable_variables=None):
-        # Once for all variables: a schedule is two dozen operators.
-        self._step_decay = self.current_decay()
-        return super().apply(grads, trainable_variables)
+        # The decay is computed once for all variables, because a schedule is two dozen operators.
+        # It is a tensor of the step that is being traced, and must not outlive it.
+        step_decay = _STEP_DECAY.set(self.current_decay())
+        try:
+            return super().apply(grads, trainable_variables)
+        finally:
+            _STEP_DECAY.reset(step_decay)
 
     def update_step(self, gradient, variable, learning_rate):
         gradient = ops.cast(gradient, variable.dtype)
         if len(variable.shape) > 1:
-            gradient = gradient + ops.cast(self._step_decay, variable.dtype) * variable
+            decay = _STEP_DECAY.get()
+            decay = self.current_decay() if decay is None else decay
+            gradient = gradient + ops.cast(decay, variable.dtype) * variable
         velocity = self.velocities[variable_index(self, variable)]
         rate, momentum = (ops.cast(x, variable.dtype) for x in (learning_rate, self.momentum))
         resources = resource_of(variable), resource_of(velocity)

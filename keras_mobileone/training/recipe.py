@@ -172,7 +172,8 @@ class Recipe:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the recipe as JSON, which `get_recipe` reads."""
-        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        Path(path).write_text(text, encoding="utf-8")
 
 
 SETTINGS = sorted({f.name for f in dataclasses.fields(Recipe) if f.compare} - {"name", "phases"})
@@ -214,7 +215,7 @@ def get_recipe(name: str | os.PathLike) -> Recipe:
             f"Received: {str(name)!r}."
         )
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
         data["variant"] = Variant(**data["variant"])
         data["phases"] = [Phase(**phase) for phase in data["phases"]]
         return Recipe(**data)

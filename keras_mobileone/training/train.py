@@ -11,14 +11,16 @@ from pathlib import Path
 import keras
 
 from keras_mobileone.choices import SAVE_EVERY
+from keras_mobileone.data.folders import some
 from keras_mobileone.data.pipeline import (
     Augmentation,
     BadImages,
+    broken_image,
     evaluation_batches,
     first_broken,
     training_batches,
 )
-from keras_mobileone.data.sources import Source, open_source
+from keras_mobileone.data.sources import Source, describe, open_source
 from keras_mobileone.errors import InputValueError, MissingPackageError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
@@ -58,6 +60,7 @@ def train(
     save_every: int = SAVE_EVERY,
     tensorboard: bool = False,
     exports: Sequence[str] = (),
+    log: Callable[[str], object] | None = None,
 ) -> TrainingReport | None:
     """Trains a MobileOne, and fuses, evaluates and exports it in the end.
 
@@ -81,6 +84,7 @@ def train(
         save_every: Steps between checkpoints inside an epoch; one more is written after each epoch.
         tensorboard: Write TensorBoard logs too (needs the package tensorboard).
         exports: Precisions of `export_tflite`, for files of the finished model.
+        log: Called with a line about the training images and one about the validation images.
 
     Returns:
         The report; None on all machines but the first.
@@ -112,7 +116,16 @@ def train(
             f"Expected at least one batch of {recipe.batch_size} training images. Received: "
             f"{source.images} in {data}. Lower it with --set batch_size=…."
         )
+    if len(source.classes) < 2:
+        raise InputValueError(
+            f"Expected at least two classes to tell apart. Received: {some(source.classes)} in "
+            f"{data}. Name the directory that holds one folder for each class."
+        )
     check_service(data_service, skip_bad)
+    if log is not None and devices.chief:
+        log(f"Training: {describe(source)}")
+        if validation is not None:
+            log(f"Validation: {describe(validation)}")
     directory = Path(output)
     logs = [tensorboard_callback(directory / "tensorboard")] if tensorboard else []
     steps_per_epoch = source.images // recipe.batch_size
@@ -144,7 +157,6 @@ def train(
     right, agreed = (None, None)
     if validation is not None:
         right, agreed = compare_models(models, recipe, validation, bad)
-    files = export_files(models[DEPLOY], recipe, source, exports, directory)
     report = TrainingReport(
         directory=str(directory),
         recipe=recipe,
@@ -156,11 +168,16 @@ def train(
         top1=right,
         agreement=agreed,
         averaged=bool(trainer.averages),
-        exports=files,
+        exports={},
         skipped=sorted(bad.names),
         seconds=round(progress.seconds, 1),
         conditions=conditions(recipe, devices),
     )
+    # Before the exports: if one fails, the report of the training is there, and `resume` has only
+    # the exports to make.
+    report.save(directory / REPORT)
+    files = export_files(models[DEPLOY], recipe, source, exports, directory, bad)
+    report = dataclasses.replace(report, exports=files, skipped=sorted(bad.names))
     report.save(directory / REPORT)
     return report
 
@@ -214,10 +231,7 @@ class Run:
         if name is None and self.val_source is not None:
             name = first_broken(self.val_source.stream())
         if name is not None:
-            raise InputValueError(
-                f"Expected whole images. Received: {name}, which is damaged. Replace the file, or "
-                "leave such files out with --skip-bad."
-            ) from error
+            raise broken_image(name) from error
 
     def stretch(self, step: int) -> tuple[int, int, int, Phase]:
         """The next call of `fit`: first and last epoch, steps in each, phase.

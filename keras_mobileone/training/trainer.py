@@ -158,7 +158,7 @@ class Trainer(keras.Model):
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Inside, the network has the averaged weights."""
+        """Temporarily swaps in the averaged (EMA) weights."""
         before = self.network.get_weights()
         self.network.set_weights([ops.convert_to_numpy(average) for average in self.averages])
         try:
