@@ -92,9 +92,13 @@ def short_demo() -> str:
         f"MobileOne-S0 with the authors' ImageNet weights. Accuracy is measured on {images} "
         f"photographs of ImageNet; int8 was calibrated on {report.calibration_images} others. "
         f"Latency is the median on {c['processor']} with {c['threads']} thread, batch 1, "
-        f"ai-edge-litert {c['ai-edge-litert']}. This processor has no integer dot products, so "
-        "that int8 makes the file smaller but not faster there."
+        f"ai-edge-litert {c['ai-edge-litert']}."
     )
+    if "vnni" not in c["processor"]:
+        text += (
+            " This processor has no integer dot products, so int8 makes the file smaller but not "
+            "faster there."
+        )
     header = ("", "size", "latency", "top-1", "same class as Keras")
     return "\n\n".join([markdown_table(header, rows), text])
 
