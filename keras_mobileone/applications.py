@@ -1,8 +1,11 @@
 """`MobileOneS0` … `MobileOneS4`, in the manner of Keras Applications."""
 
+import inspect
 import os
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any, TypeVar
 
 import keras
 
@@ -24,68 +27,102 @@ DEFAULT_SIZE = 224
 MIN_SIZE = 32
 KNOWN_WEIGHTS = ", ".join(f"'{name}'" for name in PRETRAINED_CLASSES)
 
-_ARGUMENTS = """
-    Args:
-        include_top: Whether to add global average pooling and the classifier.
-        weights: None (random); `"imagenet"`; `"imagenette"` (S0 with classes=10, comes with this
-            package); or the path of a weight file: safetensors in the authors' or timm's naming,
-            fused or not; a PyTorch state dict (needs torch); this package's own `.keras` or
-            `.weights.h5`.
-        input_tensor: Keras tensor to use as image input.
-        input_shape: (height, width, channels) of the images, at least 32 pixels each way. Without
-            top, height and width may be None. (224, 224, 3) by default, (None, None, 3) without
-            top.
-        pooling: Without top: None for the last feature map, `"avg"` or `"max"` for its pooled
-            features.
-        classes: Size of the classifier's output.
-        classifier_activation: Activation of the classifier; None for logits.
-        name: Name of the model.
-        deploy: Build the fused network of stock Keras layers, for inference.
+Activation = str | Callable | None
+Shape = tuple[int | None, int | None, int]
+Builder = TypeVar("Builder", bound=Callable)
 
-    Input shape:
-        (batch, height, width, 3) float32: RGB normalized by `preprocess_input`.
+_DOCUMENTATION = """
+Reference:
 
-    Output shape:
-        (batch, classes) with top. Without: (batch, ceil(height / 32), ceil(width / 32), channels),
-        or (batch, channels) when pooled.
+- [MobileOne: An Improved One millisecond Mobile Backbone](
+  https://arxiv.org/abs/2206.04040) (CVPR 2023)
 
-    Returns:
-        A Functional `keras.Model`, whose layers `"stage1"` … `"stage4"` give the feature maps at
-        strides 4, 8, 16 and 32. A train-time model has a method `fuse()`.
+Images must be normalized by `keras_mobileone.preprocess_input` before they reach the model.
 
-    Raises:
-        ValueError: For arguments that contradict each other, and weights that do not fit.
-        FileNotFoundError: When the weights are found nowhere.
+Args:
+    {variant}include_top: Whether to include the classifier at the top of the network: global
+        average pooling and a dense layer.
+    weights: One of `None` (random initialization), `"imagenet"`, `"imagenette"` (ten classes, S0
+        only, shipped with this package), or the path of a weight file: safetensors with the
+        authors' or timm's names, fused or not; a PyTorch state dict (needs torch); this package's
+        own `.keras` or `.weights.h5`.
+    input_tensor: Optional Keras tensor to use as image input for the model.
+    input_shape: Optional tuple `(height, width, channels)`, at least 32 pixels each way. Without
+        top, height and width may be `None`. `(224, 224, 3)` by default, `(None, None, 3)`
+        without top.
+    pooling: Optional pooling mode when `include_top` is `False`: `None` for the feature map of the
+        last stage, `"avg"` or `"max"` for its global average or maximum pooling.
+    classes: Number of classes of the classifier. `weights="imagenette"` implies 10.
+    classifier_activation: Activation of the classifier. `None` returns the logits.
+    name: Name of the model.
+    deploy: Whether to build the fused network of stock Keras layers, for inference, instead of the
+        branches for training.
+
+Input shape:
+    `(batch, height, width, 3)`, float32: RGB normalized by `preprocess_input`.
+
+Output shape:
+    `(batch, classes)` with top. Without top,
+    `(batch, ceil(height / 32), ceil(width / 32), channels)`, or `(batch, channels)` when pooled.
+
+Returns:
+    A Functional `keras.Model`, whose layers `"stage1"` … `"stage4"` give the feature maps at
+    strides 4, 8, 16 and 32. A train-time model has a method `fuse()`.
+
+Raises:
+    ValueError: If arguments contradict each other, or the weights do not fit.
+    TypeError: If `weights` or `input_tensor` has a type that does not fit.
+    FileNotFoundError: If the weights are not found anywhere.
+
+Example:
+
+{example}
+"""
+_VARIANT_ARGUMENT = """variant: `"s0"` … `"s4"`, or a `Variant` of your own.
+    """
+_OWN_VARIANT = """
+>>> tiny = keras_mobileone.Variant("tiny", widths=(0.5, 0.5, 0.5, 0.5), depths=(1, 2, 2, 1))
+>>> keras_mobileone.MobileOne(tiny, weights=None, classes=10).output_shape
+(None, 10)
+"""
+_NAMED_VARIANT = """
+>>> model = keras_mobileone.{name}(weights=None, deploy=True, input_shape=(64, 64, 3))
+>>> model.output_shape
+(None, 1000)
 """
 
 
+def _documented(builder: Builder) -> Builder:
+    """Completes the docstring of a function by what all of them have in common."""
+    any_variant = "variant" in inspect.signature(builder).parameters
+    example = _OWN_VARIANT if any_variant else _NAMED_VARIANT.format(name=builder.__name__)
+    common = _DOCUMENTATION.format(
+        variant=_VARIANT_ARGUMENT if any_variant else "", example=example.strip()
+    )
+    builder.__doc__ = f"{inspect.cleandoc(builder.__doc__ or '')}\n{common}"
+    return builder
+
+
+@_documented
 def MobileOne(
     variant: Variant | str,
     include_top: bool = True,
     weights: str | os.PathLike | None = "imagenet",
-    input_tensor=None,
-    input_shape: tuple[int | None, int | None, int] | None = None,
+    input_tensor: Any = None,
+    input_shape: Shape | None = None,
     pooling: str | None = None,
     classes: int = NUM_CLASSES,
-    classifier_activation="softmax",
+    classifier_activation: Activation = "softmax",
     name: str | None = None,
     *,
     deploy: bool = False,
 ) -> keras.Model:
-    """Instantiates any MobileOne: `variant` is `"s0"` … `"s4"` or a `Variant` of your own.
-
-    Reference: [MobileOne: An Improved One millisecond Mobile Backbone](
-    https://arxiv.org/abs/2206.04040) (CVPR 2023).
-    {arguments}
-    Example:
-
-    >>> tiny = keras_mobileone.Variant("tiny", widths=(0.5, 0.5, 0.5, 0.5), depths=(1, 2, 2, 1))
-    >>> keras_mobileone.MobileOne(tiny, weights=None, classes=10).output_shape
-    (None, 10)
-    """
+    """Instantiates the MobileOne architecture of any variant."""
     require_channels_last()
     if isinstance(variant, str):
         variant = get_variant(variant)
+    if weights == "imagenette" and classes == NUM_CLASSES:
+        classes = PRETRAINED_CLASSES[weights]
     _check_arguments(include_top, weights, pooling, classes, classifier_activation)
     image, inputs = _image_input(input_tensor, input_shape, include_top, weights)
     arguments = {
@@ -100,8 +137,10 @@ def MobileOne(
     if weights is None:
         model = build(variant, deploy=deploy, **arguments)
     else:
-        known = weights in PRETRAINED_CLASSES
-        path = find_weights(weights, variant, deploy) if known else Path(weights)
+        if weights in PRETRAINED_CLASSES:
+            path = find_weights(str(weights), variant, deploy)
+        else:
+            path = Path(weights)
         model = model_from_weights(variant, path, deploy=deploy, **arguments)
     if inputs is None and image.shape[3] == 3:
         labels = unique_labels(class_table(weights)) if weights == "imagenette" else None
@@ -112,7 +151,14 @@ def MobileOne(
     return model
 
 
-def _check_arguments(include_top, weights, pooling, classes, classifier_activation):
+def _check_arguments(
+    include_top: bool,
+    weights: Any,
+    pooling: str | None,
+    classes: Any,
+    classifier_activation: Activation,
+) -> None:
+    """Raises if an argument has a wrong type or value, or contradicts another one."""
     if not isinstance(weights, (str, os.PathLike, type(None))):
         raise InputTypeError(
             f"`weights` must be None, {KNOWN_WEIGHTS} or the path of a file. "
@@ -145,8 +191,10 @@ def _check_arguments(include_top, weights, pooling, classes, classifier_activati
         )
 
 
-def _image_input(input_tensor, input_shape, include_top, weights):
-    """The image tensor to build on, and the inputs of the model (None when they are the same)."""
+def _image_input(
+    input_tensor: Any, input_shape: Shape | None, include_top: bool, weights: Any
+) -> tuple[Any, Any]:
+    """The image tensor to build on, and the inputs of the model (None if they are the same)."""
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
             raise InputTypeError(
@@ -169,7 +217,8 @@ def _image_input(input_tensor, input_shape, include_top, weights):
     return keras.Input(tuple(input_shape), name="image"), None
 
 
-def _check_shape(shape, include_top, weights):
+def _check_shape(shape: tuple[int | None, ...], include_top: bool, weights: Any) -> None:
+    """Raises if images of this shape do not fit the network or the weights."""
     if len(shape) != 3 or shape[2] is None:
         raise InputValueError(
             "The input shape must be (height, width, channels), channels last. "
@@ -191,53 +240,159 @@ def _check_shape(shape, include_top, weights):
         )
 
 
-def _application(variant: Variant, function_name: str, note: str):
-    def application(
-        include_top=True,
-        weights="imagenet",
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=NUM_CLASSES,
-        classifier_activation="softmax",
-        name=None,
-        *,
-        deploy=False,
-    ):
-        return MobileOne(
-            variant,
-            include_top,
-            weights,
-            input_tensor,
-            input_shape,
-            pooling,
-            classes,
-            classifier_activation,
-            name,
-            deploy=deploy,
-        )
+@_documented
+def MobileOneS0(
+    include_top: bool = True,
+    weights: str | os.PathLike | None = "imagenet",
+    input_tensor: Any = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = NUM_CLASSES,
+    classifier_activation: Activation = "softmax",
+    name: str | None = None,
+    *,
+    deploy: bool = False,
+) -> keras.Model:
+    """Instantiates the MobileOneS0 architecture.
 
-    application.__name__ = application.__qualname__ = function_name
-    application.__doc__ = f"""Instantiates {function_name}: {note}
-
-    Reference: [MobileOne: An Improved One millisecond Mobile Backbone](
-    https://arxiv.org/abs/2206.04040) (CVPR 2023).
-    {_ARGUMENTS}
-    Example:
-
-    >>> keras_mobileone.{function_name}(weights=None, deploy=True).output_shape
-    (None, 1000)
+    It has 2.1 M parameters when fused, and 71.4 % top-1 accuracy on ImageNet.
     """
-    return application
+    return MobileOne(
+        S0,
+        include_top,
+        weights,
+        input_tensor,
+        input_shape,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        deploy=deploy,
+    )
 
 
-MobileOne.__doc__ = MobileOne.__doc__.replace("{arguments}", _ARGUMENTS)
+@_documented
+def MobileOneS1(
+    include_top: bool = True,
+    weights: str | os.PathLike | None = "imagenet",
+    input_tensor: Any = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = NUM_CLASSES,
+    classifier_activation: Activation = "softmax",
+    name: str | None = None,
+    *,
+    deploy: bool = False,
+) -> keras.Model:
+    """Instantiates the MobileOneS1 architecture.
 
-MobileOneS0 = _application(S0, "MobileOneS0", "2.1 M deploy parameters, 71.4 % ImageNet top-1.")
-MobileOneS1 = _application(S1, "MobileOneS1", "4.8 M deploy parameters, 75.9 % ImageNet top-1.")
-MobileOneS2 = _application(S2, "MobileOneS2", "7.8 M deploy parameters, 77.4 % ImageNet top-1.")
-MobileOneS3 = _application(S3, "MobileOneS3", "10.1 M deploy parameters, 78.1 % ImageNet top-1.")
-MobileOneS4 = _application(S4, "MobileOneS4", "14.8 M deploy parameters, 79.4 % ImageNet top-1.")
+    It has 4.8 M parameters when fused, and 75.9 % top-1 accuracy on ImageNet.
+    """
+    return MobileOne(
+        S1,
+        include_top,
+        weights,
+        input_tensor,
+        input_shape,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        deploy=deploy,
+    )
+
+
+@_documented
+def MobileOneS2(
+    include_top: bool = True,
+    weights: str | os.PathLike | None = "imagenet",
+    input_tensor: Any = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = NUM_CLASSES,
+    classifier_activation: Activation = "softmax",
+    name: str | None = None,
+    *,
+    deploy: bool = False,
+) -> keras.Model:
+    """Instantiates the MobileOneS2 architecture.
+
+    It has 7.8 M parameters when fused, and 77.4 % top-1 accuracy on ImageNet.
+    """
+    return MobileOne(
+        S2,
+        include_top,
+        weights,
+        input_tensor,
+        input_shape,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        deploy=deploy,
+    )
+
+
+@_documented
+def MobileOneS3(
+    include_top: bool = True,
+    weights: str | os.PathLike | None = "imagenet",
+    input_tensor: Any = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = NUM_CLASSES,
+    classifier_activation: Activation = "softmax",
+    name: str | None = None,
+    *,
+    deploy: bool = False,
+) -> keras.Model:
+    """Instantiates the MobileOneS3 architecture.
+
+    It has 10.1 M parameters when fused, and 78.1 % top-1 accuracy on ImageNet.
+    """
+    return MobileOne(
+        S3,
+        include_top,
+        weights,
+        input_tensor,
+        input_shape,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        deploy=deploy,
+    )
+
+
+@_documented
+def MobileOneS4(
+    include_top: bool = True,
+    weights: str | os.PathLike | None = "imagenet",
+    input_tensor: Any = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int = NUM_CLASSES,
+    classifier_activation: Activation = "softmax",
+    name: str | None = None,
+    *,
+    deploy: bool = False,
+) -> keras.Model:
+    """Instantiates the MobileOneS4 architecture.
+
+    It has 14.8 M parameters when fused, and 79.4 % top-1 accuracy on ImageNet.
+    """
+    return MobileOne(
+        S4,
+        include_top,
+        weights,
+        input_tensor,
+        input_shape,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        deploy=deploy,
+    )
 
 
 def list_models(filter: str = "", pretrained: bool = False) -> list[str]:

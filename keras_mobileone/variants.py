@@ -1,4 +1,4 @@
-"""What MobileOne-S0 … S4 are: widths, branches and squeeze-and-excitation, as frozen data.
+"""Widths, branches and squeeze-and-excitation of MobileOne-S0 … S4, as frozen data.
 
 Source: table 2 of the paper (arXiv 2206.04040) and `mobileone.py` of
 github.com/apple/ml-mobileone.
@@ -6,15 +6,29 @@ github.com/apple/ml-mobileone.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 
-from keras_mobileone.errors import InputValueError
+from keras_mobileone.errors import InputTypeError, InputValueError
 
 STAGE_NAMES = ("stage1", "stage2", "stage3", "stage4")
+
+# The fields of a `Variant` with one entry for each stage, and what each field must hold.
+_STAGE_FIELDS = ("widths", "se_pairs", "depths", "base_filters")
+_FIELD_TYPES = (
+    (("widths",), Real, "a tuple of four numbers, one for each stage"),
+    (
+        ("se_pairs", "depths", "base_filters"),
+        Integral,
+        "a tuple of four integers, one for each stage",
+    ),
+    (("num_conv_branches",), Integral, "an integer"),
+    (("se_ratio", "crop_fraction"), Real, "a number"),
+)
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One MobileOne block of a network: what to build, and where it stands.
+    """One MobileOne block of a network: its arguments and its place.
 
     Attributes:
         name: Name of its layer, e.g. `"stage3_pair2_pointwise"`.
@@ -41,22 +55,23 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class Variant:
-    """A member of the MobileOne family, or a network of your own in its manner.
+    """The architecture of a MobileOne: a published one, or one of your own.
 
     Attributes:
         name: Used for the model and in reports.
         widths: Multiplier of `base_filters` for each of the four stages.
         num_conv_branches: Number k of convolution branches of each block at train time; the stem
             has 1.
-        se_pairs: For each stage, how many of its last depthwise + pointwise pairs have
-            squeeze-and-excitation (in both blocks).
+        se_pairs: For each stage, how many of its last pairs (depthwise and pointwise block) have
+            squeeze-and-excitation, in both blocks.
         depths: Pairs in each stage.
         base_filters: Channels of each stage at width 1.
         se_ratio: Reduction inside squeeze-and-excitation.
-        crop_fraction: Side of the centre crop over the resized short side, for evaluation.
+        crop_fraction: Side of the center crop over the resized short side, for evaluation.
 
     Raises:
-        ValueError: If a field is out of range or the tuples differ in length from four.
+        TypeError: If a field has the wrong type.
+        ValueError: If a field is out of range, or a tuple does not have four entries.
 
     Example:
 
@@ -74,8 +89,9 @@ class Variant:
     se_ratio: float = 1 / 16
     crop_fraction: float = 0.9
 
-    def __post_init__(self):
-        for field in ("widths", "se_pairs", "depths", "base_filters"):
+    def __post_init__(self) -> None:
+        self._require_types()
+        for field in _STAGE_FIELDS:
             value = tuple(getattr(self, field))
             if len(value) != len(STAGE_NAMES):
                 raise InputValueError(
@@ -83,6 +99,33 @@ class Variant:
                     f"Received: {field}={value}."
                 )
             object.__setattr__(self, field, value)
+        self._require_ranges()
+
+    def _require_types(self) -> None:
+        """Raises if a field has the type of another one, as after a slip in the order."""
+        if not isinstance(self.name, str):
+            raise InputTypeError(
+                "`name` must be a string; it is the first argument of a Variant. "
+                f"Received: name={self.name!r}."
+            )
+        for fields, kind, expected in _FIELD_TYPES:
+            for field in fields:
+                value = getattr(self, field)
+                if isinstance(value, (tuple, list)) != (field in _STAGE_FIELDS):
+                    wrong = True
+                else:
+                    entries = value if field in _STAGE_FIELDS else (value,)
+                    wrong = any(
+                        isinstance(entry, bool) or not isinstance(entry, kind) for entry in entries
+                    )
+                if wrong:
+                    raise InputTypeError(
+                        f"`{field}` must be {expected}. Received: {field}={value!r}. "
+                        "Name the arguments of a Variant, so that none takes another's place."
+                    )
+
+    def _require_ranges(self) -> None:
+        """Raises if the value of a field is out of range."""
         if min(self.widths) <= 0 or min(self.stage_filters) < 1:
             raise InputValueError(
                 "`widths` must leave each stage at least one channel. "
@@ -145,10 +188,18 @@ VARIANTS = {"s0": S0, "s1": S1, "s2": S2, "s3": S3, "s4": S4}
 
 
 def get_variant(name: str) -> Variant:
-    """The variant called `name`: `"s0"` … `"s4"`, or `"mobileone_s0"` …, in any case.
+    """Returns a published variant by its name.
+
+    Args:
+        name: `"s0"` … `"s4"`, or `"mobileone_s0"` … `"mobileone_s4"`, in upper or lower case.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If no variant has that name.
+
+    Example:
+
+    >>> get_variant("S0").num_conv_branches
+    4
     """
     key = name.lower().removeprefix("mobileone").lstrip("_-")
     if key not in VARIANTS:

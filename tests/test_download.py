@@ -158,6 +158,14 @@ def test_the_error_tells_what_was_sought_and_where(behaviour, cache, server, mon
     assert files_below(cache) == []
 
 
+def test_a_variable_that_is_not_set_is_not_printed_as_empty(cache, server):
+    server.behaviour = "missing"
+    with pytest.raises(FileNotFoundError) as raised:
+        pretrained.find_imagenet_weights(S0, deploy=False)
+    assert "KERAS_MOBILEONE_WEIGHTS=" not in str(raised.value)
+    assert f"Searched: {cache};" in str(raised.value)
+
+
 def test_an_unknown_checksum_is_said_to_be_unknown(cache, server, monkeypatch):
     server.behaviour = "missing"
     with pytest.raises(FileNotFoundError, match="sha256 not known"):

@@ -80,11 +80,16 @@ def test_the_ten_classes():
     assert class_table("imagenette")[0][1] == "tench"
 
 
+def test_the_weights_imply_their_classes():
+    model = keras_mobileone.MobileOneS0(weights="imagenette", deploy=True, input_shape=(64, 64, 3))
+    assert model.output_shape == (None, 10)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({}, "classes=10"),
         ({"classes": 11}, "classes=10"),
+        ({"classes": 9, "deploy": True}, "classes=9"),
         ({"weights": "imagenete"}, "'imagenette'"),
     ],
 )

@@ -138,3 +138,19 @@ def test_an_unknown_variant_is_answered_with_the_known_ones(wrong):
     with pytest.raises(ValueError, match="s0, s1, s2, s3, s4") as raised:
         get_variant(wrong)
     assert repr(wrong) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mine", 4, (1, 1, 1, 1)), "`widths` must be a tuple of four numbers"),
+        (("mine", (1, 1, 1, 1), (0, 0, 0, 0)), "`num_conv_branches` must be an integer"),
+        (("mine", ("1", 1, 1, 1)), "`widths` must be a tuple of four numbers"),
+        (("mine", (1, 1, 1, 1), 1, 2), "`se_pairs` must be a tuple of four integers"),
+        (((1, 1, 1, 1), 4), "`name` must be a string"),
+    ],
+)
+def test_an_argument_in_the_place_of_another_is_named(arguments, words):
+    with pytest.raises(TypeError, match=words) as raised:
+        Variant(*arguments)
+    assert "Received: " in str(raised.value) and "\n" not in str(raised.value)

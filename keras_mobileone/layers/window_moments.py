@@ -211,11 +211,12 @@ def _tap_products(x: Tensor, c: Tensor) -> Tensor:
 
 
 def _tap_products_gradient(x: Tensor, both: Tensor, constants: Tensor) -> Tensor:
-    """The gradient of each pixel: Σ_j both(i, j) · tap j + constants(i), over windows whose tap i
-    the pixel is.
+    """The gradient of each pixel, summed over the windows of which it is a tap i.
 
-    This is one convolution, whose kernel adds up `both` for each lag, and one constant; pixels near
-    the border are taps of fewer windows, which is corrected in the rows and columns at the border.
+    It is Σ_j both(i, j) · tap j + constants(i).
+
+    All pixels together get one convolution, whose kernel adds up `both` for each lag, and one
+    constant. Pixels at the border are taps of fewer windows, which is corrected there.
 
     Args:
         x: Shape (B, H, W, C).

@@ -130,7 +130,8 @@ def find_imagenet_weights(variant: Variant, deploy: bool) -> Path:
     directory, cache = os.environ.get(DIRECTORY_VARIABLE), _cache_directory()
     if directory and not Path(directory).is_dir():
         raise FileNotFoundError(
-            f"{DIRECTORY_VARIABLE} must name a directory. Received: {directory}, which is none."
+            f"{DIRECTORY_VARIABLE} must name a directory. Received: {directory}. "
+            "Create it, or unset the variable."
         )
     unusable = None
     for place in filter(None, (directory, cache)):
@@ -144,6 +145,8 @@ def find_imagenet_weights(variant: Variant, deploy: bool) -> Path:
     try:
         return download(wanted, cache)
     except OSError as error:
+        places = [f"{DIRECTORY_VARIABLE}={directory}"] if directory else []
+        searched = ", ".join([*places, str(cache)])
         fused = (
             f" {unusable} is there, but it is fused and makes only a deploy model: "
             "pass deploy=True to use it."
@@ -152,9 +155,10 @@ def find_imagenet_weights(variant: Variant, deploy: bool) -> Path:
         )
         raise FileNotFoundError(
             f"No ImageNet weights for {variant.name}. Wanted: {wanted.filename} "
-            f"({wanted.megabytes} MB, sha256 {wanted.sha256 or 'not known'}). Searched: "
-            f"(1) {DIRECTORY_VARIABLE}={directory or ''}, (2) {cache}, (3) {wanted.url}: {error}. "
-            f"Fetch it by hand and put it into (1) or (2).{fused}"
+            f"({wanted.megabytes} MB, sha256 {wanted.sha256 or 'not known'}). "
+            f"Searched: {searched}; downloaded from {wanted.url}: {error}. "
+            f"Fetch it by hand and put it into {cache}, or into a directory that "
+            f"{DIRECTORY_VARIABLE} names.{fused}"
         ) from error
 
 
