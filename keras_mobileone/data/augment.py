@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -26,27 +27,27 @@ LUMA = (19595.0, 38470.0, 7471.0)
 # Geometry.
 
 
-def shear_x(image, level):
+def shear_x(image: Any, level: Any) -> Any:
     """Row y moves left by level · y: Pillow's affine transform (1, level, 0, 0, 1, 0)."""
     return _affine(image, (1.0, level, 0.0, 0.0, 1.0, 0.0))
 
 
-def shear_y(image, level):
+def shear_y(image: Any, level: Any) -> Any:
     """Column x moves up by level · x: Pillow's affine transform (1, 0, 0, level, 1, 0)."""
     return _affine(image, (1.0, 0.0, 0.0, level, 1.0, 0.0))
 
 
-def translate_x(image, pixels):
+def translate_x(image: Any, pixels: Any) -> Any:
     """Moves the picture left: Pillow's affine transform (1, 0, pixels, 0, 1, 0)."""
     return _affine(image, (1.0, 0.0, pixels, 0.0, 1.0, 0.0))
 
 
-def translate_y(image, pixels):
+def translate_y(image: Any, pixels: Any) -> Any:
     """Moves the picture up: Pillow's affine transform (1, 0, 0, 0, 1, pixels)."""
     return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, pixels))
 
 
-def rotate(image, degrees):
+def rotate(image: Any, degrees: Any) -> Any:
     """Turns the picture counterclockwise about its centre: Pillow's `Image.rotate`."""
     import tensorflow as tf
 
@@ -60,12 +61,12 @@ def rotate(image, degrees):
 # Tables of 256 values.
 
 
-def invert(image):
+def invert(image: Any) -> Any:
     """255 − value: Pillow's `ImageOps.invert`."""
     return 255 - image
 
 
-def solarize(image, threshold):
+def solarize(image: Any, threshold: Any) -> Any:
     """Inverts the values from `threshold` (0 to 256) on: Pillow's `ImageOps.solarize`."""
     import tensorflow as tf
 
@@ -73,7 +74,7 @@ def solarize(image, threshold):
     return tf.where(bright, 255 - image, image)
 
 
-def solarize_add(image, addition):
+def solarize_add(image: Any, addition: Any) -> Any:
     """Adds `addition` (0 to 255, its fraction is dropped) to the values below 128."""
     import tensorflow as tf
 
@@ -83,7 +84,7 @@ def solarize_add(image, addition):
     return tf.where(image < SOLARIZE_ADD_BELOW, sums, image)
 
 
-def posterize(image, bits):
+def posterize(image: Any, bits: Any) -> Any:
     """Keeps the highest `bits` (0 to 8) of each value: Pillow's `ImageOps.posterize`."""
     import tensorflow as tf
 
@@ -92,7 +93,7 @@ def posterize(image, bits):
     return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
 
-def autocontrast(image):
+def autocontrast(image: Any) -> Any:
     """Stretches each channel to 0 … 255, a constant one excepted: `ImageOps.autocontrast`."""
     import tensorflow as tf
 
@@ -105,7 +106,7 @@ def autocontrast(image):
     return _look_up(image, tf.where(high > low, table, values))
 
 
-def equalize(image):
+def equalize(image: Any) -> Any:
     """Flattens each channel's histogram: Pillow's `ImageOps.equalize`."""
     import tensorflow as tf
 
@@ -125,12 +126,12 @@ def equalize(image):
 # beyond.
 
 
-def color(image, factor):
+def color(image: Any, factor: Any) -> Any:
     """Saturation, from grey at 0: Pillow's `ImageEnhance.Color`."""
     return _blend(_grey(image), image, factor)
 
 
-def contrast(image, factor):
+def contrast(image: Any, factor: Any) -> Any:
     """Contrast, from the mean grey at 0: Pillow's `ImageEnhance.Contrast`."""
     import tensorflow as tf
 
@@ -139,12 +140,12 @@ def contrast(image, factor):
     return _blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
 
 
-def brightness(image, factor):
+def brightness(image: Any, factor: Any) -> Any:
     """Brightness, from black at 0: Pillow's `ImageEnhance.Brightness`."""
     return _blend(0.0, image, factor)
 
 
-def sharpness(image, factor):
+def sharpness(image: Any, factor: Any) -> Any:
     """Sharpness, from a blur at 0: Pillow's `ImageEnhance.Sharpness`."""
     import tensorflow as tf
 
@@ -230,7 +231,7 @@ IMAGENET_POLICY = (
 )
 
 
-def auto_augment(image, seed, strength=1.0):
+def auto_augment(image: Any, seed: Any, strength: Any = 1.0) -> Any:
     """AutoAugment's policy for ImageNet (arXiv 1805.09501): one of 25 pairs of operations.
 
     Args:
@@ -264,7 +265,14 @@ def auto_augment(image, seed, strength=1.0):
     return image
 
 
-def rand_augment(image, seed, strength=1.0, operations=2, magnitude=7.0, deviation=0.5):
+def rand_augment(
+    image: Any,
+    seed: Any,
+    strength: Any = 1.0,
+    operations: Any = 2,
+    magnitude: Any = 7.0,
+    deviation: Any = 0.5,
+) -> Any:
     """RandAugment (arXiv 1909.13719) with the magnitudes of mmpretrain's recipe for MobileOne.
 
     Draws `operations` of the 15 in `RAND_AUGMENT`, with repetition. Each runs with probability
@@ -315,7 +323,16 @@ def rand_augment(image, seed, strength=1.0, operations=2, magnitude=7.0, deviati
     return image
 
 
-def _augment(image, ranges, operation, probability, runs, level, negative, strength):
+def _augment(
+    image: Any,
+    ranges: Any,
+    operation: Any,
+    probability: Any,
+    runs: Any,
+    level: Any,
+    negative: Any,
+    strength: Any,
+) -> Any:
     """Runs the operation number `operation` if the draw `runs` is below its probability.
 
     Args:
@@ -345,14 +362,14 @@ def _by_amount() -> dict[str, Callable]:
     """Each operation as a function of (picture, amount), where amount 0 changes nothing."""
     import tensorflow as tf
 
-    def plain(operation):
+    def plain(operation: Any) -> Any:
         return lambda image, amount: operation(image)
 
-    def enhancing(operation):
+    def enhancing(operation: Any) -> Any:
         return lambda image, amount: operation(image, 1 + amount)
 
-    def moving(operation, axis):
-        def move(image, amount):
+    def moving(operation: Any, axis: Any) -> Any:
+        def move(image: Any, amount: Any) -> Any:
             return operation(image, amount * tf.cast(tf.shape(image)[axis], tf.float32))
 
         return move
@@ -392,7 +409,7 @@ def _policy_table() -> dict[str, np.ndarray]:
     }
 
 
-def _affine(image, matrix):
+def _affine(image: Any, matrix: Any) -> Any:
     """Pixel (x, y) of the result is the one of `image` at (a·x + b·y + c, d·x + e·y + f)."""
     import tensorflow as tf
 
@@ -415,14 +432,14 @@ def _affine(image, matrix):
     return tf.ensure_shape(tf.bitwise.bitwise_xor(moved, fill), image.shape)
 
 
-def _channel_index(image):
+def _channel_index(image: Any) -> Any:
     """Row of each value in a (3 · 256) table: int32 of the picture's shape."""
     import tensorflow as tf
 
     return tf.cast(image, tf.int32) + tf.constant([0, 256, 512])
 
 
-def _look_up(image, table):
+def _look_up(image: Any, table: Any) -> Any:
     """Replaces each value by its entry in its channel's column of `table`, shape (256, 3)."""
     import tensorflow as tf
 
@@ -430,7 +447,7 @@ def _look_up(image, table):
     return tf.gather(flat, _channel_index(image))
 
 
-def _grey(image):
+def _grey(image: Any) -> Any:
     """Pillow's conversion to grey: float32 (height, width, 1), whole numbers."""
     import tensorflow as tf
 
@@ -438,7 +455,7 @@ def _grey(image):
     return tf.floor((luma + 0x8000) / 0x10000)
 
 
-def _blend(degenerate, image, factor):
+def _blend(degenerate: Any, image: Any, factor: Any) -> Any:
     """Pillow's `Image.blend`, which drops the fraction."""
     import tensorflow as tf
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keras_mobileone.data.folders import ClassFolders, class_folders, folder_splits
 from keras_mobileone.data.images import left_out_sentence
@@ -149,7 +149,7 @@ def open_tfds(name: str, split: str, classes: Sequence[str] | None = None) -> Re
     )
 
 
-def _tfds_builder(name: str):
+def _tfds_builder(name: str) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -166,7 +166,7 @@ def _tfds_builder(name: str):
         ) from error
 
 
-def _tfds_keys(name: str, features) -> tuple[RecordKeys, list[str]]:
+def _tfds_keys(name: str, features: Any) -> tuple[RecordKeys, list[str]]:
     """Where the records of a data set have what, and the names of its classes."""
     import tensorflow_datasets as tfds
 

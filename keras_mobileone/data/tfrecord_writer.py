@@ -122,7 +122,8 @@ def write_tfrecords(
     missing = [shard for shard in plan if shard.file not in kept]
     if missing:
         (output / DATASET_FILE).unlink(missing_ok=True)
-    Writer(directory, output, journal).write(missing, kept, threads or os.cpu_count(), progress)
+    threads = threads or os.cpu_count() or 1
+    Writer(directory, output, journal).write(missing, kept, threads, progress)
     return finish(output, plan, classes, journal.done, skip_bad)
 
 
@@ -194,7 +195,7 @@ class Journal:
         ValueError: If `output` holds other files, or shards of another plan.
     """
 
-    def __init__(self, output: Path, plan: list[Shard]):
+    def __init__(self, output: Path, plan: list[Shard]) -> None:
         self.path = output / UNFINISHED_FILE
         self.fingerprint = fingerprint(plan)
         self.done: dict[str, Written] = {}
@@ -236,14 +237,14 @@ class Journal:
             self.done[shard.file] = written
             self._save()
 
-    def _save(self):
+    def _save(self) -> None:
         content = {
             "fingerprint": self.fingerprint,
             "shards": {file: asdict(written) for file, written in sorted(self.done.items())},
         }
         _write_json(self.path, content)
 
-    def _read(self):
+    def _read(self) -> None:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             before = content["fingerprint"]
@@ -263,7 +264,7 @@ class Journal:
 class Writer:
     """Writes shards in threads."""
 
-    def __init__(self, directory: Path, output: Path, journal: Journal):
+    def __init__(self, directory: Path, output: Path, journal: Journal) -> None:
         self.directory = directory
         self.output = output
         self.journal = journal
@@ -271,7 +272,13 @@ class Writer:
         self.stop = threading.Event()
         self.counts: dict[str, int] = {}
 
-    def write(self, plan: list[Shard], kept: set[str], threads: int, progress) -> None:
+    def write(
+        self,
+        plan: list[Shard],
+        kept: set[str],
+        threads: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         """Writes the shards of `plan`; an error or an interruption ends it soon."""
         done = sum(w.images + len(w.bad) for f, w in self.journal.done.items() if f in kept)
         total = done + sum(len(shard.chosen) for shard in plan)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,7 +32,7 @@ def finetune(
     variant: Variant | str | None = None,
     weights: str | os.PathLike = "imagenet",
     recipe: Recipe = RECIPES["finetune"],
-    **options,
+    **options: Any,
 ) -> TrainingReport | None:
     """Fine-tunes pretrained weights on images of any number of classes.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -109,6 +110,10 @@ def train(
     devices = devices or Devices()
     devices.share(recipe.batch_size)
     source = open_source(data, "train")
+    if source is None:
+        raise InputValueError(
+            f"Expected training images. Received: {data}, which has no training split."
+        )
     check_teacher(recipe, teacher, len(source.classes))
     validation = open_source(data, "val", source.classes)
     if source.images < recipe.batch_size:
@@ -243,14 +248,14 @@ class Run:
         end = first + 1 if done else min([*starts, self.recipe.epochs])
         return first, end, self.steps_per_epoch - done, self.recipe.phase(first)
 
-    def training(self, phase: Phase, step: int):
+    def training(self, phase: Phase, step: int) -> Any:
         """Batches of `phase`, from `step` on."""
         recipe, devices = self.recipe, self.devices
         augmentation = Augmentation(
             phase.image_size, recipe.crop_area, recipe.augmentation, phase.strength
         )
 
-        def batches(size):
+        def batches(size: int) -> Any:
             made = training_batches(
                 self.source,
                 augmentation,
@@ -265,14 +270,14 @@ class Run:
 
         return devices.distribute(batches, recipe.batch_size)
 
-    def validation(self):
+    def validation(self) -> Any:
         """Batches of all validation images and how many there are, or None."""
-        if self.val_source is None:
+        source, recipe, devices = self.val_source, self.recipe, self.devices
+        if source is None:
             return None
-        recipe, devices = self.recipe, self.devices
         batches = devices.distribute(
             lambda size: evaluation_batches(
-                self.val_source,
+                source,
                 recipe.image_size,
                 recipe.variant.crop_fraction,
                 size,
@@ -283,7 +288,7 @@ class Run:
             ),
             recipe.batch_size,
         )
-        return batches, -(-self.val_source.images // recipe.batch_size)
+        return batches, -(-source.images // recipe.batch_size)
 
 
 def check_run(directory: Path, recipe: Recipe, classes: Sequence[str], resume: bool) -> None:
@@ -338,7 +343,7 @@ def work_of(recipe: Recipe, source: Source, validation: Source | None) -> str:
 
 
 def make_trainer(
-    recipe: Recipe, classes: int, steps_per_epoch: int, devices: Devices, teacher=None
+    recipe: Recipe, classes: int, steps_per_epoch: int, devices: Devices, teacher: Any = None
 ) -> Trainer:
     """A compiled trainer around a network with random weights."""
     keras.utils.set_random_seed(recipe.seed)
@@ -360,7 +365,7 @@ def make_trainer(
     return trainer
 
 
-def check_teacher(recipe: Recipe, teacher, classes: int) -> None:
+def check_teacher(recipe: Recipe, teacher: Any, classes: int) -> None:
     """Raises unless a teacher is given just when the recipe has distillation, and fits."""
     if (teacher is not None) != (recipe.distillation > 0):
         raise InputValueError(
