@@ -1,7 +1,7 @@
 """AutoAugment and RandAugment as TensorFlow ops on one uint8 picture, for `tf.data`.
 
 The operations give what Pillow gives for the same parameter. Where a geometric one looks outside
-the picture it finds ImageNet's mean colour. It takes the nearest pixel: so did the policies'
+the picture it finds ImageNet's mean color. It takes the nearest pixel: so did the policies'
 authors, torchvision does, and mmpretrain for rotation and translation; it is also the fastest.
 """
 
@@ -18,7 +18,7 @@ from keras_mobileone.errors import InputValueError
 
 FILL = tuple(round(255 * mean) for mean in MEAN)
 SOLARIZE_ADD_BELOW = 128
-# ITU-R 601-2 luma in 1/65536, as Pillow converts to grey. The weighted sum of three bytes stays
+# ITU-R 601-2 luma in 1/65536, as Pillow converts to gray. The weighted sum of three bytes stays
 # below 2²⁴: exact in float32.
 LUMA = (19595.0, 38470.0, 7471.0)
 
@@ -48,13 +48,13 @@ def translate_y(image: Any, pixels: Any) -> Any:
 
 
 def rotate(image: Any, degrees: Any) -> Any:
-    """Turns the picture counterclockwise about its centre: Pillow's `Image.rotate`."""
+    """Turns the picture counterclockwise about its center: Pillow's `Image.rotate`."""
     import tensorflow as tf
 
     angle = -tf.cast(degrees, tf.float32) * (math.pi / 180)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    centre = tf.cast(tf.shape(image)[:2], tf.float32) / 2
-    y, x = centre[0], centre[1]
+    center = tf.cast(tf.shape(image)[:2], tf.float32) / 2
+    y, x = center[0], center[1]
     return _affine(image, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y))
 
 
@@ -127,16 +127,16 @@ def equalize(image: Any) -> Any:
 
 
 def color(image: Any, factor: Any) -> Any:
-    """Saturation, from grey at 0: Pillow's `ImageEnhance.Color`."""
-    return _blend(_grey(image), image, factor)
+    """Saturation, from gray at 0: Pillow's `ImageEnhance.Color`."""
+    return _blend(_gray(image), image, factor)
 
 
 def contrast(image: Any, factor: Any) -> Any:
-    """Contrast, from the mean grey at 0: Pillow's `ImageEnhance.Contrast`."""
+    """Contrast, from the mean gray at 0: Pillow's `ImageEnhance.Contrast`."""
     import tensorflow as tf
 
     # Float64: the sum of a large picture's values exceeds what float32 counts exactly.
-    mean = tf.reduce_mean(tf.cast(_grey(image), tf.float64))
+    mean = tf.reduce_mean(tf.cast(_gray(image), tf.float64))
     return _blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
 
 
@@ -150,7 +150,7 @@ def sharpness(image: Any, factor: Any) -> Any:
     import tensorflow as tf
 
     pixels = tf.cast(image, tf.float32)
-    # Pillow's SMOOTH kernel: ones, 5 in the centre, over 13; it leaves the outermost pixels alone.
+    # Pillow's SMOOTH kernel: ones, 5 in the center, over 13; it leaves the outermost pixels alone.
     around = tf.nn.avg_pool2d(pixels[None], 3, 1, "SAME")[0] * 9
     smooth = tf.floor((around + 4 * pixels) / 13 + 0.5)
     shape = tf.shape(image)
@@ -414,12 +414,12 @@ def _affine(image: Any, matrix: Any) -> Any:
     import tensorflow as tf
 
     a, b, c, d, e, f = (tf.cast(value, tf.float32) for value in matrix)
-    # Pillow counts from a pixel's corner and takes the floor; TensorFlow counts from its centre
+    # Pillow counts from a pixel's corner and takes the floor; TensorFlow counts from its center
     # and rounds, halves away from zero. The bit more decides halves as the floor does.
     shift = -0.5 + 1e-4
     c, f = c + (a + b) / 2 + shift, f + (d + e) / 2 + shift
     transform = tf.stack([a, b, c, d, e, f, tf.zeros(()), tf.zeros(())])
-    # The op fills with one number only: the colour becomes 0 and back.
+    # The op fills with one number only: the color becomes 0 and back.
     fill = tf.constant(FILL, tf.uint8)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.bitwise.bitwise_xor(image, fill)[None],
@@ -447,8 +447,8 @@ def _look_up(image: Any, table: Any) -> Any:
     return tf.gather(flat, _channel_index(image))
 
 
-def _grey(image: Any) -> Any:
-    """Pillow's conversion to grey: float32 (height, width, 1), whole numbers."""
+def _gray(image: Any) -> Any:
+    """Pillow's conversion to gray: float32 (height, width, 1), whole numbers."""
     import tensorflow as tf
 
     luma = tf.reduce_sum(tf.cast(image, tf.float32) * tf.constant(LUMA), 2, keepdims=True)

@@ -60,7 +60,7 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     if x.shape[-1] != 3:
         raise InputValueError(
             "Expected RGB images of shape (…, height, width, 3). "
-            f"Received: shape {tuple(x.shape)}. Convert grey images to RGB first."
+            f"Received: shape {tuple(x.shape)}. Convert gray images to RGB first."
         )
     scale = 1 / (255 * np.array(STD))
     offset = np.array(MEAN) / STD

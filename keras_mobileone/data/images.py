@@ -108,7 +108,7 @@ def evaluation_crop(image: Any, size: int = 224, crop_fraction: float = 0.875) -
     the batches of validation are made with.
 
     Resizes the short side to size / crop_fraction, bilinear with Pillow's antialiasing, and cuts
-    out the centre.
+    out the center.
 
     Args:
         image: RGB `PIL.Image`.

@@ -52,7 +52,7 @@ class BadImages:
 
     Attributes:
         skip: Leave them out instead of raising.
-        names: Those that were left out so far.
+        names: The files that were left out so far.
     """
 
     skip: bool = False
@@ -70,10 +70,10 @@ def training_batches(
     workers: int = 1,
     bad: BadImages | None = None,
 ) -> Any:
-    """Endless batches of shuffled, augmented images.
+    """Yields endless batches of shuffled, augmented images.
 
-    The position of an image in the stream and `seed` decide which one it is and how it is
-    augmented, and nothing else does: a stream that begins at `start` is the rest of one that
+    The position in the stream and `seed` alone decide which image is read and how it is
+    augmented: a stream that begins at `start` is the rest of one that
     begins at 0, and the shares of all workers together are the stream of one.
 
     Args:
@@ -125,7 +125,7 @@ def evaluation_batches(
     replicas: int = 1,
     bad: BadImages | None = None,
 ) -> Any:
-    """Each image once, centre crops, in batches of one size.
+    """Yields each image once, as center crops, in batches of one size.
 
     Args:
         source: Where the images come from.

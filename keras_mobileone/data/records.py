@@ -50,8 +50,8 @@ class RecordKeys:
 class Records:
     """TFRecord files of images, as TensorFlow's scripts for ImageNet write them.
 
-    Their order is shuffled anew in each pass, their records are interleaved, and pass through a
-    shuffle buffer.
+    In each epoch the order of the files is shuffled, records of several files are interleaved, and
+    a shuffle buffer mixes them.
 
     Args:
         files: The shards.
@@ -336,7 +336,8 @@ def count_records(path: str | os.PathLike) -> int:
             count += offset <= size
     if not count:
         raise InputValueError(
-            f"Expected a TFRecord file, not compressed. Received: {path}, which is none or empty."
+            f"Expected a TFRecord file, not compressed. Received: {path}, which is of "
+            "another kind, or empty."
         )
     if offset != size:
         raise InputValueError(

@@ -78,7 +78,7 @@ def open_source(
         A `Source`, or None if the data has no validation images.
 
     Raises:
-        FileNotFoundError: If there is no such directory, or a part of it is missing.
+        FileNotFoundError: If there is no such directory, or a file of it is missing.
         ValueError: If it does not hold what it should; says what was found instead.
         ImportError: If tensorflow-datasets is needed and missing.
 

@@ -1,4 +1,4 @@
-"""Writes class folders as TFRecords, after a look at every image."""
+"""Writes class folders as TFRecords, after a check of every image."""
 
 import hashlib
 import json
@@ -28,8 +28,8 @@ class PreparedSplit:
     """What was written of a split.
 
     Attributes:
-        images: How many.
-        shards: In how many files.
+        images: Number of images.
+        shards: Number of files.
         bad: The images that were left out: path below the directory of the images, and reason.
     """
 
@@ -43,7 +43,7 @@ class Prepared:
     """What `write_tfrecords` wrote.
 
     Attributes:
-        directory: Where.
+        directory: Where the files are.
         classes: Names in label order.
         splits: By name: "train", and "validation" if there is one.
     """
@@ -55,7 +55,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Shard:
-    """A file to write: its name, and the images it takes."""
+    """A file to write: its name and the images that go into it."""
 
     file: str
     split: str
@@ -84,17 +84,18 @@ def write_tfrecords(
 ) -> Prepared:
     """Writes class folders as TFRecords in the layout of TensorFlow's scripts for ImageNet.
 
-    Every image is decoded once, as a check; its bytes are stored as they are. The images are
-    mixed over the shards in an order that depends on their names alone. What an interrupted run
+    Every image is decoded once, as a check; its bytes are stored as they are. What TensorFlow and
+    Pillow decode to different pixels, such as an animated WebP, counts as bad. The images are
+    spread over the shards in an order that depends on their names alone. What an interrupted run
     finished is kept by the next one with the same arguments.
 
     Args:
-        directory: train/ and perhaps val/ or validation/, each with one folder of images for each
-            class, or the class folders directly.
+        directory: train/ and perhaps val/ (see `folder_splits`), each with one folder of images for
+            each class, or the class folders directly.
         output: Directory to write to; it is made if it does not exist.
         shards: Files for the training images.
         val_shards: Files for the validation images; by default in proportion.
-        skip_bad: Leave out images that can't be decoded. By default they are an error at the end.
+        skip_bad: Leave out bad images. By default they are an error at the end.
         threads: Shards written at the same time; by default one for each core. Pillow decodes
             outside of Python's lock, so threads keep the cores busy.
         progress: Called with (images done, images in all).

@@ -1,4 +1,4 @@
-"""`finetune`: pretrained features, a fresh classifier, images of one's own."""
+"""`finetune`: pretrained features and a new classifier, trained on the user's images."""
 
 import dataclasses
 import os

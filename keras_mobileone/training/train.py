@@ -1,4 +1,4 @@
-"""`train`: a whole training run in a directory, from data to deploy model."""
+"""`train`: a training run in a directory, from the data to the deploy model."""
 
 import dataclasses
 import os
@@ -63,7 +63,7 @@ def train(
     exports: Sequence[str] = (),
     log: Callable[[str], object] | None = None,
 ) -> TrainingReport | None:
-    """Trains a MobileOne, and fuses, evaluates and exports it in the end.
+    """Trains a MobileOne, then fuses, evaluates and exports it.
 
     Everything that is drawn at random follows from the recipe's seed and the number of the step:
     a run that was killed and goes on with `resume` ends with the weights of an unbroken one.
@@ -72,16 +72,16 @@ def train(
         recipe: See `get_recipe`.
         data: Directory with `train/` and, if there is one, `val/`, of class folders; or directory
             of TFRecords, as `write_tfrecords` writes them; or `"tfds:NAME"`.
-        output: Directory of the run, new or empty. It is made if need be.
+        output: Directory of the run, new or empty. It is created if it does not exist.
         resume: Go on from the checkpoint in `output`.
-        initial: From the training images to the train-time model with whose weights to start; for
-            random ones, None.
+        initial: Function from the training images to the train-time model whose weights the
+            training starts with. By default they are random.
         teacher: Model of normalized images for a recipe with distillation.
         devices: Where to train. All devices of this machine by default.
-        skip_bad: Leave out files that can't be decoded, instead of stopping.
+        skip_bad: Leave out files that can't be decoded, instead of stopping at them.
         data_service: Address `grpc://host:port` of a tf.data service's dispatcher, whose workers
             then decode and augment the training images: see `serve`. The order of the images is
-            not fixed any more, nor what exactly a resumed run sees.
+            then no longer fixed, and a resumed run differs from an unbroken one.
         save_every: Steps between checkpoints inside an epoch; one more is written after each epoch.
         tensorboard: Write TensorBoard logs too (needs the package tensorboard).
         exports: Precisions of `export_tflite`, for files of the finished model.
@@ -95,7 +95,7 @@ def train(
         FileNotFoundError: If there is no data, or nothing to resume.
         ValueError: If the recipe does not fit the devices or the run so far; if machines differ in
             recipe or data; for a file that can't be decoded, with its name.
-        ArithmeticError: If the loss is not finite any more.
+        ArithmeticError: If the loss is no longer finite.
         ConnectionError: If another machine is lost, or there is no data service.
 
     Example:
