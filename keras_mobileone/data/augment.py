@@ -247,7 +247,9 @@ def auto_augment(image: Any, seed: Any, strength: Any = 1.0) -> Any:
         uint8 tensor of the same shape.
 
     Example:
-        >>> image = auto_augment(image, seed=(epoch, index), strength=0.3)
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> auto_augment(image, seed=(0, 7), strength=0.3).shape
+        TensorShape([32, 32, 3])
     """
     import tensorflow as tf
 
@@ -293,7 +295,9 @@ def rand_augment(
         ValueError: If `operations`, `magnitude` or `deviation` is out of range.
 
     Example:
-        >>> image = rand_augment(image, seed=(epoch, index), strength=0.7)
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> rand_augment(image, seed=(0, 7), strength=0.7).shape
+        TensorShape([32, 32, 3])
     """
     import tensorflow as tf
 

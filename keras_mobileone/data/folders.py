@@ -55,9 +55,11 @@ class ClassFolders:
             not name, or an image outside of the folders.
 
     Example:
-        >>> source = ClassFolders("imagenette/train")
-        >>> for element in source.stream(seed=0).take(2):
-        ...     print(element["name"].numpy(), int(element["label"]))
+        >>> source = ClassFolders("photos")
+        >>> source.classes
+        ('dog', 'tench')
+        >>> sorted(next(iter(source.stream(seed=0))))
+        ['encoded', 'label', 'name', 'position']
     """
 
     def __init__(self, root: str | os.PathLike, classes: Sequence[str] | None = None) -> None:

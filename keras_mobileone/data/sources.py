@@ -83,8 +83,11 @@ def open_source(
         ImportError: If tensorflow-datasets is needed and missing.
 
     Example:
-        >>> train = open_source("imagenette", "train")
-        >>> val = open_source("imagenette", "val", train.classes)
+        >>> train = open_source("photos", "train")
+        >>> train.classes
+        ('dog', 'tench')
+        >>> open_source("photos", "val", train.classes) is None
+        True
     """
     if split not in SPLITS:
         raise InputValueError(f"`split` is 'train' or 'val'. Received: split={split!r}.")

@@ -111,9 +111,9 @@ def write_tfrecords(
         OSError: If `output` can't be written.
 
     Example:
-        >>> prepared = write_tfrecords("imagenette", "imagenette-records", shards=8)
-        >>> prepared.splits["train"].images
-        9469
+        >>> prepared = write_tfrecords("photos", "photos-records", shards=1)
+        >>> prepared.classes
+        ('dog', 'tench')
     """
     directory, output = Path(directory), Path(output)
     require_apart(directory, output)
