@@ -12,10 +12,12 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import keras_mobileone
 from keras_mobileone.cli import main
 from keras_mobileone.data.sources import open_source
+from keras_mobileone.training import finetuning
 from keras_mobileone.training.finetuning import pretrained_network, weights_path
 from keras_mobileone.training.recipe import RECIPES, Phase
 from keras_mobileone.variants import S0
@@ -95,6 +97,31 @@ def test_fused_weights_become_a_network_with_a_new_classifier(slice_of_imagenett
     np.testing.assert_allclose(
         pooled.predict_on_batch(images), expected, atol=1e-4 * np.abs(expected).max()
     )
+
+
+def test_broken_images_before_training_are_skipped_or_named(fused_weights, tmp_path, monkeypatch):
+    """Fused weights need the statistics of some images before the first step."""
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for index in range(4):
+            path = tmp_path / "data" / label / f"{index}.png"
+            Image.new("RGB", (70, 60), (60 * index, 90, 9)).save(path)
+        path.write_bytes(b"no image")
+    seen = []
+
+    def stop(features, variant, images):
+        seen.append(images)
+        raise KeyError("far enough")
+
+    monkeypatch.setattr(finetuning, "unfuse", stop)
+    recipe = dataclasses.replace(RECIPES["finetune"], phases=(Phase(0, 64),), batch_size=4)
+    options = {"weights": fused_weights, "recipe": recipe}
+    with pytest.raises(KeyError, match="far enough"):
+        keras_mobileone.finetune(tmp_path / "data", tmp_path / "run", skip_bad=True, **options)
+    assert seen[0].shape == (6, 64, 64, 3)
+    with pytest.raises(ValueError, match=r"[ab].3\.png, which can't be decoded.*--skip-bad"):
+        keras_mobileone.finetune(tmp_path / "data", tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """AutoAugment and RandAugment as TensorFlow ops on one uint8 picture, for `tf.data`.
 
 The operations give what Pillow gives for the same parameter. Where a geometric one looks outside
-the picture it finds ImageNet's mean colour. It takes the nearest pixel: so did the policies'
+the picture it finds ImageNet's mean color. It takes the nearest pixel: so did the policies'
 authors, torchvision does, and mmpretrain for rotation and translation; it is also the fastest.
 """
 
@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from keras_mobileone.errors import InputValueError
 
 FILL = tuple(round(255 * mean) for mean in MEAN)
 SOLARIZE_ADD_BELOW = 128
-# ITU-R 601-2 luma in 1/65536, as Pillow converts to grey. The weighted sum of three bytes stays
+# ITU-R 601-2 luma in 1/65536, as Pillow converts to gray. The weighted sum of three bytes stays
 # below 2²⁴: exact in float32.
 LUMA = (19595.0, 38470.0, 7471.0)
 
@@ -26,46 +27,46 @@ LUMA = (19595.0, 38470.0, 7471.0)
 # Geometry.
 
 
-def shear_x(image, level):
+def shear_x(image: Any, level: Any) -> Any:
     """Row y moves left by level · y: Pillow's affine transform (1, level, 0, 0, 1, 0)."""
     return _affine(image, (1.0, level, 0.0, 0.0, 1.0, 0.0))
 
 
-def shear_y(image, level):
+def shear_y(image: Any, level: Any) -> Any:
     """Column x moves up by level · x: Pillow's affine transform (1, 0, 0, level, 1, 0)."""
     return _affine(image, (1.0, 0.0, 0.0, level, 1.0, 0.0))
 
 
-def translate_x(image, pixels):
+def translate_x(image: Any, pixels: Any) -> Any:
     """Moves the picture left: Pillow's affine transform (1, 0, pixels, 0, 1, 0)."""
     return _affine(image, (1.0, 0.0, pixels, 0.0, 1.0, 0.0))
 
 
-def translate_y(image, pixels):
+def translate_y(image: Any, pixels: Any) -> Any:
     """Moves the picture up: Pillow's affine transform (1, 0, 0, 0, 1, pixels)."""
     return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, pixels))
 
 
-def rotate(image, degrees):
-    """Turns the picture counterclockwise about its centre: Pillow's `Image.rotate`."""
+def rotate(image: Any, degrees: Any) -> Any:
+    """Turns the picture counterclockwise about its center: Pillow's `Image.rotate`."""
     import tensorflow as tf
 
     angle = -tf.cast(degrees, tf.float32) * (math.pi / 180)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    centre = tf.cast(tf.shape(image)[:2], tf.float32) / 2
-    y, x = centre[0], centre[1]
+    center = tf.cast(tf.shape(image)[:2], tf.float32) / 2
+    y, x = center[0], center[1]
     return _affine(image, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y))
 
 
 # Tables of 256 values.
 
 
-def invert(image):
+def invert(image: Any) -> Any:
     """255 − value: Pillow's `ImageOps.invert`."""
     return 255 - image
 
 
-def solarize(image, threshold):
+def solarize(image: Any, threshold: Any) -> Any:
     """Inverts the values from `threshold` (0 to 256) on: Pillow's `ImageOps.solarize`."""
     import tensorflow as tf
 
@@ -73,7 +74,7 @@ def solarize(image, threshold):
     return tf.where(bright, 255 - image, image)
 
 
-def solarize_add(image, addition):
+def solarize_add(image: Any, addition: Any) -> Any:
     """Adds `addition` (0 to 255, its fraction is dropped) to the values below 128."""
     import tensorflow as tf
 
@@ -83,7 +84,7 @@ def solarize_add(image, addition):
     return tf.where(image < SOLARIZE_ADD_BELOW, sums, image)
 
 
-def posterize(image, bits):
+def posterize(image: Any, bits: Any) -> Any:
     """Keeps the highest `bits` (0 to 8) of each value: Pillow's `ImageOps.posterize`."""
     import tensorflow as tf
 
@@ -92,7 +93,7 @@ def posterize(image, bits):
     return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
 
-def autocontrast(image):
+def autocontrast(image: Any) -> Any:
     """Stretches each channel to 0 … 255, a constant one excepted: `ImageOps.autocontrast`."""
     import tensorflow as tf
 
@@ -105,7 +106,7 @@ def autocontrast(image):
     return _look_up(image, tf.where(high > low, table, values))
 
 
-def equalize(image):
+def equalize(image: Any) -> Any:
     """Flattens each channel's histogram: Pillow's `ImageOps.equalize`."""
     import tensorflow as tf
 
@@ -125,31 +126,31 @@ def equalize(image):
 # beyond.
 
 
-def color(image, factor):
-    """Saturation, from grey at 0: Pillow's `ImageEnhance.Color`."""
-    return _blend(_grey(image), image, factor)
+def color(image: Any, factor: Any) -> Any:
+    """Saturation, from gray at 0: Pillow's `ImageEnhance.Color`."""
+    return _blend(_gray(image), image, factor)
 
 
-def contrast(image, factor):
-    """Contrast, from the mean grey at 0: Pillow's `ImageEnhance.Contrast`."""
+def contrast(image: Any, factor: Any) -> Any:
+    """Contrast, from the mean gray at 0: Pillow's `ImageEnhance.Contrast`."""
     import tensorflow as tf
 
     # Float64: the sum of a large picture's values exceeds what float32 counts exactly.
-    mean = tf.reduce_mean(tf.cast(_grey(image), tf.float64))
+    mean = tf.reduce_mean(tf.cast(_gray(image), tf.float64))
     return _blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
 
 
-def brightness(image, factor):
+def brightness(image: Any, factor: Any) -> Any:
     """Brightness, from black at 0: Pillow's `ImageEnhance.Brightness`."""
     return _blend(0.0, image, factor)
 
 
-def sharpness(image, factor):
+def sharpness(image: Any, factor: Any) -> Any:
     """Sharpness, from a blur at 0: Pillow's `ImageEnhance.Sharpness`."""
     import tensorflow as tf
 
     pixels = tf.cast(image, tf.float32)
-    # Pillow's SMOOTH kernel: ones, 5 in the centre, over 13; it leaves the outermost pixels alone.
+    # Pillow's SMOOTH kernel: ones, 5 in the center, over 13; it leaves the outermost pixels alone.
     around = tf.nn.avg_pool2d(pixels[None], 3, 1, "SAME")[0] * 9
     smooth = tf.floor((around + 4 * pixels) / 13 + 0.5)
     shape = tf.shape(image)
@@ -230,7 +231,7 @@ IMAGENET_POLICY = (
 )
 
 
-def auto_augment(image, seed, strength=1.0):
+def auto_augment(image: Any, seed: Any, strength: Any = 1.0) -> Any:
     """AutoAugment's policy for ImageNet (arXiv 1805.09501): one of 25 pairs of operations.
 
     Args:
@@ -246,7 +247,9 @@ def auto_augment(image, seed, strength=1.0):
         uint8 tensor of the same shape.
 
     Example:
-        >>> image = auto_augment(image, seed=(epoch, index), strength=0.3)
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> auto_augment(image, seed=(0, 7), strength=0.3).shape
+        TensorShape([32, 32, 3])
     """
     import tensorflow as tf
 
@@ -264,7 +267,14 @@ def auto_augment(image, seed, strength=1.0):
     return image
 
 
-def rand_augment(image, seed, strength=1.0, operations=2, magnitude=7.0, deviation=0.5):
+def rand_augment(
+    image: Any,
+    seed: Any,
+    strength: Any = 1.0,
+    operations: Any = 2,
+    magnitude: Any = 7.0,
+    deviation: Any = 0.5,
+) -> Any:
     """RandAugment (arXiv 1909.13719) with the magnitudes of mmpretrain's recipe for MobileOne.
 
     Draws `operations` of the 15 in `RAND_AUGMENT`, with repetition. Each runs with probability
@@ -285,7 +295,9 @@ def rand_augment(image, seed, strength=1.0, operations=2, magnitude=7.0, deviati
         ValueError: If `operations`, `magnitude` or `deviation` is out of range.
 
     Example:
-        >>> image = rand_augment(image, seed=(epoch, index), strength=0.7)
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> rand_augment(image, seed=(0, 7), strength=0.7).shape
+        TensorShape([32, 32, 3])
     """
     import tensorflow as tf
 
@@ -315,7 +327,16 @@ def rand_augment(image, seed, strength=1.0, operations=2, magnitude=7.0, deviati
     return image
 
 
-def _augment(image, ranges, operation, probability, runs, level, negative, strength):
+def _augment(
+    image: Any,
+    ranges: Any,
+    operation: Any,
+    probability: Any,
+    runs: Any,
+    level: Any,
+    negative: Any,
+    strength: Any,
+) -> Any:
     """Runs the operation number `operation` if the draw `runs` is below its probability.
 
     Args:
@@ -345,14 +366,14 @@ def _by_amount() -> dict[str, Callable]:
     """Each operation as a function of (picture, amount), where amount 0 changes nothing."""
     import tensorflow as tf
 
-    def plain(operation):
+    def plain(operation: Any) -> Any:
         return lambda image, amount: operation(image)
 
-    def enhancing(operation):
+    def enhancing(operation: Any) -> Any:
         return lambda image, amount: operation(image, 1 + amount)
 
-    def moving(operation, axis):
-        def move(image, amount):
+    def moving(operation: Any, axis: Any) -> Any:
+        def move(image: Any, amount: Any) -> Any:
             return operation(image, amount * tf.cast(tf.shape(image)[axis], tf.float32))
 
         return move
@@ -392,17 +413,17 @@ def _policy_table() -> dict[str, np.ndarray]:
     }
 
 
-def _affine(image, matrix):
+def _affine(image: Any, matrix: Any) -> Any:
     """Pixel (x, y) of the result is the one of `image` at (a·x + b·y + c, d·x + e·y + f)."""
     import tensorflow as tf
 
     a, b, c, d, e, f = (tf.cast(value, tf.float32) for value in matrix)
-    # Pillow counts from a pixel's corner and takes the floor; TensorFlow counts from its centre
+    # Pillow counts from a pixel's corner and takes the floor; TensorFlow counts from its center
     # and rounds, halves away from zero. The bit more decides halves as the floor does.
     shift = -0.5 + 1e-4
     c, f = c + (a + b) / 2 + shift, f + (d + e) / 2 + shift
     transform = tf.stack([a, b, c, d, e, f, tf.zeros(()), tf.zeros(())])
-    # The op fills with one number only: the colour becomes 0 and back.
+    # The op fills with one number only: the color becomes 0 and back.
     fill = tf.constant(FILL, tf.uint8)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.bitwise.bitwise_xor(image, fill)[None],
@@ -415,14 +436,14 @@ def _affine(image, matrix):
     return tf.ensure_shape(tf.bitwise.bitwise_xor(moved, fill), image.shape)
 
 
-def _channel_index(image):
+def _channel_index(image: Any) -> Any:
     """Row of each value in a (3 · 256) table: int32 of the picture's shape."""
     import tensorflow as tf
 
     return tf.cast(image, tf.int32) + tf.constant([0, 256, 512])
 
 
-def _look_up(image, table):
+def _look_up(image: Any, table: Any) -> Any:
     """Replaces each value by its entry in its channel's column of `table`, shape (256, 3)."""
     import tensorflow as tf
 
@@ -430,15 +451,15 @@ def _look_up(image, table):
     return tf.gather(flat, _channel_index(image))
 
 
-def _grey(image):
-    """Pillow's conversion to grey: float32 (height, width, 1), whole numbers."""
+def _gray(image: Any) -> Any:
+    """Pillow's conversion to gray: float32 (height, width, 1), whole numbers."""
     import tensorflow as tf
 
     luma = tf.reduce_sum(tf.cast(image, tf.float32) * tf.constant(LUMA), 2, keepdims=True)
     return tf.floor((luma + 0x8000) / 0x10000)
 
 
-def _blend(degenerate, image, factor):
+def _blend(degenerate: Any, image: Any, factor: Any) -> Any:
     """Pillow's `Image.blend`, which drops the fraction."""
     import tensorflow as tf
 

@@ -9,6 +9,7 @@ add the file's name.
 """
 
 import math
+from typing import Any
 
 from keras_mobileone.data.exif import jpeg_orientation, turn_upright
 from keras_mobileone.errors import InputValueError
@@ -30,7 +31,7 @@ BMP_PIXELS = 10
 DCT_METHOD = "INTEGER_ACCURATE"
 
 
-def decode(encoded):
+def decode(encoded: Any) -> Any:
     """A whole photograph as RGB, whatever its kind: the bytes decide, not a file's name.
 
     Args:
@@ -46,11 +47,13 @@ def decode(encoded):
         tf.errors.InvalidArgumentError: For other bytes, and for a file cut short.
 
     Example:
-        >>> image = decode(tf.io.read_file("cat.jpg"))
+        >>> import tensorflow as tf
+        >>> decode(tf.io.read_file("cat.png")).shape
+        TensorShape([224, 224, 3])
     """
     import tensorflow as tf
 
-    def jpeg():
+    def jpeg() -> Any:
         image = tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD)
         return turn_upright(image, jpeg_orientation(encoded))
 
@@ -58,7 +61,13 @@ def decode(encoded):
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def random_crop_window(height, width, seed, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+def random_crop_window(
+    height: Any,
+    width: Any,
+    seed: Any,
+    area: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Any:
     """A random window of a picture: the crop of Inception's training (arXiv 1409.4842, section 6).
 
     Draws area (uniform) and aspect ratio (log-uniform) up to ten times until the window fits into
@@ -82,6 +91,8 @@ def random_crop_window(height, width, seed, area=(0.08, 1.0), ratio=(3 / 4, 4 / 
 
     Example:
         >>> top, left, height, width = random_crop_window(375, 500, seed=(1, 2)).numpy()
+        >>> bool(0 <= top and top + height <= 375)
+        True
     """
     import tensorflow as tf
 
@@ -102,7 +113,7 @@ def random_crop_window(height, width, seed, area=(0.08, 1.0), ratio=(3 / 4, 4 / 
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = tf.argmax(fits, output_type=tf.int32)
 
-    def drawn():
+    def drawn() -> Any:
         size = tf.stack([heights[first], widths[first]])
         free = tf.stack([height, width]) - size
         # float32 can round the product up to free + 1.
@@ -112,7 +123,13 @@ def random_crop_window(height, width, seed, area=(0.08, 1.0), ratio=(3 / 4, 4 / 
     return tf.cond(fits[first], drawn, lambda: _central_window(height, width, ratio))
 
 
-def decode_and_random_crop(encoded, size, seed, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+def decode_and_random_crop(
+    encoded: Any,
+    size: int,
+    seed: Any,
+    area: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Any:
     """The training crop: `random_crop_window` of a photograph, resized to a square.
 
     A JPEG is decoded only inside the window. A window much larger than `size` is decoded at 1/2,
@@ -136,11 +153,13 @@ def decode_and_random_crop(encoded, size, seed, area=(0.08, 1.0), ratio=(3 / 4, 
         tf.errors.InvalidArgumentError: If the bytes can't be decoded.
 
     Example:
-        >>> image = decode_and_random_crop(tf.io.read_file("cat.jpg"), 224, seed=(epoch, index))
+        >>> import tensorflow as tf
+        >>> decode_and_random_crop(tf.io.read_file("cat.png"), 96, seed=(0, 7)).shape
+        TensorShape([96, 96, 3])
     """
     import tensorflow as tf
 
-    def jpeg():
+    def jpeg() -> Any:
         shape = tf.image.extract_jpeg_shape(encoded)
         orientation = jpeg_orientation(encoded)
         lying = orientation >= 5  # height and width are exchanged
@@ -152,7 +171,7 @@ def decode_and_random_crop(encoded, size, seed, area=(0.08, 1.0), ratio=(3 / 4, 
         image = tf.raw_ops.ResizeBilinear(images=image, size=(size, size), half_pixel_centers=True)
         return turn_upright(image[0], orientation)[None]
 
-    def other():
+    def other() -> Any:
         image = _decode_other(encoded)
         height, width = tf.unstack(tf.shape(image)[:2])
         top, left, height, width = tf.unstack(random_crop_window(height, width, seed, area, ratio))
@@ -163,7 +182,7 @@ def decode_and_random_crop(encoded, size, seed, area=(0.08, 1.0), ratio=(3 / 4, 
     return tf.ensure_shape(tf.cast(tf.round(resized), tf.uint8), (size, size, 3))
 
 
-def evaluation_crop(encoded, size, crop_fraction=0.875):
+def evaluation_crop(encoded: Any, size: int, crop_fraction: float = 0.875) -> Any:
     """ImageNet's evaluation transform for `tf.data`.
 
     `keras_mobileone.evaluation_crop` is the same transform of a Pillow image.
@@ -184,7 +203,9 @@ def evaluation_crop(encoded, size, crop_fraction=0.875):
         tf.errors.InvalidArgumentError: If the bytes can't be decoded.
 
     Example:
-        >>> image = evaluation_crop(tf.io.read_file("cat.jpg"), 224)
+        >>> import tensorflow as tf
+        >>> evaluation_crop(tf.io.read_file("cat.png"), 96).shape
+        TensorShape([96, 96, 3])
     """
     import tensorflow as tf
 
@@ -202,7 +223,7 @@ def evaluation_crop(encoded, size, crop_fraction=0.875):
     return tf.ensure_shape(tf.cast(tf.round(crop), tf.uint8), (size, size, 3))
 
 
-def random_flip(image, seed):
+def random_flip(image: Any, seed: Any) -> Any:
     """Mirrors a picture left to right in half of the cases.
 
     Args:
@@ -213,7 +234,9 @@ def random_flip(image, seed):
         The picture or its mirror image; same shape and dtype.
 
     Example:
-        >>> image = random_flip(image, seed=(epoch, index))
+        >>> import tensorflow as tf
+        >>> random_flip(tf.zeros((4, 6, 3)), seed=(0, 7)).shape
+        TensorShape([4, 6, 3])
     """
     import tensorflow as tf
 
@@ -221,17 +244,17 @@ def random_flip(image, seed):
     return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: tf.identity(image))
 
 
-def _decode_other(encoded):
+def _decode_other(encoded: Any) -> Any:
     """Any kind of file but JPEG: uint8 (height, width, 3)."""
     import tensorflow as tf
 
-    def other():
+    def other() -> Any:
         return tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
     return tf.cond(tf.strings.substr(encoded, 0, 2) == b"BM", lambda: _decode_bmp(encoded), other)
 
 
-def _decode_bmp(encoded):
+def _decode_bmp(encoded: Any) -> Any:
     """A BMP: TensorFlow's decoder takes the indices of a palette for gray levels."""
     import tensorflow as tf
 
@@ -240,10 +263,10 @@ def _decode_bmp(encoded):
         tf.io.decode_raw(tf.strings.substr(encoded, 0, BMP_HEADER), tf.uint8), tf.int32
     )
 
-    def number(place):
+    def number(place: Any) -> Any:
         return tf.reduce_sum(header[place : place + 4] * tf.constant([1, 256, 256**2, 256**3]))
 
-    def palette():
+    def palette() -> Any:
         start = BMP_FILE_HEADER + number(BMP_FILE_HEADER)
         length = (number(BMP_PIXELS) - start) // 4 * 4
         colors = tf.io.decode_raw(tf.strings.substr(encoded, start, length), tf.uint8)
@@ -253,11 +276,11 @@ def _decode_bmp(encoded):
     return tf.cond(tf.shape(pixels)[-1] == 1, palette, lambda: pixels[..., :3])
 
 
-def _decode_window(encoded, window, size):
+def _decode_window(encoded: Any, window: Any, size: int) -> Any:
     """Decodes a JPEG's window at the smallest resolution that serves `size`."""
     import tensorflow as tf
 
-    def at(ratio):
+    def at(ratio: int) -> Any:
         return lambda: tf.image.decode_and_crop_jpeg(
             encoded, window // ratio, channels=3, ratio=ratio, dct_method=DCT_METHOD
         )
@@ -269,11 +292,11 @@ def _decode_window(encoded, window, size):
     )
 
 
-def _central_window(height, width, ratio):
+def _central_window(height: Any, width: Any, ratio: tuple[float, float]) -> Any:
     """The largest central window whose width / height lies within `ratio`."""
     import tensorflow as tf
 
-    def scaled(side, factor):
+    def scaled(side: Any, factor: Any) -> Any:
         return tf.cast(tf.round(tf.cast(side, tf.float32) * factor), tf.int32)
 
     inner = tf.stack(
@@ -285,7 +308,7 @@ def _central_window(height, width, ratio):
     return tf.concat([(tf.stack([height, width]) - inner) // 2, inner], 0)
 
 
-def _resize_antialiased(image, resized, corner, size):
+def _resize_antialiased(image: Any, resized: Any, corner: Any, size: int) -> Any:
     """The square at `corner` of `image` resized to `resized`: float32 (1, size, size, 3)."""
     import tensorflow as tf
 
@@ -299,7 +322,7 @@ def _resize_antialiased(image, resized, corner, size):
     )
 
 
-def _check_range(name, pair):
+def _check_range(name: str, pair: tuple[float, float]) -> None:
     if not 0 < pair[0] <= pair[1]:
         raise InputValueError(
             f"`{name}` is a pair (smallest, largest) of positive numbers. Received: {name}={pair}."

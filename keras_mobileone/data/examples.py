@@ -1,6 +1,7 @@
 """One checked image as a `tf.train.Example`, as TensorFlow's scripts for ImageNet write it."""
 
 import io
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,9 @@ def require_same_pixels(encoded: bytes, pixels: np.ndarray) -> None:
         raise BadImage("a variety that TensorFlow decodes to other pixels; save it as PNG")
 
 
-def example_bytes(encoded: bytes, filename: bytes, label: int, synset: str, text: str | None):
+def example_bytes(
+    encoded: bytes, filename: bytes, label: int, synset: str, text: str | None
+) -> Any:
     """A serialized `tf.train.Example`, the same bytes for the same arguments.
 
     Args:
@@ -87,7 +90,7 @@ def example_bytes(encoded: bytes, filename: bytes, label: int, synset: str, text
     if text is not None:
         values["image/class/text"] = text
 
-    def feature(value):
+    def feature(value: Any) -> Any:
         if isinstance(value, int):
             return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
         value = value.encode() if isinstance(value, str) else value

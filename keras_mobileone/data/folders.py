@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,18 +55,22 @@ class ClassFolders:
             not name, or an image outside of the folders.
 
     Example:
-        >>> source = ClassFolders("imagenette/train")
-        >>> for element in source.stream(seed=0).take(2):
-        ...     print(element["name"].numpy(), int(element["label"]))
+        >>> source = ClassFolders("photos")
+        >>> source.classes
+        ('dog', 'tench')
+        >>> sorted(next(iter(source.stream(seed=0))))
+        ['encoded', 'label', 'name', 'position']
     """
 
-    def __init__(self, root: str | os.PathLike, classes: Sequence[str] | None = None):
+    def __init__(self, root: str | os.PathLike, classes: Sequence[str] | None = None) -> None:
         self.root = Path(root)
         self.name = str(self.root)
         folders = class_folders(self.root)
         self.classes = tuple(folders if classes is None else classes)
         index = {name: label for label, name in enumerate(self.classes)}
-        self.files, labels, self.left_out = [], [], Counter()
+        self.files: list[str] = []
+        self.left_out: Counter[str] = Counter()
+        labels = []
         for folder in folders:
             if folder not in index:
                 raise InputValueError(
@@ -92,7 +96,7 @@ class ClassFolders:
             labels = tf.constant(self.labels)
             root = tf.constant(os.path.join(os.fsencode(self.root), b""))
 
-        def one_pass(number):
+        def one_pass(number: Any) -> Any:
             first = number * self.images
             lowest = tf.maximum(first, start)
             lowest += (worker - lowest) % workers
@@ -103,7 +107,7 @@ class ClassFolders:
                 chosen = tf.gather(permutation(self.images, seed, number), chosen)
             return tf.data.Dataset.from_tensor_slices((positions, chosen))
 
-        def load(position, image):
+        def load(position: Any, image: Any) -> Any:
             name = files[image]
             return {
                 "position": position,
@@ -175,7 +179,7 @@ def folder_splits(directory: str | os.PathLike) -> dict[str, Path]:
     folders = sorted(path for path in directory.iterdir() if path.is_dir())
     folders = [path for path in folders if not is_hidden(path.name)]
     only_splits = all(path.name.lower() in known for path in folders)
-    found = {split: [] for split in SPLIT_FOLDERS}
+    found: dict[str, list[Path]] = {split: [] for split in SPLIT_FOLDERS}
     for path in folders:
         split = known.get(path.name.lower())
         if split and (only_splits or any(entry.is_dir() for entry in path.iterdir())):

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import keras
 import numpy as np
@@ -34,7 +35,7 @@ IMAGENETTE = (
 PRETRAINED_CLASSES = {"imagenet": NUM_CLASSES, "imagenette": len(IMAGENETTE)}
 
 
-def preprocess_input(x, data_format: str | None = None):
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """Normalizes RGB images for MobileOne: (x / 255 − mean) / std, for each channel.
 
     Args:
@@ -58,7 +59,7 @@ def preprocess_input(x, data_format: str | None = None):
     if x.shape[-1] != 3:
         raise InputValueError(
             "Expected RGB images of shape (…, height, width, 3). "
-            f"Received: shape {tuple(x.shape)}. Convert grey images to RGB first."
+            f"Received: shape {tuple(x.shape)}. Convert gray images to RGB first."
         )
     scale = 1 / (255 * np.array(STD))
     offset = np.array(MEAN) / STD
@@ -74,8 +75,8 @@ def preprocess_input(x, data_format: str | None = None):
 def classes() -> tuple[tuple[str, str], ...]:
     """(WordNet id, name) of ImageNet's 1,000 classes in index order."""
     table = resources.files("keras_mobileone") / "assets" / "imagenet_classes.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        return tuple((row["wnid"], row["name"]) for row in csv.DictReader(file))
+    lines = table.read_text(encoding="utf-8").splitlines()
+    return tuple((row["wnid"], row["name"]) for row in csv.DictReader(lines))
 
 
 @cache
@@ -84,7 +85,7 @@ def class_index() -> dict[str, int]:
     return {wnid: index for index, (wnid, _) in enumerate(classes())}
 
 
-def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]]:
+def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
     """The classes with the highest scores, best first.
 
     Args:

@@ -30,7 +30,7 @@ DECODE_THREADS = 2
 LOOKAHEAD = 64  # images decoded before they are asked for
 
 
-def load_image(path: str | os.PathLike):
+def load_image(path: str | os.PathLike) -> Any:
     """Reads a photograph as an RGB `PIL.Image`, whatever its mode on disk (gray, CMYK, palette).
 
     The pixels are the same ones as in training: gray is repeated, alpha is dropped, of 16 bits the
@@ -101,14 +101,14 @@ def example_path() -> Path:
     return Path(__file__).parents[1] / "assets" / EXAMPLE_IMAGE
 
 
-def evaluation_crop(image, size: int = 224, crop_fraction: float = 0.875) -> np.ndarray:
+def evaluation_crop(image: Any, size: int = 224, crop_fraction: float = 0.875) -> np.ndarray:
     """ImageNet's evaluation transform.
 
     `keras_mobileone.data.decoding.evaluation_crop` is the same transform as TensorFlow ops, which
     the batches of validation are made with.
 
     Resizes the short side to size / crop_fraction, bilinear with Pillow's antialiasing, and cuts
-    out the centre.
+    out the center.
 
     Args:
         image: RGB `PIL.Image`.
@@ -174,7 +174,9 @@ def find_images(directory: str | os.PathLike) -> tuple[list[str], Counter]:
         The paths below `directory` in the order of the disk, and how many files were left out by
         suffix, where `"hidden"` counts the hidden files beside images.
     """
-    files, left_out = [], Counter()
+    directory = os.fspath(directory)
+    files: list[str] = []
+    left_out: Counter[str] = Counter()
     # `os.walk` reads a folder in one go and asks nothing about the single file.
     for place, below, names in os.walk(directory, followlinks=True):
         below[:] = [name for name in below if not is_hidden(name) and not _is_loop(place, name)]
@@ -268,7 +270,7 @@ def load_crops(
             f"The evaluation transform gives squares. Received: input size {size}."
         )
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        waiting = deque()
+        waiting: deque = deque()
         for path in paths:
             waiting.append(pool.submit(_load_crop, path, size[0], crop_fraction))
             if len(waiting) > LOOKAHEAD:
@@ -277,5 +279,5 @@ def load_crops(
             yield waiting.popleft().result()
 
 
-def _load_crop(path, size, crop_fraction):
+def _load_crop(path: Path, size: int, crop_fraction: float) -> Any:
     return evaluation_crop(load_image(path), size, crop_fraction)

@@ -1,6 +1,7 @@
 """Class labels of an exported classifier."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
 from keras_mobileone.errors import InputValueError
@@ -20,7 +21,7 @@ def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
             raise InputValueError(f"Expected a line of text for each label. Received: {label!r}.")
 
 
-def default_labels(model, labels: Sequence[str] | None) -> list[str] | None:
+def default_labels(model: Any, labels: Sequence[str] | None) -> list[str] | None:
     """Names of the classes of a Keras classifier.
 
     Args:

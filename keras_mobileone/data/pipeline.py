@@ -1,6 +1,7 @@
 """From a source of encoded images to the batches that training and validation take."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Augmentation:
     policy: str | None = None
     strength: float = 1.0
 
-    def __call__(self, encoded, seed):
+    def __call__(self, encoded: Any, seed: Any) -> Any:
         """uint8 (size, size, 3) from the bytes of an image and an int32 seed of shape (2,)."""
         import tensorflow as tf
 
@@ -51,7 +52,7 @@ class BadImages:
 
     Attributes:
         skip: Leave them out instead of raising.
-        names: Those that were left out so far.
+        names: The files that were left out so far.
     """
 
     skip: bool = False
@@ -68,11 +69,11 @@ def training_batches(
     worker: int = 0,
     workers: int = 1,
     bad: BadImages | None = None,
-):
-    """Endless batches of shuffled, augmented images.
+) -> Any:
+    """Yields endless batches of shuffled, augmented images.
 
-    The position of an image in the stream and `seed` decide which one it is and how it is
-    augmented, and nothing else does: a stream that begins at `start` is the rest of one that
+    The position in the stream and `seed` alone decide which image is read and how it is
+    augmented: a stream that begins at `start` is the rest of one that
     begins at 0, and the shares of all workers together are the stream of one.
 
     Args:
@@ -93,12 +94,12 @@ def training_batches(
 
     bad = bad or BadImages()
 
-    def load(element):
+    def load(element: Any) -> Any:
         key = tf.random.fold_in(tf.constant([seed, 1], tf.int32), element["position"])
         image, whole = _transformed(lambda e: augmentation(e, key), element, augmentation.size, bad)
         return image, element["label"], element["name"], whole
 
-    def finish(images, labels, names, whole):
+    def finish(images: Any, labels: Any, names: Any, whole: Any) -> Any:
         if bad.skip:
             whole = _note_broken(names, whole, bad)
             substitute = tf.argmax(tf.cast(whole, tf.int32), output_type=tf.int32)
@@ -123,8 +124,8 @@ def evaluation_batches(
     workers: int = 1,
     replicas: int = 1,
     bad: BadImages | None = None,
-):
-    """Each image once, centre crops, in batches of one size.
+) -> Any:
+    """Yields each image once, as center crops, in batches of one size.
 
     Args:
         source: Where the images come from.
@@ -143,13 +144,13 @@ def evaluation_batches(
 
     bad = bad or BadImages()
 
-    def load(element):
+    def load(element: Any) -> Any:
         image, whole = _transformed(
             lambda e: evaluation_crop(e, size, crop_fraction), element, size, bad
         )
         return image, element["label"], element["name"], whole
 
-    def finish(images, labels, names, whole):
+    def finish(images: Any, labels: Any, names: Any, whole: Any) -> Any:
         return images, labels, tf.cast(_note_broken(names, whole, bad), tf.float32)
 
     blank = (tf.zeros((size, size, 3), tf.uint8), tf.zeros((), tf.int64), tf.constant(""), False)
@@ -164,7 +165,7 @@ def evaluation_batches(
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def first_broken(elements) -> str | None:
+def first_broken(elements: Any) -> str | None:
     """Name of the first of some elements of a source's stream that can't be decoded."""
     import tensorflow as tf
 
@@ -176,7 +177,7 @@ def first_broken(elements) -> str | None:
     return None
 
 
-def _transformed(transform, element, size, bad):
+def _transformed(transform: Any, element: Any, size: int, bad: BadImages) -> Any:
     """`transform` of the image's bytes, and whether they could be decoded.
 
     A graph can't catch an error, but a dataset can leave out an element that raises one. This costs
@@ -194,13 +195,13 @@ def _transformed(transform, element, size, bad):
     return tf.ensure_shape(image, (size, size, 3)), whole
 
 
-def _note_broken(names, whole, bad):
+def _note_broken(names: Any, whole: Any, bad: BadImages) -> Any:
     """`whole`, after the names of broken files have been added to `bad`, if they are skipped."""
     if not bad.skip:
         return whole
     import tensorflow as tf
 
-    def note(names, whole):
+    def note(names: Any, whole: Any) -> Any:
         bad.names.update(name.decode() for name in names[~whole] if name)
         return whole
 
@@ -236,7 +237,7 @@ def sample_crops(
     import tensorflow as tf
 
     bad = bad or BadImages()
-    crops = []
+    crops: list[np.ndarray] = []
     for element in source.stream(seed=seed).take(source.images):
         if len(crops) == count:
             break

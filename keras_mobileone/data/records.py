@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,8 +50,8 @@ class RecordKeys:
 class Records:
     """TFRecord files of images, as TensorFlow's scripts for ImageNet write them.
 
-    Their order is shuffled anew in each pass, their records are interleaved, and pass through a
-    shuffle buffer.
+    In each epoch the order of the files is shuffled, records of several files are interleaved, and
+    a shuffle buffer mixes them.
 
     Args:
         files: The shards.
@@ -81,7 +81,7 @@ class Records:
         name: str = "TFRecords",
         keys: RecordKeys | None = None,
         buffer: int = 10_000,
-    ):
+    ) -> None:
         self.files = [os.fspath(file) for file in files]
         self.lengths = np.array(lengths, np.int64)
         self.stored = tuple(stored)
@@ -109,11 +109,11 @@ class Records:
         with tf.device("CPU"):
             files = tf.constant([os.fsencode(file) for file in self.files])
 
-        def read_shard(shard):
+        def read_shard(shard: Any) -> Any:
             records = tf.data.TFRecordDataset(files[shard], buffer_size=READ_BYTES)
             return records.enumerate().map(lambda number, record: (shard, number, record))
 
-        def read_part(number, part, first, shards):
+        def read_part(number: Any, part: Any, first: Any, shards: Any) -> Any:
             records = tf.data.Dataset.from_tensor_slices(shards).interleave(
                 read_shard,
                 cycle_length=READ_AT_ONCE,
@@ -128,7 +128,7 @@ class Records:
                 records = shuffle_in_buffer(records, self.buffer, draw + part)
             return records.enumerate(first)
 
-        def wanted(position, _):
+        def wanted(position: Any, _: Any) -> Any:
             return position >= start and position % workers == worker
 
         passes = tf.data.Dataset.range(*pass_range(self.images, start, seed))
@@ -139,7 +139,7 @@ class Records:
             .map(self._parser(files), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         )
 
-    def _parts(self, number, start, seed):
+    def _parts(self, number: Any, start: Any, seed: Any) -> Any:
         """The shards of one pass in parts that are shuffled by themselves.
 
         Returns:
@@ -155,7 +155,7 @@ class Records:
             order = permutation(count, seed, number)
         ends = number * self.images + tf.cumsum(tf.gather(self.lengths, order))
 
-        def part(index):
+        def part(index: Any) -> Any:
             shards = order[index * size : (index + 1) * size]
             first = ends[index * size] - tf.gather(self.lengths, shards[0])
             return number, index, first, shards, ends[index * size + tf.size(shards, tf.int64) - 1]
@@ -166,7 +166,7 @@ class Records:
     def _shards_of_part(self) -> int:
         return max(1, round(PART_BUFFERS * self.buffer * len(self.files) / self.images))
 
-    def _parser(self, files):
+    def _parser(self, files: Any) -> Any:
         """Function from a position and (shard, number, record) to an element of the stream."""
         import tensorflow as tf
 
@@ -180,7 +180,7 @@ class Records:
         index = {name: label for label, name in enumerate(self.classes)}
         labels = np.array([index[name] for name in self.stored], np.int64)
 
-        def parse(position, row):
+        def parse(position: Any, row: Any) -> Any:
             shard, number, record = row
             example = tf.io.parse_single_example(record, features)
             place = tf.strings.join([files[shard], "#", tf.strings.as_string(number)])
@@ -195,7 +195,7 @@ class Records:
 
         return parse
 
-    def _checked(self, label, place):
+    def _checked(self, label: Any, place: Any) -> Any:
         """The label; where it stands for no class the graph fails with a sentence."""
         import tensorflow as tf
 
@@ -336,7 +336,8 @@ def count_records(path: str | os.PathLike) -> int:
             count += offset <= size
     if not count:
         raise InputValueError(
-            f"Expected a TFRecord file, not compressed. Received: {path}, which is none or empty."
+            f"Expected a TFRecord file, not compressed. Received: {path}, which is of "
+            "another kind, or empty."
         )
     if offset != size:
         raise InputValueError(

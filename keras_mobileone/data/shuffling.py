@@ -1,9 +1,11 @@
 """Deterministic per-epoch shuffling: the order follows from (seed, epoch) alone."""
 
+from typing import Any
+
 from keras_mobileone.errors import InputValueError
 
 
-def permutation(count, seed, number):
+def permutation(count: Any, seed: Any, number: Any) -> Any:
     """A random order of 0 … count − 1 for pass `number`.
 
     All orders are equally likely, for any count. Sorting random numbers costs 0.3 s for
@@ -28,7 +30,7 @@ def permutation(count, seed, number):
     return tf.cast(tf.argsort(keys, stable=True), tf.int64)
 
 
-def shuffle_in_buffer(dataset, size: int, seed):
+def shuffle_in_buffer(dataset: Any, size: int, seed: Any) -> Any:
     """`dataset.shuffle(size)` whose order depends on `seed`, not on TensorFlow's global seed.
 
     To be called while a function of a dataset is traced.

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keras_mobileone.data.folders import ClassFolders, class_folders, folder_splits
 from keras_mobileone.data.images import left_out_sentence
@@ -78,13 +78,16 @@ def open_source(
         A `Source`, or None if the data has no validation images.
 
     Raises:
-        FileNotFoundError: If there is no such directory, or a part of it is missing.
+        FileNotFoundError: If there is no such directory, or a file of it is missing.
         ValueError: If it does not hold what it should; says what was found instead.
         ImportError: If tensorflow-datasets is needed and missing.
 
     Example:
-        >>> train = open_source("imagenette", "train")
-        >>> val = open_source("imagenette", "val", train.classes)
+        >>> train = open_source("photos", "train")
+        >>> train.classes
+        ('dog', 'tench')
+        >>> open_source("photos", "val", train.classes) is None
+        True
     """
     if split not in SPLITS:
         raise InputValueError(f"`split` is 'train' or 'val'. Received: split={split!r}.")
@@ -149,7 +152,7 @@ def open_tfds(name: str, split: str, classes: Sequence[str] | None = None) -> Re
     )
 
 
-def _tfds_builder(name: str):
+def _tfds_builder(name: str) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -166,7 +169,7 @@ def _tfds_builder(name: str):
         ) from error
 
 
-def _tfds_keys(name: str, features) -> tuple[RecordKeys, list[str]]:
+def _tfds_keys(name: str, features: Any) -> tuple[RecordKeys, list[str]]:
     """Where the records of a data set have what, and the names of its classes."""
     import tensorflow_datasets as tfds
 

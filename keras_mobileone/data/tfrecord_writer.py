@@ -1,4 +1,4 @@
-"""Writes class folders as TFRecords, after a look at every image."""
+"""Writes class folders as TFRecords, after a check of every image."""
 
 import hashlib
 import json
@@ -28,8 +28,8 @@ class PreparedSplit:
     """What was written of a split.
 
     Attributes:
-        images: How many.
-        shards: In how many files.
+        images: Number of images.
+        shards: Number of files.
         bad: The images that were left out: path below the directory of the images, and reason.
     """
 
@@ -43,7 +43,7 @@ class Prepared:
     """What `write_tfrecords` wrote.
 
     Attributes:
-        directory: Where.
+        directory: Where the files are.
         classes: Names in label order.
         splits: By name: "train", and "validation" if there is one.
     """
@@ -55,7 +55,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Shard:
-    """A file to write: its name, and the images it takes."""
+    """A file to write: its name and the images that go into it."""
 
     file: str
     split: str
@@ -84,17 +84,18 @@ def write_tfrecords(
 ) -> Prepared:
     """Writes class folders as TFRecords in the layout of TensorFlow's scripts for ImageNet.
 
-    Every image is decoded once, as a check; its bytes are stored as they are. The images are
-    mixed over the shards in an order that depends on their names alone. What an interrupted run
+    Every image is decoded once, as a check; its bytes are stored as they are. What TensorFlow and
+    Pillow decode to different pixels, such as an animated WebP, counts as bad. The images are
+    spread over the shards in an order that depends on their names alone. What an interrupted run
     finished is kept by the next one with the same arguments.
 
     Args:
-        directory: train/ and perhaps val/ or validation/, each with one folder of images for each
-            class, or the class folders directly.
+        directory: train/ and perhaps val/ (see `folder_splits`), each with one folder of images for
+            each class, or the class folders directly.
         output: Directory to write to; it is made if it does not exist.
         shards: Files for the training images.
         val_shards: Files for the validation images; by default in proportion.
-        skip_bad: Leave out images that can't be decoded. By default they are an error at the end.
+        skip_bad: Leave out bad images. By default they are an error at the end.
         threads: Shards written at the same time; by default one for each core. Pillow decodes
             outside of Python's lock, so threads keep the cores busy.
         progress: Called with (images done, images in all).
@@ -110,9 +111,9 @@ def write_tfrecords(
         OSError: If `output` can't be written.
 
     Example:
-        >>> prepared = write_tfrecords("imagenette", "imagenette-records", shards=8)
-        >>> prepared.splits["train"].images
-        9469
+        >>> prepared = write_tfrecords("photos", "photos-records", shards=1)
+        >>> prepared.classes
+        ('dog', 'tench')
     """
     directory, output = Path(directory), Path(output)
     require_apart(directory, output)
@@ -122,7 +123,8 @@ def write_tfrecords(
     missing = [shard for shard in plan if shard.file not in kept]
     if missing:
         (output / DATASET_FILE).unlink(missing_ok=True)
-    Writer(directory, output, journal).write(missing, kept, threads or os.cpu_count(), progress)
+    threads = threads or os.cpu_count() or 1
+    Writer(directory, output, journal).write(missing, kept, threads, progress)
     return finish(output, plan, classes, journal.done, skip_bad)
 
 
@@ -194,7 +196,7 @@ class Journal:
         ValueError: If `output` holds other files, or shards of another plan.
     """
 
-    def __init__(self, output: Path, plan: list[Shard]):
+    def __init__(self, output: Path, plan: list[Shard]) -> None:
         self.path = output / UNFINISHED_FILE
         self.fingerprint = fingerprint(plan)
         self.done: dict[str, Written] = {}
@@ -236,14 +238,14 @@ class Journal:
             self.done[shard.file] = written
             self._save()
 
-    def _save(self):
+    def _save(self) -> None:
         content = {
             "fingerprint": self.fingerprint,
             "shards": {file: asdict(written) for file, written in sorted(self.done.items())},
         }
         _write_json(self.path, content)
 
-    def _read(self):
+    def _read(self) -> None:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             before = content["fingerprint"]
@@ -263,7 +265,7 @@ class Journal:
 class Writer:
     """Writes shards in threads."""
 
-    def __init__(self, directory: Path, output: Path, journal: Journal):
+    def __init__(self, directory: Path, output: Path, journal: Journal) -> None:
         self.directory = directory
         self.output = output
         self.journal = journal
@@ -271,7 +273,13 @@ class Writer:
         self.stop = threading.Event()
         self.counts: dict[str, int] = {}
 
-    def write(self, plan: list[Shard], kept: set[str], threads: int, progress) -> None:
+    def write(
+        self,
+        plan: list[Shard],
+        kept: set[str],
+        threads: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         """Writes the shards of `plan`; an error or an interruption ends it soon."""
         done = sum(w.images + len(w.bad) for f, w in self.journal.done.items() if f in kept)
         total = done + sum(len(shard.chosen) for shard in plan)

@@ -5,6 +5,7 @@ import io
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -17,7 +18,7 @@ CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
 
 
-def validate(trainer: Trainer, batches, steps: int) -> dict[str, float]:
+def validate(trainer: Trainer, batches: Any, steps: int) -> dict[str, float]:
     """Loss, top-1 and top-5 of the weights and of their averages."""
     logs = trainer.evaluate(batches, steps=steps, verbose=0, return_dict=True)
     results = {f"val_{name}": value for name, value in logs.items()}
@@ -38,17 +39,19 @@ class Recorder(keras.callbacks.Callback):
         save_every: Steps between checkpoints inside an epoch.
     """
 
-    def __init__(self, directory: Path | None, progress: Progress, validation, save_every: int):
+    def __init__(
+        self, directory: Path | None, progress: Progress, validation: Any, save_every: int
+    ) -> None:
         super().__init__()
         self.directory = directory
         self.progress = progress
         self.validation = validation
         self.save_every = save_every
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         self.clock = time.perf_counter()
 
-    def save(self):
+    def save(self) -> None:
         """Writes the checkpoint, on the machine that writes."""
         now = time.perf_counter()
         self.progress.seconds += now - self.clock
@@ -56,7 +59,7 @@ class Recorder(keras.callbacks.Callback):
         if self.directory is not None:
             save_checkpoint(self.directory / CHECKPOINT, self.model, self.progress)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if not math.isfinite(logs["loss"]):
             raise VerificationError(
                 f"The loss is {float(logs['loss'])} in step {self.progress.step + 1}. Lower the "
@@ -67,7 +70,7 @@ class Recorder(keras.callbacks.Callback):
         if self.progress.step % self.save_every == 0:
             self.save()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.validation is not None:
             logs |= validate(self.model, *self.validation)
         optimizer = self.model.optimizer

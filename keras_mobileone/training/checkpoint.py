@@ -20,7 +20,7 @@ STATE_KEY = "state"
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a training run.
 
     Attributes:
         step: Steps done, over all epochs.
@@ -34,7 +34,7 @@ class Progress:
 
 
 def state_variables(trainer: Trainer) -> list:
-    """What a step changes and the next one reads: weights, averages, optimizer. No metrics."""
+    """All variables that the next step depends on: weights, averages, optimizer; no metrics."""
     variables = [*trainer.network.weights, *trainer.averages, *trainer.optimizer.variables]
     # Seeds of layers with random numbers (dropout in a network of the user's).
     variables += [v for v in trainer.network.variables if not any(v is w for w in variables)]

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import keras
 import numpy as np
@@ -52,7 +53,9 @@ class Devices:
     With several machines this waits until all of them have started, for an hour at most.
     """
 
-    def __init__(self, workers: tuple[str, ...] = (), index: int | None = None, strategy=None):
+    def __init__(
+        self, workers: tuple[str, ...] = (), index: int | None = None, strategy: Any = None
+    ) -> None:
         backend = keras.backend.backend()
         if workers and backend != "tensorflow":
             raise InputValueError(
@@ -66,7 +69,7 @@ class Devices:
                 f"`index` says which of `workers` this machine is. Received: index={index} "
                 "without workers. Name all machines with --workers host:port,host:port."
             )
-        self.strategy = None
+        self.strategy: Any = None
         self.workers, self.worker, self.replicas = 1, 0, 1
         if backend == "tensorflow":
             self.strategy = strategy or _tensorflow_strategy()
@@ -89,7 +92,7 @@ class Devices:
         """Whether BatchNorm must gather its statistics itself. On JAX they are global anyhow."""
         return self.strategy is not None and self.replicas > 1
 
-    def scope(self):
+    def scope(self) -> Any:
         """Context in which the variables are made."""
         return nullcontext() if self.strategy is None else self.strategy.scope()
 
@@ -106,7 +109,7 @@ class Devices:
             )
         return global_batch // self.replicas
 
-    def distribute(self, batches: Callable[[int], object], global_batch: int):
+    def distribute(self, batches: Callable[[int], object], global_batch: int) -> Any:
         """What `fit` takes, from a function that makes the batches of one pipeline.
 
         Args:
@@ -121,11 +124,11 @@ class Devices:
 
     def from_chief(self, array: np.ndarray) -> np.ndarray:
         """The chief's value of an array of the same shape and dtype on every machine."""
-        if self.workers == 1:
+        if self.workers == 1 or self.strategy is None:
             return array
         import tensorflow as tf
 
-        def contribution():
+        def contribution() -> Any:
             replica = tf.distribute.get_replica_context()
             first = replica.replica_id_in_sync_group == 0
             value = tf.where(first, array, tf.zeros_like(array))
@@ -161,7 +164,7 @@ def lost_machine(error: Exception, devices: Devices) -> str | None:
     )
 
 
-def serve(batches, service: str):
+def serve(batches: Any, service: str) -> Any:
     """Batches that the workers of a tf.data service make, in any order.
 
     The service hands out whole passes over the images: each of its workers makes the batches of
@@ -209,7 +212,7 @@ def check_service(service: str | None, skip_bad: bool) -> None:
         ) from error
 
 
-def _set_tf_config(workers, index):
+def _set_tf_config(workers: tuple[str, ...], index: Any) -> None:
     if index is None or not 0 <= index < len(workers):
         raise InputValueError(
             f"Expected `index` from 0 to {len(workers) - 1}, the place of this machine in "
@@ -224,7 +227,7 @@ def _set_tf_config(workers, index):
     )
 
 
-def _tensorflow_strategy():
+def _tensorflow_strategy() -> Any:
     import tensorflow as tf
 
     if os.environ.get("TF_CONFIG"):

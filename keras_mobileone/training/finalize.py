@@ -1,4 +1,4 @@
-"""What remains of a training run: the finished model, fused, evaluated, exported."""
+"""The results of a training run: the finished model, fused, evaluated and exported."""
 
 import json
 import os

@@ -1,8 +1,9 @@
-"""`finetune`: pretrained features, a fresh classifier, images of one's own."""
+"""`finetune`: pretrained features and a new classifier, trained on the user's images."""
 
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,7 +32,7 @@ def finetune(
     variant: Variant | str | None = None,
     weights: str | os.PathLike = "imagenet",
     recipe: Recipe = RECIPES["finetune"],
-    **options,
+    **options: Any,
 ) -> TrainingReport | None:
     """Fine-tunes pretrained weights on images of any number of classes.
 

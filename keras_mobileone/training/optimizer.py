@@ -1,6 +1,7 @@
 """SGD in PyTorch's meaning, and the schedules of its rate and decay."""
 
 from contextvars import ContextVar
+from typing import Any
 
 import keras
 from keras import ops
@@ -38,7 +39,14 @@ class SGD(keras.optimizers.Optimizer):
     >>> optimizer = SGD(0.1, momentum=0.9, decay=1e-4)
     """
 
-    def __init__(self, learning_rate=0.1, momentum=0.9, decay=0.0, name="sgd", **kwargs):
+    def __init__(
+        self,
+        learning_rate: Any = 0.1,
+        momentum: float = 0.9,
+        decay: Any = 0.0,
+        name: str = "sgd",
+        **kwargs: Any,
+    ) -> None:
         if kwargs.pop("weight_decay", None) is not None:
             raise InputValueError("Keras' `weight_decay` means something else. Use `decay`.")
         if not 0 <= momentum < 1:
@@ -47,13 +55,13 @@ class SGD(keras.optimizers.Optimizer):
         self.momentum = momentum
         self.decay = decay
 
-    def build(self, variables):
+    def build(self, variables: list) -> None:
         if self.built:
             return
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         # The decay is computed once for all variables, because a schedule is two dozen operators.
         # It is a tensor of the step that is being traced, and must not outlive it.
         step_decay = _STEP_DECAY.set(self.current_decay())
@@ -62,7 +70,7 @@ class SGD(keras.optimizers.Optimizer):
         finally:
             _STEP_DECAY.reset(step_decay)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         gradient = ops.cast(gradient, variable.dtype)
         if len(variable.shape) > 1:
             decay = _STEP_DECAY.get()
@@ -81,11 +89,11 @@ class SGD(keras.optimizers.Optimizer):
             var=resources[0], accum=resources[1], lr=rate, grad=gradient, momentum=momentum
         )
 
-    def current_decay(self):
+    def current_decay(self) -> Any:
         """The weight decay of the next step: read while the step runs, so that it changes."""
         return self.decay(self.iterations) if callable(self.decay) else self.decay
 
-    def get_config(self):
+    def get_config(self) -> dict:
         config = super().get_config()
         del config["weight_decay"]
         decay = self.decay
@@ -94,7 +102,7 @@ class SGD(keras.optimizers.Optimizer):
         return {**config, "momentum": self.momentum, "decay": decay}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "SGD":
         config = dict(config)
         if isinstance(config["decay"], dict):
             config["decay"] = keras.optimizers.schedules.deserialize(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
@@ -86,7 +87,7 @@ class Recipe:
     expected_time: str = field(default=NOT_MEASURED, compare=False)
     expected_accuracy: str = field(default=NOT_MEASURED, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "phases", tuple(self.phases))
         if isinstance(self.crop_area, list):  # as JSON has it
             object.__setattr__(self, "crop_area", tuple(self.crop_area))
@@ -179,7 +180,7 @@ class Recipe:
 SETTINGS = sorted({f.name for f in dataclasses.fields(Recipe) if f.compare} - {"name", "phases"})
 
 
-def _parse_setting(setting: str):
+def _parse_setting(setting: str) -> Any:
     name, equals, text = setting.partition("=")
     if not equals or name not in (*SETTINGS, "image_size"):
         raise InputValueError(
@@ -239,7 +240,7 @@ _PLAIN = (Phase(0, 224),)
 _GROWING = (Phase(0, 160, 0.3), Phase(37, 192, 0.7), Phase(112, 224, 1.0))
 
 
-def _imagenet(key: str, variant: Variant, accuracy: str, **changes) -> Recipe:
+def _imagenet(key: str, variant: Variant, accuracy: str, **changes: Any) -> Recipe:
     return Recipe(
         key,
         variant,

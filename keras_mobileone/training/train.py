@@ -1,4 +1,4 @@
-"""`train`: a whole training run in a directory, from data to deploy model."""
+"""`train`: a training run in a directory, from the data to the deploy model."""
 
 import dataclasses
 import os
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -62,7 +63,7 @@ def train(
     exports: Sequence[str] = (),
     log: Callable[[str], object] | None = None,
 ) -> TrainingReport | None:
-    """Trains a MobileOne, and fuses, evaluates and exports it in the end.
+    """Trains a MobileOne, then fuses, evaluates and exports it.
 
     Everything that is drawn at random follows from the recipe's seed and the number of the step:
     a run that was killed and goes on with `resume` ends with the weights of an unbroken one.
@@ -71,16 +72,16 @@ def train(
         recipe: See `get_recipe`.
         data: Directory with `train/` and, if there is one, `val/`, of class folders; or directory
             of TFRecords, as `write_tfrecords` writes them; or `"tfds:NAME"`.
-        output: Directory of the run, new or empty. It is made if need be.
+        output: Directory of the run, new or empty. It is created if it does not exist.
         resume: Go on from the checkpoint in `output`.
-        initial: From the training images to the train-time model with whose weights to start; for
-            random ones, None.
+        initial: Function from the training images to the train-time model whose weights the
+            training starts with. By default they are random.
         teacher: Model of normalized images for a recipe with distillation.
         devices: Where to train. All devices of this machine by default.
-        skip_bad: Leave out files that can't be decoded, instead of stopping.
+        skip_bad: Leave out files that can't be decoded, instead of stopping at them.
         data_service: Address `grpc://host:port` of a tf.data service's dispatcher, whose workers
             then decode and augment the training images: see `serve`. The order of the images is
-            not fixed any more, nor what exactly a resumed run sees.
+            then no longer fixed, and a resumed run differs from an unbroken one.
         save_every: Steps between checkpoints inside an epoch; one more is written after each epoch.
         tensorboard: Write TensorBoard logs too (needs the package tensorboard).
         exports: Precisions of `export_tflite`, for files of the finished model.
@@ -94,7 +95,7 @@ def train(
         FileNotFoundError: If there is no data, or nothing to resume.
         ValueError: If the recipe does not fit the devices or the run so far; if machines differ in
             recipe or data; for a file that can't be decoded, with its name.
-        ArithmeticError: If the loss is not finite any more.
+        ArithmeticError: If the loss is no longer finite.
         ConnectionError: If another machine is lost, or there is no data service.
 
     Example:
@@ -109,6 +110,10 @@ def train(
     devices = devices or Devices()
     devices.share(recipe.batch_size)
     source = open_source(data, "train")
+    if source is None:
+        raise InputValueError(
+            f"Expected training images. Received: {data}, which has no training split."
+        )
     check_teacher(recipe, teacher, len(source.classes))
     validation = open_source(data, "val", source.classes)
     if source.images < recipe.batch_size:
@@ -243,14 +248,14 @@ class Run:
         end = first + 1 if done else min([*starts, self.recipe.epochs])
         return first, end, self.steps_per_epoch - done, self.recipe.phase(first)
 
-    def training(self, phase: Phase, step: int):
+    def training(self, phase: Phase, step: int) -> Any:
         """Batches of `phase`, from `step` on."""
         recipe, devices = self.recipe, self.devices
         augmentation = Augmentation(
             phase.image_size, recipe.crop_area, recipe.augmentation, phase.strength
         )
 
-        def batches(size):
+        def batches(size: int) -> Any:
             made = training_batches(
                 self.source,
                 augmentation,
@@ -265,14 +270,14 @@ class Run:
 
         return devices.distribute(batches, recipe.batch_size)
 
-    def validation(self):
+    def validation(self) -> Any:
         """Batches of all validation images and how many there are, or None."""
-        if self.val_source is None:
+        source, recipe, devices = self.val_source, self.recipe, self.devices
+        if source is None:
             return None
-        recipe, devices = self.recipe, self.devices
         batches = devices.distribute(
             lambda size: evaluation_batches(
-                self.val_source,
+                source,
                 recipe.image_size,
                 recipe.variant.crop_fraction,
                 size,
@@ -283,7 +288,7 @@ class Run:
             ),
             recipe.batch_size,
         )
-        return batches, -(-self.val_source.images // recipe.batch_size)
+        return batches, -(-source.images // recipe.batch_size)
 
 
 def check_run(directory: Path, recipe: Recipe, classes: Sequence[str], resume: bool) -> None:
@@ -338,7 +343,7 @@ def work_of(recipe: Recipe, source: Source, validation: Source | None) -> str:
 
 
 def make_trainer(
-    recipe: Recipe, classes: int, steps_per_epoch: int, devices: Devices, teacher=None
+    recipe: Recipe, classes: int, steps_per_epoch: int, devices: Devices, teacher: Any = None
 ) -> Trainer:
     """A compiled trainer around a network with random weights."""
     keras.utils.set_random_seed(recipe.seed)
@@ -360,7 +365,7 @@ def make_trainer(
     return trainer
 
 
-def check_teacher(recipe: Recipe, teacher, classes: int) -> None:
+def check_teacher(recipe: Recipe, teacher: Any, classes: int) -> None:
     """Raises unless a teacher is given just when the recipe has distillation, and fits."""
     if (teacher is not None) != (recipe.distillation > 0):
         raise InputValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,7 +43,7 @@ class Trainer(keras.Model):
         recipe: Recipe,
         teacher: keras.Model | None = None,
         workers: int = 1,
-    ):
+    ) -> None:
         super().__init__(name=f"{network.name}_trainer")
         self.network = network
         self.classes = network.output_shape[-1]
@@ -51,8 +52,8 @@ class Trainer(keras.Model):
         self.smoothing = recipe.label_smoothing
         self.distillation = recipe.distillation
         self.temperature = recipe.temperature
-        self.decay = recipe.ema_decay
-        self.teacher = teacher
+        self.decay: Any = recipe.ema_decay
+        self.teacher: Any = teacher
         if teacher is not None:
             teacher.trainable = False
             self.teacher_softmax = ends_in_softmax(teacher)
@@ -78,21 +79,28 @@ class Trainer(keras.Model):
         self.top5_mean = keras.metrics.Mean(name="top5")
         self.built = True
 
-    def call(self, images, training=None):
+    def call(self, images: Any, training: bool | None = None) -> Any:
         images = preprocess_input(images)
         if training:
             return ops.cast(self.network(images, training=True), "float32")
         with folded_inference():
             return ops.cast(self.network(images, training=False), "float32")
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool | None = True,
+    ) -> Any:
         """Mean cross-entropy over the images, in training with smoothing and distillation."""
         losses = self.image_losses(x, y, y_pred, training)
         if sample_weight is not None:
             losses = losses * sample_weight
         return ops.mean(losses) / replicas()
 
-    def image_losses(self, images, labels, logits, training):
+    def image_losses(self, images: Any, labels: Any, logits: Any, training: bool | None) -> Any:
         """(batch,) losses."""
         smoothing = self.smoothing if training else 0.0
         targets = ops.one_hot(labels, self.classes) * (1 - smoothing) + smoothing / self.classes
@@ -107,7 +115,7 @@ class Trainer(keras.Model):
         soft = self.temperature**2 * divergence
         return (1 - self.distillation) * losses + self.distillation * soft
 
-    def teacher_logits(self, images):
+    def teacher_logits(self, images: Any) -> Any:
         """(batch, classes) float32, without gradient."""
         images = preprocess_input(images)
         size = self.teacher.input_shape[1:3]
@@ -119,10 +127,10 @@ class Trainer(keras.Model):
         return ops.stop_gradient(outputs)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list:
         return [self.loss_mean, self.top1_mean, self.top5_mean]
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict:
         self.loss_mean.update_state(
             self.image_losses(x, y, y_pred, training=False), sample_weight=sample_weight
         )
@@ -133,7 +141,7 @@ class Trainer(keras.Model):
             metric.name: ops.reshape(metric.result(), self.metric_shape) for metric in self.metrics
         }
 
-    def train_step(self, *arguments):
+    def train_step(self, *arguments: Any) -> Any:
         """One step of the backend's trainer, then one of the averages."""
         outputs = super().train_step(*arguments)
         if not self.averages:
@@ -166,7 +174,7 @@ class Trainer(keras.Model):
         finally:
             self.network.set_weights(before)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras (3.15) would reduce a batch over the replicas here, which
         # MultiWorkerMirroredStrategy refuses; everything is built by now.
         pass
