@@ -37,6 +37,7 @@ from keras_mobileone.models.fusing import fuse
 from keras_mobileone.variants import VARIANTS, get_variant
 from keras_mobileone.weights.loading import load_keras, read_weights
 from keras_mobileone.weights.naming import is_fused
+from keras_mobileone.weights.pretrained import available_weights
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -218,6 +219,18 @@ def save_keras(model, target):
         model.save(temporary)
 
 
+def weights_at_hand(variant: str) -> str:
+    """ImageNet weights, downloaded if need be; else those in the package, with a sentence."""
+    weights, reason = available_weights(get_variant(variant))
+    if reason:
+        console.print(
+            f"The ImageNet weights could not be had ({reason}). The weights of ten classes that "
+            "come with the package are used instead; they know these classes and no others.",
+            markup=False,
+        )
+    return weights
+
+
 @main.command("deploy")
 @source_options
 @click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
@@ -233,7 +246,12 @@ def deploy_command(
     \b
     Example: keras-mobileone deploy --variant s0 --calibration photos/ --output s0/
              keras-mobileone deploy --model mine.keras --labels classes.txt --output mine/
+
+    --weights auto takes ImageNet's weights if they can be had, else the ten classes of Imagenette
+    that come with the package.
     """
+    if weights == "auto":
+        weights = weights_at_hand(variant or "s0")
     with progress_steps() as step:
         report = deploy(
             variant,
