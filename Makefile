@@ -8,12 +8,12 @@ SHARED := ../shared
 WORKERS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-# ImageNet weights where they lie beside the project or where you say; else those of ten classes
-# that come with the package.
+# ImageNet weights where they lie beside the project or where you say; else they are downloaded, or
+# those of ten classes are used that come with the package.
 ifneq ($(wildcard $(SHARED)/weights),)
 export KERAS_MOBILEONE_WEIGHTS ?= $(abspath $(SHARED)/weights)
 endif
-WEIGHTS ?= $(if $(KERAS_MOBILEONE_WEIGHTS),imagenet,imagenette)
+WEIGHTS ?= auto
 ifneq ($(wildcard $(SHARED)/imagenet-sample/images),)
 CALIBRATION := --calibration $(SHARED)/imagenet-sample/images
 PHOTOGRAPHS := --images $(SHARED)/imagenet-sample/images

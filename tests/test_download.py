@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save
 
 from keras_mobileone import VARIANTS, MobileOne, feature_extractor
+from keras_mobileone.cli import commands
 from keras_mobileone.weights import naming, pretrained
 
 S0 = VARIANTS["s0"]
@@ -209,3 +210,30 @@ def test_from_the_server_to_a_model(
     images = noise(1, 64, 64, 3)
     expected = feature_extractor(tiny_model)(images, training=False)[-1]
     assert relative_error(model(images), expected) < 1e-5
+
+
+def test_a_demonstration_downloads_the_weights(cache, server, capsys):
+    assert commands.weights_at_hand("s0") == "imagenet"
+    assert files_below(cache) == [FILENAME]
+    assert "could not be had" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("behaviour", ["missing", "cut", "no server"])
+def test_a_demonstration_without_a_network_says_what_it_uses(
+    behaviour, cache, server, monkeypatch, capsys
+):
+    server.behaviour = behaviour
+    if behaviour == "no server":
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
+    assert commands.weights_at_hand("s0") == "imagenette"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "could not be had" in printed and "ten classes" in printed
+    assert files_below(cache) == []
+
+
+def test_other_variants_have_no_weights_to_fall_back_on(cache, server):
+    server.behaviour = "missing"
+    with pytest.raises(FileNotFoundError, match="No ImageNet weights for mobileone_s1"):
+        commands.weights_at_hand("s1")

@@ -173,7 +173,7 @@ def test_a_network_with_the_layer_keeps_its_outputs(name, images):
     # The simulation that the correction goes by is what LiteRT computes.
     expected = model.predict(images[CALIBRATION], verbose=0)
     found = sqnr(expected, run(report.content, images[CALIBRATION]))
-    assert report.tensors[-1].sqnr == pytest.approx(found, abs=2)
+    assert report.tensors[-1].sqnr == pytest.approx(found, abs=4)
 
 
 def scales_of_concatenations(content):

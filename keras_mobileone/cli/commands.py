@@ -197,6 +197,20 @@ def save_keras(model: "keras.Model", target: Path) -> None:
         model.save(temporary)
 
 
+def weights_at_hand(variant: str) -> str:
+    """ImageNet weights, downloaded if need be; else those in the package, with a sentence."""
+    from keras_mobileone.weights.pretrained import available_weights
+
+    weights, reason = available_weights(get_variant(variant))
+    if reason:
+        console.print(
+            f"The ImageNet weights could not be had ({reason}). The weights of ten classes that "
+            "come with the package are used instead; they know these classes and no others.",
+            markup=False,
+        )
+    return weights
+
+
 @main.command("deploy", cls=KerasCommand)
 @source_options
 @click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
@@ -220,10 +234,15 @@ def deploy_command(
     \b
     Example: keras-mobileone deploy --variant s0 --calibration photos/ --output s0/
              keras-mobileone deploy --model mine.keras --labels classes.txt --output mine/
+
+    --weights auto takes ImageNet's weights if they can be had, else the ten classes of Imagenette
+    that come with the package.
     """
     from keras_mobileone.deployment.pipeline import deploy
     from keras_mobileone.deployment.report import HEADER, package_summary, summary, table_rows
 
+    if weights == "auto":
+        weights = weights_at_hand(variant or "s0")
     with progress_steps() as step, without_native_logs():
         report = deploy(
             variant,

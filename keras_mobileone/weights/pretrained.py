@@ -162,6 +162,25 @@ def find_imagenet_weights(variant: Variant, deploy: bool) -> Path:
         ) from error
 
 
+def available_weights(variant: Variant) -> tuple[str, str | None]:
+    """The best weights for a demonstration: ImageNet's, or those of ten classes in this package.
+
+    Returns:
+        `"imagenet"` and None, or `"imagenette"` and the reason why ImageNet's could not be had.
+
+    Raises:
+        FileNotFoundError: If the ImageNet weights can't be had and the variant is not S0, for which
+            alone this package contains weights.
+    """
+    try:
+        find_imagenet_weights(variant, deploy=True)
+    except FileNotFoundError as error:
+        if variant.name != S0.name:
+            raise
+        return "imagenette", str(error.__cause__ or error)
+    return "imagenet", None
+
+
 def download(file: PretrainedFile, directory: str | os.PathLike) -> Path:
     """Downloads `file` into `directory` with a progress bar; checks its sha256.
 
