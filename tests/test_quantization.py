@@ -140,6 +140,7 @@ def test_correction_beats_the_converter_on_other_images(model, images, plain, ac
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:In int8 these layers")  # what a step left out costs
 def test_each_step_pays(model, images):
     def result(**steps):
         content = quantize(model, images[:32], normalize=False, **steps).content

@@ -25,6 +25,7 @@ from keras_mobileone.quantization.simulation import Simulator
 # Head room over the calibrated maximum where other images go beyond it (measured on S0): what is
 # averaged over the image next, the average, and outputs without ReLU such as logits.
 MARGIN_BEFORE_MEAN = 1.4
+MARGIN_BEFORE_MAX = 1.1  # a maximum over the image is where other images go beyond
 MARGIN_MEAN = 1.1
 MARGIN_OUTPUT = 1.05
 # input scale · weight scale / output scale, in which integer kernels work (XNNPACK: 2⁻³² … 2⁸).
@@ -195,6 +196,8 @@ def _with_margin(graph: Int8Graph, tensor: int, kind: str, value: Tensor) -> Ran
         margin = MARGIN_MEAN
     elif "MEAN" in consumers:
         margin = MARGIN_BEFORE_MEAN
+    elif "REDUCE_MAX" in consumers:
+        margin = MARGIN_BEFORE_MAX
     elif kind in LINEAR and low < 0:
         margin = MARGIN_OUTPUT
     else:
