@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 VARIANT_CHOICE = click.Choice(list(VARIANTS), case_sensitive=False)
 CLASSES_HELP = "Class names in the order of the outputs, such as classes.txt of a run."
-MODEL_CROP_FRACTION = 0.875  # of a model file, which does not say what it was trained with
 Command = Callable[..., Any]
 
 
