@@ -243,7 +243,7 @@ def test_bad_values_are_refused():
     with pytest.raises(ValueError, match=r"crop_fraction=1\.5"):
         km.ImageConfig(crop_fraction=1.5)
     two = keras.Model([a := keras.Input(SIZE), b := keras.Input((4,))], [a, b])
-    with pytest.raises(ValueError, match="one input of images"):
+    with pytest.raises(ValueError, match="one image input"):
         km.image_config(two)
 
 
