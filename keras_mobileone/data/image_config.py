@@ -18,7 +18,7 @@ import numpy as np
 from keras_mobileone.data.imagenet import MEAN, STD
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.attachment import CONFIG_KEY, attach, attached
-from keras_mobileone.models.graph import nested_models, rebuild
+from keras_mobileone.models.graph import nested_models, replay
 from keras_mobileone.variants import VARIANTS
 
 Tensor = Any  # a symbolic tensor of Keras
@@ -340,7 +340,7 @@ def _prefixes(model: keras.Model) -> list[keras.Model]:
             before.update((id(output), output) for output in keras.tree.flatten(outputs))
         return outputs
 
-    rebuild(model, call, image, flatten=True)
+    replay(model, call, image, flatten=True)
     found = list(entrances.values()) or [list(before.values())[-1]]
     return [keras.Model(image, tensor) for tensor in found]
 
