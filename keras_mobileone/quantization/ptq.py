@@ -110,7 +110,9 @@ def quantize(
     Args:
         model: Fused Functional model with one image input of fixed size. It is not changed.
         calibration: Directory, array or iterable of batches, see `export_tflite`.
-        normalize, input_dtype, output_dtype: As in `export_tflite`.
+        normalize: Whether the file takes pixels and normalizes them, see `export_tflite`.
+        input_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's input.
+        output_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's output.
         equalization: Whether to equalize.
         steps: The later steps to take.
         before: Whether to report the layers of the converter's plain int8 too, which doubles the
