@@ -237,7 +237,8 @@ def test_command_without_labels(ten, tmp_path):
     command = ["export", "coreml", "--model", str(tmp_path / "ten.keras")]
     result = CliRunner().invoke(main, [*command, "--output", str(tmp_path / "ten.mlpackage")])
     assert result.exit_code == 2
-    assert "Expected --labels with the names of the classes of 'tiny'" in result.stderr
+    assert "A classifier needs the labels of 'tiny'" in result.stderr
+    assert "--labels or --scores on the command line" in result.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["ten.keras"]
 
 

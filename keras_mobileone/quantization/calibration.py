@@ -41,7 +41,7 @@ def calibration_batches(source: Any, config: ImageConfig) -> Iterator[np.ndarray
     if not isinstance(batches, Iterable):
         raise InputValueError(
             "`calibration` must be a directory, a list of paths, an array or an iterable of "
-            f"batches. Received: an object of type {type(source).__name__}. Pass one of these."
+            f"batches. Received: {type(source).__name__}. Pass one of these."
         )
     empty = True
     for batch in batches:
