@@ -16,6 +16,7 @@ PHOTOGRAPHS = 4  # in each class folder
 # Modules whose examples need a package that is not always installed.
 EXTRAS = {
     "keras_mobileone.export.coreml": "coremltools",
+    "keras_mobileone.export.qat": "tensorflow_model_optimization",
     "keras_mobileone.quantization.qat": "tensorflow_model_optimization",
     "keras_mobileone.quantization.qat_model": "tensorflow_model_optimization",
 }

@@ -3,7 +3,8 @@
     python examples/quantize_your_model.py --model mine.keras --data photos/
     python examples/quantize_your_model.py --application MobileNetV2
 
---model takes a Functional classifier of RGB images of a fixed size. --application builds a network
+--model takes a Functional classifier of RGB images of a fixed size, trained on what
+`preprocess_input` returns; the files normalize pixels themselves. --application builds a network
 of Keras Applications with random weights. Without either, the example builds a small network.
 Without --data it calibrates and compares on drawn stripes, which shows how the files are made. With
 random weights, neither the classes nor the SQNR say anything about a trained network.
@@ -38,7 +39,7 @@ def small_network() -> keras.Model:
 
 
 def load_images(directory: Path | None, size: int) -> np.ndarray:
-    """Normalized images of shape (count, size, size, 3)."""
+    """Pixels of shape (count, size, size, 3), uint8."""
     if directory is None:
         rng = np.random.default_rng(0)
         y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
@@ -46,10 +47,10 @@ def load_images(directory: Path | None, size: int) -> np.ndarray:
         pixels = (0.5 + 0.5 * np.stack(stripes)[..., None]) * rng.uniform(
             50, 255, (IMAGES, 1, 1, 3)
         )
-        return keras_mobileone.preprocess_input(pixels.astype(np.float32))
+        return pixels.astype(np.uint8)
     photographs = [keras_mobileone.load_image(path) for path in list_images(directory)]
     crops = [keras_mobileone.evaluation_crop(photo, size, 0.875) for photo in photographs]
-    return keras_mobileone.preprocess_input(np.stack(crops).astype(np.float32))
+    return np.stack(crops).astype(np.uint8)
 
 
 def main() -> None:
@@ -75,9 +76,7 @@ def main() -> None:
     calibration, compared = images[::CALIBRATION_SHARE], images[1::CALIBRATION_SHARE]
     for name, plain in (("converter", True), ("quantize", False)):
         path = output / f"{model.name}_{name}.tflite"
-        keras_mobileone.export_tflite(
-            model, path, "int8", calibration=calibration, normalize=False, plain=plain
-        )
+        keras_mobileone.export_tflite(model, path, "int8", calibration=calibration, plain=plain)
         result = keras_mobileone.compare(model, path, compared)
         print(f"{path}: SQNR {result.sqnr:.1f} dB, same class on {result.agreement} images")
 

@@ -232,11 +232,8 @@ def test_models_that_deploy_cannot_compare_are_refused(photographs, tmp_path):
     image = keras.Input((64, 64, 3))
     conv = keras.layers.Conv2D(4, 3)(image)
     mask = keras.Model(image, conv, name="mask")
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
-    pixels = keras.Model(image, pooled, name="pixels")
-    for model, words in ((mask, "one output of shape"), (pixels, "normalized images")):
-        with pytest.raises(ValueError, match=words):
-            pipeline.deploy(output=tmp_path / "out", calibration=photographs, model=model)
+    with pytest.raises(ValueError, match="one output of shape"):
+        pipeline.deploy(output=tmp_path / "out", calibration=photographs, model=mask)
     assert not list(tmp_path.iterdir())
 
 

@@ -296,6 +296,62 @@ def test_calibration_by_directory_array_and_iterable_agree(normalize, small, pho
     assert path.read_bytes() != files[0]  # the images do make a difference
 
 
+@pytest.fixture
+def calibrate(small, tmp_path):
+    """Function that exports int8 with a calibration and returns the file's content."""
+
+    def export(calibration) -> bytes:
+        path = tmp_path / "calibrated.tflite"
+        export_tflite(small, path, "int8", calibration)
+        return path.read_bytes()
+
+    return export
+
+
+@pytest.mark.slow
+def test_calibration_by_datasets_and_paths(calibrate, photographs):
+    """A list of paths, batches with and without labels and weights: the images are the same."""
+    import tensorflow as tf
+
+    images = crops_of(photographs).astype(np.float32)
+    labels = np.arange(len(images))
+    paths = sorted(photographs.iterdir())
+    pairs = tf.data.Dataset.from_tensor_slices((images, labels)).batch(2)
+    expected = calibrate(images)
+    for source in (
+        paths,
+        [str(path) for path in paths],
+        pairs,
+        pairs.map(lambda x, y: (x, y, tf.ones_like(y))),
+        pairs.map(lambda x, y: x),
+        [(images[:3], labels[:3]), (images[3:], labels[3:])],
+    ):
+        assert calibrate(source) == expected
+
+
+def test_calibration_by_single_images_is_refused(calibrate, photographs):
+    import tensorflow as tf
+
+    images = crops_of(photographs)
+    words = r"\(count, 64, 64, channels\)\. Received: \(64, 64, 3\)\..*dataset\.batch\(32\)"
+    single = tf.data.Dataset.from_tensor_slices((images, np.arange(len(images))))
+    for source in (single, list(images), images[0]):
+        with pytest.raises(ValueError, match=words):
+            calibrate(source)
+    with pytest.raises(ValueError, match=r"Received: \(5, 32, 64, 3\)\. Resize"):
+        calibrate(images[:, :32])
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_calibration_images_are_checked_once(plain, small, pixels, tmp_path, monkeypatch):
+    from keras_mobileone.quantization import calibration
+
+    checked = []
+    monkeypatch.setattr(calibration, "_check_pixels", lambda images: checked.append(len(images)))
+    export_tflite(small, tmp_path / "model.tflite", "int8", pixels, plain=plain)
+    assert checked == [len(pixels)]
+
+
 @pytest.mark.slow
 def test_a_large_directory_is_thinned_evenly_to_200(small, tmp_path):
     directory = tmp_path / "photographs"
@@ -377,9 +433,9 @@ def test_grey_input_is_exported(tiny, randomize, tmp_path):
 
 
 def test_two_inputs_are_an_error(tmp_path):
-    left, right = keras.Input(SIZE), keras.Input(SIZE)
+    left, right = keras.Input(SIZE, name="left"), keras.Input(SIZE, name="right")
     model = keras.Model([left, right], layers.Add()([left, right]))
-    with pytest.raises(ValueError, match="one image input"):
+    with pytest.raises(ValueError, match=r"2 inputs: 'left' \(None, 64, 64, 3\), 'right' .*"):
         export_tflite(model, tmp_path / "model.tflite")
 
 

@@ -239,12 +239,49 @@ def test_a_file_without_metadata_is_asked_about(base, tmp_path):
     np.testing.assert_allclose(scores, expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_evaluate_and_compare_take_a_configuration(base, wrapped, tmp_path):
+    """For a file without metadata, and for a model whose graph is not clear."""
+    from PIL import Image
+
+    from keras_mobileone.litert.converter import convert
+
+    path = tmp_path / "bare.tflite"
+    path.write_bytes(convert(base, "float32"))
+    pixels = np.random.default_rng(1).integers(0, 256, (10, *SIZE), np.uint8)
+    best = base.predict_on_batch(km.preprocess_input(pixels)).argmax(1)
+    for index, image in enumerate(pixels):
+        folder = tmp_path / "images" / str(index)
+        folder.mkdir(parents=True)
+        Image.fromarray(image).save(folder / "image.png")
+    unclear = wrapped(ops.square)
+    config = km.ImageConfig(SIZE[:2], crop_fraction=1.0)
+    with pytest.raises(ValueError, match="metadata tell how it takes images"):
+        km.evaluate(path, tmp_path / "images")
+    result = km.evaluate(path, tmp_path / "images", image_config=config)
+    assert (result.images, result.top1) == (10, int((best == np.arange(10)).sum()))
+    assert (result.crop_fraction, result.image_size) == (1.0, SIZE[:2])
+    with pytest.raises(ValueError, match="does not tell"):
+        km.compare(base, unclear, pixels)
+    assert km.compare(base, path, pixels, image_config=config).agreement == 10
+    other = km.compare(base, unclear, pixels, image_config=config)
+    scores = unclear.predict_on_batch(km.preprocess_input(pixels))
+    assert other.agreement == (scores.argmax(1) == best).sum()
+    with pytest.raises(ValueError, match="load_predictor"):
+        km.evaluate(load_predictor(base), tmp_path / "images", image_config=config)
+
+
 def test_bad_values_are_refused():
     with pytest.raises(ValueError, match=r"crop_fraction=1\.5"):
         km.ImageConfig(crop_fraction=1.5)
     two = keras.Model([a := keras.Input(SIZE), b := keras.Input((4,))], [a, b])
-    with pytest.raises(ValueError, match="one input of images"):
+    with pytest.raises(
+        ValueError, match=r"2 inputs: .* \(None, 32, 32, 3\), .* \(None, 4\)\. Make"
+    ):
         km.image_config(two)
+    with pytest.raises(ValueError, match="one image input"):
+        km.image_config(keras.Model(b, layers.Dense(2)(b)))
+    with pytest.raises(ValueError, match=r"belong together.*std=None"):
+        km.ImageConfig(mean=(0, 0, 0), std=None)
 
 
 def split_in_two(x):

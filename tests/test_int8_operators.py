@@ -150,7 +150,7 @@ def run(content, images):
 def plain_and_ours(model, images):
     """SQNR on other images of the converter's plain int8 and of `quantize`, and its report."""
     expected = model.predict(images[OTHERS], verbose=0)
-    report = quantize(model, images[CALIBRATION])
+    report = quantize(model, images[CALIBRATION], normalize=False)
     plain = convert(model, "int8", images[CALIBRATION])
     found = [sqnr(expected, run(content, images[OTHERS])) for content in (plain, report.content)]
     return *found, report
@@ -191,7 +191,7 @@ def scales_of_concatenations(content):
 
 
 def test_concatenated_tensors_have_one_scale(images):
-    content = quantize(network(nested_concatenations), images[CALIBRATION]).content
+    content = quantize(network(nested_concatenations), images[CALIBRATION], normalize=False).content
     found = scales_of_concatenations(content)
     assert len(found) >= 3
     assert all(len(set(scales)) == 1 for scales in found)
@@ -200,7 +200,7 @@ def test_concatenated_tensors_have_one_scale(images):
 def test_a_concatenation_of_two_scales_is_no_file(images, monkeypatch):
     """Why the groups are needed: LiteRT refuses what came out without them."""
     monkeypatch.setattr(ranges, "SAME_SCALE", ranges.SAME_SCALE - {"CONCATENATION"})
-    content = quantize(network(nested_concatenations), images[CALIBRATION]).content
+    content = quantize(network(nested_concatenations), images[CALIBRATION], normalize=False).content
     assert any(len(set(scales)) > 1 for scales in scales_of_concatenations(content))
     with pytest.raises(ValueError, match="LiteRT can't run the file"):
         LiteRTRunner(content)
@@ -258,7 +258,7 @@ def test_several_outputs_of_one_layer(images):
     keras.utils.set_random_seed(0)
     inputs = keras.Input(SIZE)
     model = keras.Model(inputs, heads(layers.Conv2D(16, 3, activation="relu")(inputs)))
-    content = quantize(model, images[CALIBRATION]).content
+    content = quantize(model, images[CALIBRATION], normalize=False).content
     runner = LiteRTRunner(content)
     expected = model.predict(images[OTHERS], verbose=0)
     found = [runner(image[None]) for image in images[OTHERS]]
@@ -270,7 +270,7 @@ def test_constants_are_taken_from_the_float_file(images):
     """Factors of a multiplication are int8 in the file; the reference has their exact values."""
     scale = np.linspace(0.001, 3, 16).astype(np.float32)
     model = network(lambda x: layers.ReLU()(x * scale))
-    report = quantize(model, images[CALIBRATION])
+    report = quantize(model, images[CALIBRATION], normalize=False)
     product = next(tensor for tensor in report.tensors if tensor.operator == "MUL")
     before = report.tensors[report.tensors.index(product) - 1]
     assert product.sqnr < before.sqnr
@@ -286,7 +286,7 @@ def test_networks_of_keras_applications(name, randomize, images):
     randomize(model)
     large = images[:64].repeat(2, axis=1).repeat(2, axis=2)[:, :32, :32]
     expected = model.predict(large[48:], verbose=0)
-    report = quantize(model, large[:48])
+    report = quantize(model, large[:48], normalize=False)
     plain = convert(model, "int8", large[:48])
     found = [sqnr(expected, run(content, large[48:])) for content in (plain, report.content)]
     assert report.left_to_converter == []

@@ -9,6 +9,7 @@ import pytest
 
 from keras_mobileone.about import About
 from keras_mobileone.data.imagenet import MEAN, STD, labels_of, preprocess_input
+from keras_mobileone.data.labels import read_label_file
 from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.metadata import FIELD, IDENTIFIER, read_labels
@@ -192,11 +193,44 @@ def test_equal_exports_are_equal_files(ten, tmp_path):
     ("labels", "words"),
     [
         (["one", "two"], "Expected 10 labels.*Received: 2"),
-        ([*NAMES[:9], " "], "a line of text for each label. Received: ' '"),
-        ([*NAMES[:9], "two\nlines"], "a line of text"),
+        ([*NAMES[:9], " "], "each label to be one line of text. Received: ' '"),
+        ([*NAMES[:9], "two\nlines"], "one line of text"),
     ],
 )
 def test_labels_that_do_not_fit(labels, words, ten, tmp_path):
     with pytest.raises(ValueError, match=words):
         export_tflite(ten, tmp_path / "m.tflite", labels=labels)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"tench\nhall [big]\n",
+        b"tench\nhall [big]",
+        "\ufefftench\r\nhall [big]\r\n".encode(),
+        b"tench\nhall [big]\n\n  \n",
+    ],
+    ids=["plain", "no newline at the end", "byte order mark", "blank lines at the end"],
+)
+def test_label_files(content, tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_bytes(content)
+    assert read_label_file(path) == ["tench", "hall [big]"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("tench\nhall\n".encode("utf-16"), "UTF-8.*labels.txt.*Save the file as UTF-8"),
+        (b"tench\n\nhall\n", "labels.txt, whose line 2 is blank"),
+        (b"\n \n", "labels.txt, which has none"),
+    ],
+)
+def test_label_files_that_are_refused(content, words, tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        read_label_file(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.txt"):
+        read_label_file(tmp_path / "none.txt")

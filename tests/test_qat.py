@@ -290,7 +290,7 @@ def test_the_report_is_that_of_export_tflite(training, fused):
     report = training.report
     assert type(report) is keras_mobileone.ExportReport
     assert report.bytes == training.path.stat().st_size
-    assert (report.precision, report.takes_pixels) == ("int8", True)
+    assert (report.precision, report.image_config.takes_pixels) == ("int8", True)
     assert (report.inputs[0].name, report.inputs[0].dtype) == ("pixels", "float32")
     assert report.operators == flatbuffer.operator_counts(training.path.read_bytes())
     assert report.deploy == keras_mobileone.model_complexity(fused)

@@ -53,7 +53,7 @@ def predict_command(
         if predictor is None:  # loaded only when there is something to classify
             predictor, crop_fraction = load_source(variant, weights, model_file)
             names = class_names(predictor, read_classes(classes_file) or known_folders(weights))
-        crop = evaluation_crop(photograph, predictor.image_size[0], crop_fraction)
+        crop = evaluation_crop(photograph, predictor.image_config.image_size[0], crop_fraction)
         scores = probabilities(predictor(crop[None]))[0]
         best = np.argsort(-scores, kind="stable")[:top]
         rows = [(*names[index], f"{100 * scores[index]:.1f} %") for index in best]
@@ -106,7 +106,7 @@ def class_names(predictor: "Predictor", folders: Sequence[str] | None) -> Sequen
             f"Received: {predictor.name}."
         )
     if folders is None:
-        labels = getattr(predictor, "labels", None)
+        labels = predictor.image_config.labels
         known_labels = labels is None or list(labels) == unique_labels(classes())
         if predictor.classes == NUM_CLASSES and known_labels:
             return [(name, wnid) for wnid, name in classes()]

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 VARIANT_CHOICE = click.Choice(list(VARIANTS), case_sensitive=False)
 CLASSES_HELP = "Class names in the order of the outputs, such as classes.txt of a run."
-MODEL_CROP_FRACTION = 0.875  # of a model file, which does not say what it was trained with
 Command = Callable[..., Any]
 
 
@@ -92,18 +91,10 @@ def load_source(
 
 
 def read_classes(path: Path | None) -> Sequence[str] | None:
-    """Reads a file with one class name on each line, as `train` writes classes.txt.
+    """Reads a file with one class name on each line; None if `path` is None."""
+    from keras_mobileone.data.labels import read_label_file
 
-    Returns:
-        The names, or None if `path` is None.
-    """
-    if path is None:
-        return None
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"Expected a file of class names. Received: {path}, which is not a file."
-        )
-    return path.read_text(encoding="utf-8").splitlines()
+    return None if path is None else read_label_file(path)
 
 
 def read_labels(path: Path | None, weights: str | None = None) -> Sequence[str] | None:

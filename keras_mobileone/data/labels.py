@@ -1,7 +1,10 @@
-"""Class labels of an exported classifier."""
+"""Class labels: of an exported classifier, and in text files."""
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+
+import keras
 
 from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
 from keras_mobileone.errors import InputValueError
@@ -9,7 +12,13 @@ from keras_mobileone.models.attachment import attached
 
 
 def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
-    """Raises ValueError unless there is one usable label for each of `outputs`."""
+    """Raises ValueError unless there is one usable label for each of `outputs`.
+
+    Args:
+        labels: The labels, or None for a model without labels, which passes.
+        outputs: Number of outputs of the classifier.
+        name: Name of the classifier, for the message.
+    """
     if labels is None:
         return
     if len(labels) != outputs:
@@ -18,22 +27,67 @@ def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
         )
     for label in labels:
         if not label.strip() or len(label.splitlines()) > 1:
-            raise InputValueError(f"Expected a line of text for each label. Received: {label!r}.")
+            raise InputValueError(
+                f"Expected each label to be one line of text. Received: {label!r}."
+            )
 
 
-def default_labels(model: Any, labels: Sequence[str] | None) -> list[str] | None:
-    """Names of the classes of a Keras classifier.
+def read_label_file(path: str | os.PathLike) -> list[str]:
+    """Reads a UTF-8 text file with one class name on each line, such as `classes.txt` of a run.
+
+    A byte order mark and blank lines at the end are ignored.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The names in the order of the lines.
+
+    Raises:
+        FileNotFoundError: If `path` is not a file.
+        ValueError: If the file is not UTF-8, has no names, or has a blank line between names.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected a file of class names. Received: {path}, which is not a file."
+        )
+    try:
+        names = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputValueError(
+            f"Expected class names in UTF-8. Received: {path}, which cannot be decoded at byte "
+            f"{error.start}. Save the file as UTF-8."
+        ) from error
+    while names and not names[-1].strip():
+        names.pop()
+    if not names:
+        raise InputValueError(
+            f"Expected one class name on each line. Received: {path}, which has none."
+        )
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise InputValueError(
+                f"Expected one class name on each line. Received: {path}, whose line {number} is "
+                "blank. Remove the line, or write the name of the class."
+            )
+    return names
+
+
+def default_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str] | None:
+    """Chooses the names of the classes of a Keras classifier.
 
     Args:
         model: The classifier.
-        labels: The names; None for those that the model carries in its `ImageConfig`, and else for
+        labels: The names. None: those that the model carries in its `ImageConfig`, or else
             ImageNet's if it has 1,000 outputs.
 
     Returns:
-        `labels`, checked against the outputs of the model, or None where there are none.
+        The names, checked against the outputs of the model; None if there are none.
 
     Raises:
-        ValueError: See `check_labels`; also for labels of what is no classifier.
+        ValueError: If the labels do not fit the outputs (see `check_labels`), or if labels are
+            given for a model that is not a classifier.
     """
     shape = model.output_shape
     outputs = shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
@@ -44,7 +98,7 @@ def default_labels(model: Any, labels: Sequence[str] | None) -> list[str] | None
     if outputs is None:
         raise InputValueError(
             "Labels need a model with one output of shape (batch, classes). "
-            f"Received: {model.name!r} with output shape {shape}. Leave them out."
+            f"Received: {model.name!r} with output shape {shape}. Leave the labels out."
         )
     check_labels(labels, outputs, model.name)
     return list(labels)

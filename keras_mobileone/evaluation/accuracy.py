@@ -1,4 +1,4 @@
-"""Accuracy of a Keras model or a TFLite file on class folders of images."""
+"""`evaluate`: accuracy of a Keras model or a TFLite file on class folders of images."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.data.folders import ClassFolders
+from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.data.imagenet import NUM_CLASSES
 from keras_mobileone.data.images import list_labelled_images, load_crops, spread
 from keras_mobileone.errors import InputValueError
@@ -28,12 +29,14 @@ class Evaluation:
 
     Attributes:
         model: Name of the model or file.
-        images: How many were evaluated.
-        top1, top5: How many of them have their label as best, among the five best.
-        agreement: How many get the reference's answer; None without a reference.
-        images_per_second: Decoding included.
+        images: Number of images that were evaluated.
+        top1: Number of images whose label is the best class.
+        top5: Number of images whose label is among the five best classes.
+        agreement: Number of images for which the reference has the same best class; None without a
+            reference.
+        images_per_second: Speed of the evaluation, including the decoding of the files.
         image_size: (height, width) in pixels.
-        crop_fraction: Of the evaluation transform.
+        crop_fraction: Crop fraction of the evaluation transform.
     """
 
     model: str
@@ -46,15 +49,16 @@ class Evaluation:
     crop_fraction: float
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the result as JSON, whole or not at all."""
+        """Writes the result to `path` as JSON. The file is replaced in one step."""
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def evaluate(
     model: "keras.Model | Predictor | str | os.PathLike",
     directory: str | os.PathLike,
     *,
+    image_config: ImageConfig | None = None,
     crop_fraction: float | None = None,
     classes: Sequence[str] | None = None,
     limit: int | None = None,
@@ -62,31 +66,39 @@ def evaluate(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Top-1 and top-5 of a classifier on class folders.
+    """Measures the top-1 and top-5 accuracy of a classifier on class folders.
 
     Args:
-        model: Keras model, or path of a `.keras` or `.tflite` file.
-        directory: Class folders. For a model of ImageNet's 1,000 classes they are named by WordNet
-            id, such as `n01440764/`, and may be a part of them; for any other there is one for each
-            output, in sorted order.
-        crop_fraction: Side of the center crop over the resized short side; the model's own if None.
-        classes: Names of the folders in the order of the outputs (`classes.txt` of a training run),
-            where that is not the above.
-        limit: Evaluate only so many images, spread evenly over the sorted list.
+        model: Keras model, path of a `.keras` or `.tflite` file, or predictor.
+        directory: Directory of class folders. For a model of ImageNet's 1,000 classes they are
+            named by WordNet id, such as `n01440764/`, and some may be missing. For any other model
+            there is one folder for each output, in sorted order.
+        image_config: How `model` takes images. None: as its graph or its metadata tell. To pass the
+            configuration of `reference`, make a predictor of it with `load_predictor`.
+        crop_fraction: Side of the center crop divided by the short side of the resized image. None:
+            the crop fraction in the configuration of `model`, see `ImageConfig`.
+        classes: Names of the folders in the order of the outputs, such as the lines of
+            `classes.txt` of a training run. None: the order described for `directory`.
+        limit: Largest number of images to evaluate, spread evenly over the sorted list.
         reference: Second model, whose best class is compared image by image.
-        threads: For a TFLite file.
+        threads: Number of CPU threads for TFLite files.
         progress: Called with (done, total) after each batch.
+
+    Returns:
+        An `Evaluation`.
 
     Raises:
         FileNotFoundError: If `directory` or a model file does not exist.
-        ValueError: For a folder or file that does not fit, with its name.
+        ValueError: If an argument is out of range, a model does not classify RGB images, the
+            folders do not fit its outputs, or an image cannot be decoded. The message names the
+            file or folder.
 
     Example:
 
-    ```python
-    result = keras_mobileone.evaluate("mobileone_s0.tflite", "imagenet/val")
-    print(result.top1 / result.images)
-    ```
+    >>> model = km.MobileOneS0(weights=None, classes=2, input_shape=(64, 64, 3), deploy=True)
+    >>> result = km.evaluate(model, "photos")
+    >>> result.images, result.image_size, result.crop_fraction
+    (8, (64, 64), 0.875)
     """
     if crop_fraction is not None and not 0 < crop_fraction <= 1:
         raise InputValueError(
@@ -94,10 +106,10 @@ def evaluate(
         )
     if limit is not None and limit < 1:
         raise InputValueError(f"`limit` must be at least 1. Received: limit={limit}.")
-    predictors = [as_predictor(m, threads) for m in (model, reference) if m is not None]
-    outputs = predictors[0].classes
-    for predictor in predictors:
-        _check_outputs(predictor, outputs)
+    predictors = [as_predictor(model, threads, image_config)]
+    if reference is not None:
+        predictors.append(as_predictor(reference, threads))
+    outputs = _number_of_classes(predictors)
     labelled = label_images(directory, outputs, classes)
     if limit is not None:
         labelled = spread(labelled, limit)
@@ -125,19 +137,25 @@ def predict_images(
     crop_fraction: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[np.ndarray]:
-    """Outputs of several predictors for the same image files, each decoded once.
+    """Runs several predictors on the same image files, each of which is decoded once.
+
+    Args:
+        predictors: Predictors of one image size.
+        paths: The image files.
+        crop_fraction: Side of the center crop divided by the short side of the resized image.
+        progress: Called with (done, total) after each batch.
 
     Returns:
         For each predictor a float32 array (len(paths), classes).
 
     Raises:
-        ValueError: If the predictors take different image sizes, or a file can't be decoded.
+        ValueError: If the predictors take different image sizes, or a file cannot be decoded.
     """
     sizes = {predictor.image_config.image_size for predictor in predictors}
     if len(sizes) != 1:
         raise InputValueError(f"Expected models of one image size. Received: {sorted(sizes)}.")
     crops = load_crops(paths, sizes.pop(), crop_fraction)
-    outputs = [[] for _ in predictors]
+    outputs: list[list[np.ndarray]] = [[] for _ in predictors]
     for start in range(0, len(paths), BATCH_SIZE):
         pixels = np.stack(list(islice(crops, BATCH_SIZE)))
         for predictor, batches in zip(predictors, outputs, strict=True):
@@ -150,22 +168,45 @@ def predict_images(
 def label_images(
     directory: str | os.PathLike, outputs: int, classes: Sequence[str] | None = None
 ) -> list[tuple[Path, int]]:
-    """Images in class folders, each with the output that stands for its class: see `evaluate`."""
+    """Lists the images in class folders, each with the index of the output for its class.
+
+    Args:
+        directory, classes: As in `evaluate`.
+        outputs: Number of outputs of the classifier.
+
+    Raises:
+        ValueError: If the number of classes is not that of the outputs.
+    """
     if classes is None and outputs == NUM_CLASSES:
         return list_labelled_images(directory)
     folders = ClassFolders(directory, classes)
     if len(folders.classes) != outputs:
         raise InputValueError(
             f"Expected one class for each of the model's {outputs} outputs. Received: "
-            f"{len(folders.classes)} in {directory if classes is None else '`classes`'}."
+            f"{len(folders.classes)} in {directory if classes is None else '`classes`'}. "
+            "Pass a directory with one folder for each class that the model knows."
         )
     paths = [folders.root / file for file in folders.files]
     return list(zip(paths, folders.labels.tolist(), strict=True))
 
 
-def _check_outputs(predictor, outputs):
-    if predictor.classes is None or predictor.classes != outputs:
+def _number_of_classes(predictors: Sequence[Predictor]) -> int:
+    """Returns the number of classes, which must be the same for all predictors."""
+    outputs = _classes_of(predictors[0])
+    for predictor in predictors[1:]:
+        if _classes_of(predictor) != outputs:
+            raise InputValueError(
+                f"Expected a classifier of {outputs} classes. "
+                f"Received: {predictor.name}, which has {predictor.classes}. Pass a reference "
+                "with the classes of the model."
+            )
+    return outputs
+
+
+def _classes_of(predictor: Predictor) -> int:
+    if predictor.classes is None:
         raise InputValueError(
-            f"Expected a classifier{'' if outputs is None else f' of {outputs} classes'}. "
-            f"Received: {predictor.name}, whose output is another."
+            "Expected a classifier with one output of shape (batch, classes). "
+            f"Received: {predictor.name}, whose output has a different shape."
         )
+    return predictor.classes

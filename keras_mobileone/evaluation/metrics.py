@@ -1,10 +1,11 @@
-"""Figures that compare the outputs of classifiers."""
+"""Metrics that compare the outputs of classifiers."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def sqnr(reference, candidate) -> float:
-    """Signal to quantization noise, 10·log10(Σ reference² / Σ difference²), dB."""
+def sqnr(reference: ArrayLike, candidate: ArrayLike) -> float:
+    """Signal-to-quantization-noise ratio, 10·log10(Σ reference² / Σ difference²), in dB."""
     reference, candidate = np.asarray(reference), np.asarray(candidate)
     signal = float(np.square(reference, dtype=np.float64).sum())
     noise = float(np.square(reference - candidate, dtype=np.float64).sum())
@@ -12,10 +13,10 @@ def sqnr(reference, candidate) -> float:
 
 
 def best_classes(scores: np.ndarray, count: int = 5) -> np.ndarray:
-    """Indices of the highest scores, best first: (images, count)."""
+    """Returns the indices of the highest scores, best first: (images, count)."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def agreement(reference: np.ndarray, candidate: np.ndarray) -> int:
-    """For how many images both have the same best class."""
+    """Counts the images for which both have the same best class."""
     return int((reference.argmax(1) == candidate.argmax(1)).sum())

@@ -1,4 +1,4 @@
-"""One way to run a Keras model and a TFLite file: pixels in, scores out."""
+"""Runs Keras models and TFLite files through one interface: pixels in, scores out."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Protocol
 import keras
 import numpy as np
 
-from keras_mobileone.data.image_config import ImageConfig, image_config
+from keras_mobileone.data.image_config import ImageConfig, image_config, image_shape
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.flatbuffer import read_tflite
 from keras_mobileone.litert.metadata import read_file_config
@@ -19,9 +19,9 @@ class Predictor(Protocol):
     """A classifier of RGB pixels.
 
     Attributes:
-        name: For reports.
-        image_config: How it takes images.
-        classes: Number of scores; None if the output is none of (batch, classes).
+        name: Name of the model or file, for reports.
+        image_config: How the model takes images.
+        classes: Number of scores; None if the output does not have shape (batch, classes).
     """
 
     name: str
@@ -29,13 +29,13 @@ class Predictor(Protocol):
     classes: int | None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Scores of a batch.
+        """Computes the scores of a batch.
 
         Args:
             pixels: uint8 (batch, height, width, 3), RGB.
 
         Returns:
-            float32 (batch, classes): the output of the model, logits or probabilities.
+            float32 (batch, classes): the outputs of the model, logits or probabilities.
         """
         ...
 
@@ -45,17 +45,29 @@ def load_predictor(
     threads: int = 1,
     image_config: ImageConfig | None = None,
 ) -> Predictor:
-    """A predictor from a Keras model, a `.keras` file or a `.tflite` file.
+    """Makes a predictor of a Keras model, a `.keras` file or a `.tflite` file.
 
     Args:
-        source: The model or file.
-        threads: CPU threads for a TFLite file.
-        image_config: How it takes images, where it does not tell itself: see
-            `keras_mobileone.image_config`.
+        source: The model, or the path of the file.
+        threads: Number of CPU threads for a TFLite file.
+        image_config: How the model takes images. None: as its graph or its metadata tell, see
+            `keras_mobileone.image_config`. Needed for TFLite files without metadata.
+
+    Returns:
+        A `Predictor`: a function from uint8 pixels (batch, height, width, 3) to scores.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or of another kind, or its input is no RGB image.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged or has a different format, if the input is not one RGB
+            image, or if nothing tells how the model takes images.
+
+    Example:
+
+    >>> model = km.MobileOneS0(weights="imagenette", classes=10, deploy=True)
+    >>> predictor = km.load_predictor(model)
+    >>> photograph = km.evaluation_crop(km.load_image("photos/tench/0.jpg"), 224)
+    >>> predictor(photograph[None]).shape
+    (1, 10)
     """
     if isinstance(source, keras.Model):
         return KerasPredictor(source, image_config)
@@ -67,22 +79,35 @@ def load_predictor(
     raise InputValueError(f"Expected a .keras or .tflite file. Received: {source}.")
 
 
-def as_predictor(source, threads: int = 1) -> Predictor:
-    """`source` itself if it is a predictor, else `load_predictor` of it."""
+def as_predictor(
+    source: "keras.Model | Predictor | str | os.PathLike",
+    threads: int = 1,
+    image_config: ImageConfig | None = None,
+) -> Predictor:
+    """Returns `source` if it is a predictor, otherwise the result of `load_predictor`."""
     if isinstance(source, (keras.Model, str, os.PathLike)):
-        return load_predictor(source, threads)
+        return load_predictor(source, threads, image_config)
+    if image_config is not None:
+        raise InputValueError(
+            "`image_config` needs a model or the path of a file. Received: a predictor, which has "
+            "a configuration. Pass image_config to load_predictor instead."
+        )
     return source
 
 
 class KerasPredictor:
-    """Runs a Keras model."""
+    """Runs a Keras model.
 
-    def __init__(self, model: keras.Model, config: ImageConfig | None = None):
-        shape = model.input_shape
-        if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] != 3:
+    Args:
+        model: The model.
+        config: How it takes images. None: as `image_config` finds out.
+    """
+
+    def __init__(self, model: keras.Model, config: ImageConfig | None = None) -> None:
+        if image_shape(model)[2] != 3:
             raise InputValueError(
-                f"Expected a model with one input of RGB images. Received: {model.name!r} with "
-                f"input shape {shape}."
+                f"Expected a model of RGB images. Received: {model.name!r} with input shape "
+                f"{model.input_shape}. Pass a model whose images have 3 channels."
             )
         self.name = model.name
         self.model = model
@@ -95,11 +120,17 @@ class KerasPredictor:
 
 
 class LiteRTPredictor:
-    """Runs a TFLite file with ai-edge-litert, one image at a time, as its metadata say."""
+    """Runs a TFLite file with ai-edge-litert, one image at a time.
+
+    Args:
+        path: The file.
+        threads: Number of CPU threads.
+        config: How it takes images. None: as its metadata tell.
+    """
 
     def __init__(
         self, path: str | os.PathLike, threads: int = 1, config: ImageConfig | None = None
-    ):
+    ) -> None:
         content = read_tflite(path)
         self._runner = LiteRTRunner(content, threads)
         inputs = self._runner.inputs
@@ -110,13 +141,14 @@ class LiteRTPredictor:
                 f"Received: {path} with {', '.join(str(i.shape) for i in inputs)}."
             )
         self.name = Path(path).name
-        self.image_config = config or read_file_config(content)
-        if self.image_config is None:
+        config = config or read_file_config(content)
+        if config is None:
             raise InputValueError(
                 "Expected a TFLite file whose metadata tell how it takes images. "
-                f"Received: {path}, which has none. Pass image_config=, or export the model "
-                "again with keras_mobileone.export_tflite."
+                f"Received: {path}, which has no such metadata. Pass image_config=ImageConfig(…), "
+                "or export the model again with keras_mobileone.export_tflite."
             )
+        self.image_config = config
         outputs = self._runner.outputs[0]
         self.classes = outputs.shape[1] if len(outputs.shape) == 2 else None
         self._output_name = outputs.name

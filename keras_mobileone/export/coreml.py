@@ -1,4 +1,4 @@
-"""`export_coreml`: from a Keras model to a Core ML package, described as Xcode shows it."""
+"""`export_coreml`: writes a Keras model as a Core ML package with descriptions for Xcode."""
 
 import logging
 import os
@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_mobileone.about import About
 from keras_mobileone.choices import COMPRESSIONS, COMPUTE_PRECISIONS, DEPLOYMENT_TARGETS
-from keras_mobileone.data.image_config import ImageConfig, image_config
+from keras_mobileone.data.image_config import ImageConfig, image_config, image_shape
 from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
@@ -25,30 +26,33 @@ from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import as_functional, ends_in_softmax, in_float32
 from keras_mobileone.reports import Report
 
+CoreMLTools = Any  # the module coremltools, which is imported late
+Package = Any  # `coremltools.models.MLModel`
+# Feature names in the package.
 INPUT = "image"
 LABEL, SCORES = "classLabel", "scores"
 
 
 @dataclass(frozen=True)
 class CoreMLReport(Report):
-    """What `export_coreml` wrote.
+    """Result of `export_coreml`.
 
     Attributes:
-        path: The package, a directory.
-        bytes: Size of all its files.
+        path: Path of the package, which is a directory.
+        bytes: Size of all files in the package.
         compute_precision: Precision of weights and arithmetic.
-        minimum_deployment_target: Oldest system that reads it.
-        compression: Of the weights, or None.
-        shape: (height, width, channels) of its input.
-        image: Whether it takes a picture; else float32 values.
-        image_config: How it takes images.
-        labels: Names of the classes, for a classifier; else None.
-        input: Its input in one line.
-        output: Its output in one line.
-        expected: (label, score) of the five best classes of `images.example_image`, as Keras
-            runs the model; None for what is no classifier of RGB images.
+        minimum_deployment_target: Oldest system that reads the package.
+        compression: Compression of the weights, or None.
+        shape: (height, width, channels) of the input.
+        image: Whether the package takes an image. Otherwise it takes float32 values.
+        image_config: How the exported model takes images.
+        labels: Names of the classes for a classifier, or None.
+        input: Description of the input in one line.
+        output: Description of the output in one line.
+        expected: (label, score) of the five best classes of `images.example_image`, computed with
+            Keras; None for a model that does not classify RGB images.
         operators: How often each operator of the ML Program occurs.
-        deploy: Parameters and multiply-accumulates.
+        deploy: Parameters and multiply-accumulates of the fused model.
     """
 
     path: Path
@@ -83,54 +87,58 @@ def export_coreml(
     """Writes `model` as a Core ML package (an ML Program) with a fixed batch of 1.
 
     Args:
-        model: Functional or Sequential classifier of normalized images of fixed size. MobileOne
-            blocks are fused first; `model` itself stays untouched.
-        path: Directory to make, ending in `.mlpackage`. It appears whole or not at all.
+        model: Functional or Sequential model with one image input of fixed size and one output.
+            MobileOne blocks are fused first; `model` itself is not changed.
+        path: Directory to create, ending in `.mlpackage`. If the export fails, it is not created.
         compute_precision: `"float16"` or `"float32"` weights and arithmetic.
         labels: Names of the classes in the order of the outputs. None: those that the model
-            carries, else ImageNet's for a model of 1,000 classes.
-        classifier: Whether the package is a classifier, which gives the best label and the
-            probability of each. False: the model's own outputs, as the multi-array `"scores"`.
-            None: a classifier if there are labels.
-        image: Take an RGB image 0 … 255, normalized in the graph as the model needs it. Else a
-            multi-array (1, height, width, channels) float32 of what the model takes.
+            carries, or else ImageNet's for a model of 1,000 classes. Core ML needs labels that all
+            differ; in ImageNet two pairs of classes share a name, which the default tells apart.
+        classifier: True: the package is a classifier, which returns the best label and the
+            probability of each label. False: it returns the outputs of the model as the multi-array
+            `"scores"`. None: a classifier if there are labels.
+        image: True: the package takes an RGB image, which it normalizes as the model needs. False:
+            it takes what the model takes, as a multi-array (1, height, width, channels) of float32.
         normalize: For a model whose graph does not tell what it takes: True if it takes what
             `preprocess_input` returns, False if it takes pixels. See `image_config`.
-        minimum_deployment_target: Oldest system that has to read it: `"iOS15"` …
-            `"iOS18"`, or macOS of that year.
-        compression: None; `"linear8"`, 8-bit weights with a scale for each channel; `"palette8"`,
-            8 bits pointing into a table for each layer, the more exact of the two. Depthwise
-            kernels, a fiftieth of S0's weights, keep their precision. Needs iOS16.
-        about: What Xcode shows of the model.
+        minimum_deployment_target: Oldest system that has to read the package: `"iOS15"` to
+            `"iOS18"`, or the macOS version of that year.
+        compression: Compression of the weights: None; `"linear8"`, 8-bit weights with a scale for
+            each channel; or `"palette8"`, 8-bit indices into a table for each layer, which is more
+            accurate. Depthwise kernels, a fiftieth of S0's weights, keep their precision. Needs
+            iOS16 or newer.
+        about: Description, author, license and version, which Xcode shows.
 
     Returns:
         A `CoreMLReport`.
 
     Raises:
-        ValueError: For arguments out of range or contradicting each other, an image size left
-            open, labels that are not as many as the outputs.
-        TypeError: If `model` is not Functional or Sequential, or has layers that Keras does not.
+        ValueError: If arguments are out of range or contradict each other, the model has several
+            inputs or an open image size, or the labels are repeated or do not fit the outputs.
+        TypeError: If `model` is not Functional or Sequential, or has layers that are neither
+            Keras' own nor MobileOne blocks.
         FileExistsError: If `path` exists.
-        ImportError: Without coremltools.
+        FileNotFoundError: If the directory of `path` does not exist.
+        ImportError: If coremltools is not installed.
 
     Example:
 
-    ```python
-    model = keras_mobileone.MobileOneS0(deploy=True)
-    names = [name for _, name in keras_mobileone.data.imagenet.classes()]
-    keras_mobileone.export_coreml(model, "MobileOneS0.mlpackage", labels=names)
-    ```
+    >>> tiny = km.Variant("tiny", widths=(0.25,) * 4, depths=(1, 1, 1, 1))
+    >>> model = km.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), classes=2, deploy=True)
+    >>> report = km.export_coreml(model, "Tiny.mlpackage", labels=["tench", "dog"])
+    >>> report.labels
+    ('tench', 'dog')
     """
     path = Path(path)
     _check_arguments(path, compute_precision, minimum_deployment_target, compression)
     functional = copy_attachment(model, as_functional(model))
     _check_model(functional, image)
     config = image_config(functional, normalize)
-    labels = _labels(functional, labels, classifier, config)
+    classes = _labels(functional, labels, classifier, config)
     deploy = in_float32(fuse(functional) if has_blocks(functional) else functional)
     _check_layers(deploy)
     ct = require_coremltools()
-    network = _with_ends(deploy, config if image else None, softmax=labels is not None)
+    network = _package_model(deploy, config if image else None, softmax=classes is not None)
     shape = (1, *network.input_shape[1:])
     tensor = (
         ct.ImageType(INPUT, shape, color_layout=ct.colorlayout.RGB)
@@ -143,15 +151,15 @@ def export_coreml(
             source="tensorflow",
             convert_to="mlprogram",
             inputs=[tensor],
-            classifier_config=ct.ClassifierConfig(list(labels), LABEL) if labels else None,
+            classifier_config=ct.ClassifierConfig(classes, LABEL) if classes else None,
             minimum_deployment_target=getattr(ct.target, minimum_deployment_target),
             compute_precision=getattr(ct.precision, compute_precision.upper()),
             skip_model_load=True,
         )
         if compression:
             converted = _compressed(converted, compression)
-        converted = _renamed(ct, converted, labels is not None)
-    _describe(converted, model, labels, config if not image else None, about or About())
+        converted = _with_scores_renamed(ct, converted, classes is not None)
+    _describe(converted, model, classes, config if not image else None, about or About())
     operators = _operators(converted)
     with staged_path(path) as temporary, quiet():
         converted.save(str(temporary))
@@ -164,12 +172,12 @@ def export_coreml(
         shape=tuple(network.input_shape[1:]),
         image=image,
         image_config=config,
-        labels=labels and tuple(labels),
+        labels=None if classes is None else tuple(classes),
         input=converted.input_description[INPUT],
         output=", ".join(
             converted.output_description[name] for name in converted.output_description
         ),
-        expected=_expected(functional, config, labels),
+        expected=_expected(functional, config, classes),
         operators=operators,
         deploy=model_complexity(deploy),
     )
@@ -177,9 +185,9 @@ def export_coreml(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without coremltools' progress bars and its notes about versions and macOS.
+    """Turns off the progress bars of coremltools and its notes about versions and macOS.
 
-    Nothing else that goes to stderr meanwhile is held back.
+    Everything else is still written to stderr.
     """
     from tqdm import std
 
@@ -194,11 +202,11 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def require_coremltools():
-    """The package coremltools, imported without its noise.
+def require_coremltools() -> CoreMLTools:
+    """Imports coremltools quietly and returns the module.
 
     Raises:
-        ImportError: Where it is missing; names the extra to install.
+        ImportError: If it is not installed. The message names the extra to install.
     """
     try:
         with quiet():
@@ -211,7 +219,9 @@ def require_coremltools():
     return coremltools
 
 
-def _check_arguments(path, compute_precision, minimum_deployment_target, compression):
+def _check_arguments(
+    path: Path, compute_precision: str, minimum_deployment_target: str, compression: str | None
+) -> None:
     for name, value, known in (
         ("compute_precision", compute_precision, COMPUTE_PRECISIONS),
         ("minimum_deployment_target", minimum_deployment_target, DEPLOYMENT_TARGETS),
@@ -230,12 +240,12 @@ def _check_arguments(path, compute_precision, minimum_deployment_target, compres
         raise InputValueError(f"`path` must end in .mlpackage. Received: {path}.")
     if path.exists():
         raise FileExistsError(
-            f"Expected a package to make. Received: {path}, which exists. Remove it first, or "
-            "name another one."
+            f"Expected the path of a new package. Received: {path}, which exists. Remove it first, "
+            "or choose a different name."
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"Expected a directory to write to. Received: {path.parent}, which is none. "
+            f"Expected an existing directory. Received: {path.parent}, which is not a directory. "
             "Create it first."
         )
     if not os.access(path.parent, os.W_OK):
@@ -253,7 +263,7 @@ def _labels(
     classifier: bool | None,
     config: ImageConfig,
 ) -> list[str] | None:
-    """The labels of a classifier, or None for a package that gives the model's own outputs."""
+    """Returns the labels of a classifier, or None for a package that is no classifier."""
     if classifier is False:
         if labels is not None:
             raise InputValueError(
@@ -265,49 +275,61 @@ def _labels(
     if found is not None and len(set(found)) != len(found):
         twice = next(label for label in found if found.count(label) > 1)
         raise InputValueError(
-            "Core ML tells classes by their labels, so that all must differ. "
-            f"Received: {twice!r} more than once."
+            "Core ML identifies classes by their labels, which must all differ. "
+            f"Received: {twice!r} more than once. Rename one of them."
         )
     if classifier and found is None:
         raise InputValueError(
-            f"Expected --labels with the names of the classes of {model.name!r}, whose output has "
-            f"shape {model.output_shape}, or --scores. Received: neither."
+            f"A classifier needs the labels of {model.name!r}, whose output has shape "
+            f"{model.output_shape}. Received: labels=None. Pass labels, or classifier=False for a "
+            "package that returns the outputs of the model (--labels or --scores on the command "
+            "line)."
         )
     return found
 
 
 def _check_model(model: keras.Model, image: bool) -> None:
-    shape, outputs = model.input_shape, model.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+    """Raises ValueError unless a model has one image input of fixed size and one output."""
+    shape, outputs = image_shape(model), model.output_shape
+    if None in shape:
         raise InputValueError(
             f"Expected a model with one image input of fixed size. Received: {model.name!r} with "
-            f"input shape {shape}. Build it with input_shape=(height, width, channels)."
+            f"input shape {model.input_shape}. Build it with "
+            "input_shape=(height, width, channels)."
         )
-    if image and shape[3] != 3:
+    if image and shape[2] != 3:
         raise InputValueError(
-            f"An image input needs a model of RGB images. Received: {shape[3]} channels. "
+            f"An image input needs a model of RGB images. Received: {shape[2]} channels. "
             "Pass image=False."
         )
     if not isinstance(outputs, tuple):
         raise InputValueError(
             "Expected a model with one output. "
-            f"Received: {model.name!r} with output shape {outputs}."
+            f"Received: {model.name!r} with output shape {outputs}. Make a model of one of them: "
+            "keras.Model(model.input, model.outputs[0])."
         )
 
 
 def _check_layers(deploy: keras.Model) -> None:
+    """Raises TypeError if a model has layers that coremltools may not know."""
     for layer in deploy.layers:
         if not type(layer).__module__.startswith("keras."):
             raise InputTypeError(
-                "Expected layers of Keras itself and MobileOne blocks, which are fused. Received: "
+                "Expected Keras' own layers and MobileOne blocks, which are fused. Received: "
                 f"{layer.name!r} of type {type(layer).__name__}. Replace it before exporting."
             )
 
 
-def _with_ends(model: keras.Model, config: ImageConfig | None, softmax: bool) -> keras.Model:
-    """The model from pixels, by its configuration if given, and to probabilities if `softmax`."""
+def _package_model(model: keras.Model, config: ImageConfig | None, softmax: bool) -> keras.Model:
+    """Makes the model that becomes the package.
+
+    Args:
+        model: The fused model.
+        config: Configuration whose normalization is put in front of the model, or None.
+        softmax: Whether the package returns probabilities.
+    """
     inputs = x = keras.Input(batch_shape=(1, *model.input_shape[1:]), name=INPUT)
-    if config is not None and not config.takes_pixels:
+    if config is not None and config.mean and config.std and not config.takes_pixels:
         scale, offset = 1 / np.array(config.std), -np.array(config.mean) / config.std
         x = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="normalization")(x)
     x = model(x)
@@ -319,7 +341,7 @@ def _with_ends(model: keras.Model, config: ImageConfig | None, softmax: bool) ->
 def _expected(
     model: keras.Model, config: ImageConfig, labels: Sequence[str] | None
 ) -> tuple[tuple[str, float], ...] | None:
-    """The best classes of the example image by the model as given."""
+    """Classifies the example image with the exported model; None if it cannot."""
     if not config.is_rgb or len(model.output_shape) != 2:
         return None
     batch = config.normalize(example_image(config.image_size))[None]
@@ -330,8 +352,8 @@ def _expected(
     return top_labels(scores, labels)
 
 
-def _renamed(ct, package, classifier):
-    """The package with an output that is called what it is."""
+def _with_scores_renamed(ct: CoreMLTools, package: Package, classifier: bool) -> Package:
+    """Returns the package with its output, or the probabilities of a classifier, named `SCORES`."""
     spec = package.get_spec()
     description = spec.description
     current = description.predictedProbabilitiesName if classifier else description.output[0].name
@@ -339,7 +361,8 @@ def _renamed(ct, package, classifier):
     return ct.models.MLModel(spec, weights_dir=package.weights_dir, skip_model_load=True)
 
 
-def _compressed(package, compression):
+def _compressed(package: Package, compression: str) -> Package:
+    """Returns the package with 8-bit weights; depthwise kernels keep their precision."""
     from coremltools.optimize import coreml as optimize
 
     linear = compression == "linear8"
@@ -355,9 +378,10 @@ def _compressed(package, compression):
     return compress(package, config)
 
 
-def _depthwise_names(package) -> list[str]:
-    """Names of the operations whose kernels have one input channel a group."""
-    shapes, names = {}, []
+def _depthwise_names(package: Package) -> list[str]:
+    """Returns the names of the convolutions with one input channel in each group."""
+    shapes: dict[str, list[int]] = {}
+    names = []
     for operation in _operations(package):
         for output in operation.outputs:
             dimensions = output.type.tensorType.dimensions
@@ -370,14 +394,29 @@ def _depthwise_names(package) -> list[str]:
     return names
 
 
-def _describe(package, model, labels, tensor: ImageConfig | None, about):
+def _describe(
+    package: Package,
+    model: keras.Model,
+    labels: Sequence[str] | None,
+    tensor: ImageConfig | None,
+    about: About,
+) -> None:
+    """Writes the texts that Xcode shows into a package.
+
+    Args:
+        package: The package, which is changed.
+        model: The exported model.
+        labels: Names of the classes, or None.
+        tensor: How a package that takes a multi-array takes images; None if it takes an image.
+        about: Description, author, license and version.
+    """
     package.author, package.license, package.version = about.author, about.license, about.version
     height, width, channels = model.input_shape[1:]
     package.short_description = about.text(model.name)
     package.input_description[INPUT] = (
         f"RGB image, {width}×{height} pixels; the package normalizes it"
         if tensor is None
-        else f"(1, {height}, {width}, {channels}) float32{described(tensor)}"
+        else ", ".join([f"(1, {height}, {width}, {channels}) float32", *tensor_values(tensor)])
     )
     if labels is None:
         package.output_description[SCORES] = f"(1, {model.output_shape[-1]}) outputs of the model"
@@ -387,24 +426,25 @@ def _describe(package, model, labels, tensor: ImageConfig | None, about):
     package.user_defined_metadata["com.apple.coreml.model.preview.type"] = "imageClassifier"
 
 
-def described(config: ImageConfig) -> str:
-    """What a tensor holds, as the end of a sentence; empty for images that are not RGB."""
-    if not config.is_rgb:
-        return ""
+def tensor_values(config: ImageConfig) -> list[str]:
+    """Describes the values of an input tensor in one phrase; empty if the images are not RGB."""
+    if config.mean is None or config.std is None:
+        return []
     if config.takes_pixels:
-        return ", RGB 0 … 255"
+        return ["RGB 0 … 255"]
     mean, std = ([round(value, 4) for value in values] for values in (config.mean, config.std))
-    return f", RGB normalized: (x - {mean}) / {std}"
+    return [f"RGB normalized: (x - {mean}) / {std}"]
 
 
-def _operations(package):
-    """The operations of the ML Program, in order."""
+def _operations(package: Package) -> Sequence[Any]:
+    """Returns the operations of the ML Program in order."""
     block = package.get_spec().mlProgram.functions["main"]
     return block.block_specializations[block.opset].operations
 
 
-def _operators(package) -> dict[str, int]:
-    counts = {}
+def _operators(package: Package) -> dict[str, int]:
+    """Counts how often each operator of the ML Program occurs, the most frequent first."""
+    counts: dict[str, int] = {}
     for operation in _operations(package):
         if operation.type != "const":
             counts[operation.type] = counts.get(operation.type, 0) + 1

@@ -1,4 +1,4 @@
-"""`export_qat`: from a quantization-aware tf-keras model to a full-integer TFLite file."""
+"""`export_qat`: writes a quantization-aware tf-keras model as a full-integer TFLite file."""
 
 import math
 import os
@@ -32,7 +32,7 @@ from keras_mobileone.quantization.qat_model import KERNELS, PREFIX, kernels_unro
 if TYPE_CHECKING:
     import tf_keras
 
-SPLIT_SUFFIX = "_activation"  # of activations that `trace` made layers of their own
+SPLIT_SUFFIX = "_activation"  # ends the name of an activation that `trace` made a separate layer
 
 
 def export_qat(
@@ -45,36 +45,39 @@ def export_qat(
     labels: Sequence[str] | None = None,
     about: About | None = None,
 ) -> ExportReport:
-    """Writes a model of `quantize_aware` as a full-integer TFLite file with the ranges it learned.
+    """Writes a quantization-aware model as a full-integer TFLite file with the learned ranges.
 
     The file has a fixed batch of 1, int8 kernels with a scale for each output channel, metadata and
-    labels. The same model gives the same file, byte for byte.
+    labels. Repeated exports of a model give identical files.
 
     Args:
         qat_model: What `quantize_aware` returned, trained or not.
         path: File to write, ending in `.tflite`. It is replaced in one step.
-        input_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's input.
-        output_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's output.
-        normalize, labels, about: As in `export_tflite`.
+        normalize: As in `export_tflite`.
+        input_dtype: Type of the file's input: `"float32"`, `"int8"` or `"uint8"`.
+        output_dtype: Type of the file's output: `"float32"`, `"int8"` or `"uint8"`.
+        labels: As in `export_tflite`.
+        about: Description, author, license and version for the metadata.
 
     Returns:
-        An `ExportReport` as `export_tflite` returns it. Its `error` compares the file with
-        `qat_model`.
+        An `ExportReport`. Its `error` compares the file with `qat_model`.
 
     Raises:
-        ImportError: Without the extra `[qat]`.
+        ImportError: If the extra `[qat]` is not installed.
         ValueError: If `qat_model` was not made by `quantize_aware` or has an open image size, if
-            the suffix or a type is not one of these, or if an operator would stay in float. The
-            message names the operator's tensor.
+            the suffix of `path` or a type is not one of those above, or if an operator would stay
+            in floating point. The message names the tensor of the operator.
         OSError: If `path` cannot be written.
 
     Example:
 
-    ```python
-    student = quantize_aware(model, calibration=images)
-    student.fit(dataset)
-    export_qat(student, "model.tflite", input_dtype="uint8")
-    ```
+    >>> tiny = km.Variant("tiny", widths=(0.25,) * 4, depths=(1, 1, 1, 1))
+    >>> model = km.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), classes=10, deploy=True)
+    >>> images = km.preprocess_input(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)))
+    >>> student = km.quantize_aware(model, calibration=images)
+    >>> report = km.export_qat(student, "model.tflite", input_dtype="uint8")
+    >>> report.precision, report.inputs[0].dtype
+    ('int8', 'uint8')
     """
     packages()
     path = Path(path)
@@ -82,12 +85,12 @@ def export_qat(
     _check_arguments(qat_model, path, input_dtype, output_dtype)
     config = getattr(qat_model, CONFIG_KEY)
     file, normalization = config_of_file(config, normalize)
-    labels = default_labels(qat_model, labels)
+    classes = default_labels(qat_model, labels)
     names = [_original_name(name, wrapped) for name in qat_model.output_names]
     content = _convert(qat_model, names, normalization, input_dtype, output_dtype)
     _require_integers(content)
     name = qat_model.name
-    content = with_metadata(content, name, about or About(), labels, file)
+    content = with_metadata(content, name, about or About(), classes, file)
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     images = random_images(qat_model)
     reference = _outputs(qat_model, config.normalize(images))
@@ -99,8 +102,8 @@ def export_qat(
         outputs=outputs,
         operators=flatbuffer.operator_counts(content),
         image_config=file,
-        labels=None if labels is None else tuple(labels),
-        expected=expected_classes(content, labels),
+        labels=None if classes is None else tuple(classes),
+        expected=expected_classes(content, classes),
         error=largest_error(
             content, file.normalize(images), dict(zip(names, reference, strict=True))
         ),
@@ -127,13 +130,14 @@ def _check_arguments(
     if None in qat_model.input_shape[1:]:
         raise InputValueError(
             "Expected a model with a fixed image size. "
-            f"Received: {qat_model.name!r} with input shape {qat_model.input_shape}."
+            f"Received: {qat_model.name!r} with input shape {qat_model.input_shape}. "
+            "Build the model with input_shape=(height, width, 3) before `quantize_aware`."
         )
     require_writable(path)
 
 
 def _original_name(name: str, names: dict[str, Any]) -> str:
-    """Name that an output has in the model that `quantize_aware` was given."""
+    """Returns the name of an output in the model that was passed to `quantize_aware`."""
     name = name.removeprefix(PREFIX)
     source = name.removesuffix(SPLIT_SUFFIX)
     return source if source in names else name
@@ -148,8 +152,8 @@ def _convert(
 ) -> bytes:
     """Converts a model of `quantize_aware` to the content of a TFLite file.
 
-    The converter takes over the ranges of the activations. Kernels it quantizes itself, for each
-    output channel, to the same integers as in training.
+    The converter adopts the ranges of the activations. It quantizes the kernels itself, with a
+    scale for each output channel, to the same integers as in training.
     """
     import tensorflow as tf
 
@@ -181,18 +185,19 @@ def _require_integers(content: bytes) -> None:
             raise InputValueError(
                 "Expected integers throughout the file. "
                 f"Received: the float tensor {tensor.name.decode()!r}, whose operator TFLite's "
-                "converter does not quantize. Replace that layer."
+                "converter does not quantize. Replace the layer that the tensor belongs to."
             )
 
 
 def _outputs(qat_model: "tf_keras.Model", images: np.ndarray) -> list[np.ndarray]:
+    """Runs a model of `quantize_aware` and returns its outputs in order."""
     import tensorflow as tf
 
     return [output.numpy() for output in tf.nest.flatten(qat_model(images, training=False))]
 
 
 def _complexity(wrapped: dict[str, Any]) -> Complexity:
-    """Parameters and multiply-accumulates, counted as `model_complexity` does."""
+    """Counts parameters and multiply-accumulates as `model_complexity` does."""
     parameters = macs = dense_macs = 0
     for wrapper in wrapped.values():
         layer, kind = wrapper.layer, type(wrapper.layer).__name__

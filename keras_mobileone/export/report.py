@@ -1,4 +1,4 @@
-"""What the TFLite exports return, and how it is measured on the file itself."""
+"""`ExportReport`: what the TFLite exports return."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +12,25 @@ from keras_mobileone.reports import Report
 
 @dataclass(frozen=True)
 class ExportReport(Report):
-    """What `export_tflite` or `export_qat` wrote, and how close the file is to its source.
+    """Result of `export_tflite` or `export_qat`: the file, and how closely it follows its source.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         precision: One of `PRECISIONS`; `"int8"` for `export_qat`.
-        bytes: Its size.
-        inputs, outputs: Shape, type and quantization of each.
+        bytes: Size of the file.
+        inputs, outputs: Name, shape, type and quantization of each.
         operators: How often each TFLite operator occurs.
-        image_config: How the file takes images, as its metadata say.
-        labels: Names of the classes that the file brings, or None.
-        expected: (label, score) of the five best classes of `images.example_image`, as LiteRT
-            runs the file; None for a model that does not classify RGB images.
-        error: Largest difference from the outputs of the model that was given, over their largest
-            magnitude; the worst of all outputs.
-        compared: What `error` was measured on.
-        train: Parameters and multiply-accumulates of the model given, if it had to be fused.
-        deploy: Those of the fused model, which is what the file holds.
-        quantization: The layers' report of `quantize`; None for the other precisions, for `plain`
-            and for `export_qat`.
+        image_config: How the file takes images, as its metadata tell.
+        labels: Names of the classes in the file, or None.
+        expected: (label, score) of the five best classes of `images.example_image`, computed with
+            LiteRT; None for a model that does not classify RGB images.
+        error: Largest difference from the outputs of the exported model, divided by their largest
+            magnitude. With several outputs, the largest error of any of them.
+        compared: The images on which `error` was measured.
+        train: Parameters and multiply-accumulates of the exported model, if it had to be fused.
+        deploy: Parameters and multiply-accumulates of the fused model, which the file contains.
+        quantization: Report of `quantize`; None for the other precisions, for `plain` and for
+            `export_qat`.
     """
 
     path: Path

@@ -1,26 +1,29 @@
-"""What an app's developer needs next to an exported file: facts, and code filled in with them."""
+"""What a developer needs to use an exported file in an app: its properties, and example code."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.data.images import EXAMPLE_IMAGE
 from keras_mobileone.export.coreml import INPUT as COREML_INPUT
-from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport, described
+from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport, tensor_values
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.litert.metadata import LABELS_FILE
 
 SHOWN_LABELS = 3
-LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
+LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}  # lowest and highest integer
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How an app uses a file.
+    """Explains how an app uses a file.
 
     Attributes:
         title: Name of the file.
-        facts: (name, value) rows: size, tensors, preprocessing, labels, expected answer.
-        snippets: Code by its language; empty for what is no classifier of RGB images.
+        facts: Properties of the file as (name, value): its size, tensors, preprocessing, labels,
+            and the answer for the example image.
+        snippets: Example code by language; empty unless the file classifies RGB images.
     """
 
     title: str
@@ -28,7 +31,11 @@ class Usage:
     snippets: dict[str, str]
 
     def markdown(self, heading: str = "#") -> str:
-        """The page as Markdown, under a heading of that level."""
+        """Formats the explanation as Markdown.
+
+        Args:
+            heading: Marker of the heading, such as `"##"`.
+        """
         parts = [f"{heading} {self.title}"]
         parts += ["\n".join(f"- {name}: {value}" for name, value in self.facts)]
         for language, code in self.snippets.items():
@@ -37,7 +44,7 @@ class Usage:
 
 
 def tflite_usage(report: ExportReport) -> Usage:
-    """How an app uses a file of `export_tflite`: with LiteRT in Kotlin and Python."""
+    """Explains how an app uses a TFLite file, with example code for LiteRT in Python and Kotlin."""
     facts = [("Size", f"{report.bytes / 1e6:.2f} MB")]
     facts += [("Input", describe(tensor)) for tensor in report.inputs]
     facts += [("Output", describe(tensor)) for tensor in report.outputs]
@@ -53,55 +60,66 @@ def tflite_usage(report: ExportReport) -> Usage:
 
 
 def coreml_usage(report: CoreMLReport) -> Usage:
-    """How an app uses a package of `export_coreml`: in Swift."""
+    """Explains how an app uses a Core ML package, with example code in Swift."""
     facts = [("Size", f"{report.bytes / 1e6:.2f} MB")]
     facts += [("Input", f"{COREML_INPUT}: {report.input}"), ("Output", report.output)]
     if report.expected is None:
         return Usage(report.path.name, facts, {})
     facts += [
         ("Labels", _labels(report.labels, "inside the package")),
-        _expected(report.expected, "Keras; Core ML predicts on Apple's systems only"),
+        _expected(report.expected, "Keras; Core ML predictions need an Apple device"),
     ]
-    swift = _swift_picture(report) if report.image else _swift_tensor(report)
+    swift = _swift_image(report) if report.image else _swift_tensor(report)
     return Usage(report.path.name, facts, {"swift": swift})
 
 
 def describe(tensor: TensorInfo) -> str:
-    """One line on an input or output of a TFLite file."""
+    """Describes an input or output of a TFLite file in one line."""
     text = f"{tensor.name} {tensor.shape} {tensor.dtype}"
     if tensor.scale is not None:
         text += f", real = {tensor.scale:.6g} · (stored − {tensor.zero_point})"
     return text
 
 
-def _preprocessing(report) -> str:
+def _statistics(config: ImageConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Returns mean and standard deviation that the app has to apply; None if it passes pixels."""
+    if config.mean is None or config.std is None or config.takes_pixels:
+        return None
+    return config.mean, config.std
+
+
+def _preprocessing(report: ExportReport) -> str:
+    """Describes in one line how an image becomes the input of a TFLite file."""
     (tensor,) = report.inputs
     _, height, width, _ = tensor.shape
     text = f"RGB, square crop, resized to {width}×{height}, "
-    config = report.image_config
-    text += (
-        "0 … 255"
-        if config.takes_pixels
-        else f"(x − {_numbers(config.mean)}) / {_numbers(config.std)}"
-    )
+    statistics = _statistics(report.image_config)
+    if statistics is None:
+        text += "0 … 255"
+    else:
+        mean, std = map(_numbers, statistics)
+        text += f"(x − {mean}) / {std}"
     if tensor.scale is None or (tensor.scale, tensor.zero_point) == (1, 0):
         return f"{text}, {tensor.dtype}"
     return f"{text}, then round(x / {tensor.scale:.6g}) + {tensor.zero_point}, {tensor.dtype}"
 
 
-def _labels(labels, place) -> str:
+def _labels(labels: Sequence[str] | None, place: str) -> str:
+    """Describes in one line how many labels there are, where, and the first of them."""
     if labels is None:
         return "none"
     shown = [*labels[:SHOWN_LABELS], *["…"] * (len(labels) > SHOWN_LABELS)]
     return f"{len(labels)}, {place}: {', '.join(shown)}"
 
 
-def _expected(expected, runtime) -> tuple[str, str]:
+def _expected(expected: Sequence[tuple[str, float]], runtime: str) -> tuple[str, str]:
+    """Returns name and value of the property that tells the answer for the example image."""
     answers = ", ".join(f"{label} {score:.3f}" for label, score in expected)
     return f"{EXAMPLE_IMAGE} gives", f"{answers} ({runtime})"
 
 
-def _python(report) -> str:
+def _python(report: ExportReport) -> str:
+    """Writes Python code that prints the five best classes of the example image."""
     (source,), (target,) = report.inputs, report.outputs
     _, height, width, _ = source.shape
     file = report.path.name
@@ -114,8 +132,9 @@ def _python(report) -> str:
         f"photo = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)",
         f"x = np.asarray(photo, np.{'uint8' if _plain_bytes(report) else 'float32'})[None]",
     ]
-    if not report.image_config.takes_pixels:
-        mean, std = _numbers(report.image_config.mean), _numbers(report.image_config.std)
+    statistics = _statistics(report.image_config)
+    if statistics is not None:
+        mean, std = map(_numbers, statistics)
         lines.append(f"x = (x - np.float32({mean})) / np.float32({std})")
     if source.scale is not None and not _plain_bytes(report):
         low, high = LIMITS[source.dtype]
@@ -141,13 +160,16 @@ def _python(report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _kotlin(report) -> str:
+def _kotlin(report: ExportReport) -> str:
+    """Writes Kotlin code that finds the five best classes of a square bitmap."""
     (source,), (target,) = report.inputs, report.outputs
     _, height, width, _ = source.shape
-    file, kind, write, x, constants = report.path.name, "Float", "writeFloat", "x.toFloat()", []
-    if not report.image_config.takes_pixels:
+    file, kind, write, x = report.path.name, "Float", "writeFloat", "x.toFloat()"
+    constants: list[str] = []
+    statistics = _statistics(report.image_config)
+    if statistics is not None:
         x = "(x - mean[channel]) / std[channel]"
-        mean, std = _floats(report.image_config.mean), _floats(report.image_config.std)
+        mean, std = map(_floats, statistics)
         constants = [f"val mean = {mean}", f"val std = {std}"]
     if source.scale is not None:
         kind, write = "Byte", "writeInt8"
@@ -161,9 +183,9 @@ def _kotlin(report) -> str:
     if target.scale is not None:
         stored = "it.toUByte().toInt()" if target.dtype == "uint8" else "it"
         read = f"readInt8().map {{ ({stored} - ({target.zero_point})) * {target.scale:.8g}f }}"
-    asset = f"// {file} is an asset"
+    asset = f"// Add {file} to the assets of the app."
     if report.labels:
-        asset += f"; its labels: unzip {file} {LABELS_FILE}"
+        asset += f" To extract its labels: unzip {file} {LABELS_FILE}"
     lines = [
         '// implementation("com.google.ai.edge.litert:litert:2.1.0")',
         asset,
@@ -188,26 +210,29 @@ def _kotlin(report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plain_bytes(report) -> bool:
-    """Whether the file takes the bytes of a picture as they are."""
+def _plain_bytes(report: ExportReport) -> bool:
+    """Whether the file takes the bytes of an image as they are."""
     (source,) = report.inputs
     return report.image_config.takes_pixels and source[2:] == ("uint8", 1, 0)
 
 
-def _floats(constants) -> str:
+def _floats(constants: Sequence[float]) -> str:
+    """Formats numbers as a Kotlin array."""
     return "floatArrayOf(" + ", ".join(f"{value:.7g}f" for value in constants) + ")"
 
 
-def _numbers(constants) -> str:
+def _numbers(constants: Sequence[float]) -> str:
+    """Formats numbers as a Python list."""
     return "[" + ", ".join(f"{value:.7g}" for value in constants) + "]"
 
 
-def _swift_picture(report) -> str:
+def _swift_image(report: CoreMLReport) -> str:
+    """Writes Swift code for a package that takes an image."""
     lines = [
         "import CoreML",
         "import Vision",
         "",
-        f"// {report.path.name} belongs to the app; Xcode makes {_class_name(report)} of it",
+        f"// Add {report.path.name} to the app; Xcode generates the class {_class_name(report)}.",
         f"let core = try {_class_name(report)}(configuration: MLModelConfiguration()).model",
         "let request = VNCoreMLRequest(model: try VNCoreMLModel(for: core))",
         f"request.imageCropAndScaleOption = .centerCrop  // to {report.shape[1]}×{report.shape[0]}",
@@ -216,7 +241,7 @@ def _swift_picture(report) -> str:
     if report.labels:
         lines += [
             "let classes = request.results as! [VNClassificationObservation]",
-            "for one in classes.prefix(5) { print(one.identifier, one.confidence) }",
+            "for best in classes.prefix(5) { print(best.identifier, best.confidence) }",
         ]
     else:
         lines += [
@@ -226,21 +251,23 @@ def _swift_picture(report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _swift_tensor(report) -> str:
+def _swift_tensor(report: CoreMLReport) -> str:
+    """Writes Swift code for a package that takes a multi-array."""
     height, width, channels = report.shape
+    values = tensor_values(report.image_config) or ["the values that the model takes"]
     lines = [
         "import CoreML",
         "",
         f"let model = try {_class_name(report)}(configuration: MLModelConfiguration())",
         f"let tensor = try MLMultiArray(shape: [1, {height}, {width}, {channels}], "
         "dataType: .float32)",
-        f"// fill it{described(report.image_config).replace(',', ' with', 1)}",
+        f"// Fill the tensor with {values[0]}.",
         f"let output = try model.prediction({COREML_INPUT}: tensor)",
         f"print(output.{LABEL if report.labels else SCORES})",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _class_name(report) -> str:
-    """The class that Xcode makes of a package: its name, every other character an underscore."""
+def _class_name(report: CoreMLReport) -> str:
+    """Returns the name of the class that Xcode generates: other characters become underscores."""
     return "".join(c if c.isalnum() else "_" for c in report.path.stem)

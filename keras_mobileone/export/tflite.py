@@ -1,7 +1,7 @@
-"""`export_tflite`: from a Keras model to a TFLite file that has been compared with it.
+"""`export_tflite`: writes a Keras model as a TFLite file and compares the two.
 
-The file normalizes pixels itself by default, since MediaPipe refuses files whose metadata ask for
-another mean and standard deviation in each channel ("Per-channel image normalization is not
+By default the file normalizes pixels itself, since MediaPipe refuses files whose metadata ask for a
+different mean and standard deviation in each channel ("Per-channel image normalization is not
 available", mediapipe 1.2.2).
 """
 
@@ -15,7 +15,12 @@ import numpy as np
 
 from keras_mobileone.about import About
 from keras_mobileone.choices import INTEGER, INTEGER_TYPES, PRECISIONS
-from keras_mobileone.data.image_config import ImageConfig, config_of_file, image_config
+from keras_mobileone.data.image_config import (
+    ImageConfig,
+    config_of_file,
+    image_config,
+    image_shape,
+)
 from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
@@ -24,7 +29,7 @@ from keras_mobileone.export.report import ExportReport
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import convert
-from keras_mobileone.litert.metadata import read_file_config, with_metadata
+from keras_mobileone.litert.metadata import require_file_config, with_metadata
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import model_complexity
@@ -32,12 +37,12 @@ from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import as_functional, in_float32, output_names
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import equalize
-from keras_mobileone.quantization.ptq import quantize
+from keras_mobileone.quantization.ptq import quantize_images
 
 COMPARED_IMAGES = 8
-# Largest difference from Keras over the largest magnitude of an output, beyond which an export has
-# failed. Rounding costs a well-behaved network a hundredth of these; int8 of a network with random
-# weights comes near its limit.
+# Limits of the largest difference from Keras, divided by the largest magnitude of an output. Beyond
+# its limit an export has failed. The rounding errors of a trained network are about a hundredth of
+# these limits; int8 of a network with random weights comes near its limit.
 ERROR_LIMITS = {
     "float32": 1e-3,
     "float16": 5e-2,
@@ -64,50 +69,54 @@ def export_tflite(
 ) -> ExportReport:
     """Writes `model` as a TFLite file with a fixed batch of 1, metadata and labels.
 
-    The file is run on photographs, fed as its metadata say, and compared with `model` as given.
+    The file is run on images that are prepared as its metadata tell, and its outputs are compared
+    with those of `model`.
 
     Args:
         model: Keras model with one image input of fixed size: Functional, Sequential, nested, or
             subclassed if it can be called on a symbolic input. MobileOne blocks are fused first;
-            `model` itself stays untouched.
-        path: File to write, ending in `.tflite`. If anything fails, there is no file.
+            `model` itself is not changed.
+        path: File to write, ending in `.tflite`. If the export fails, no file is written.
         precision: `"float32"`; `"float16"` weights; `"int8-dynamic"`, int8 weights with activations
             quantized on the fly; `"int8"`, integers throughout; `"int16x8"`, integers with 16-bit
-            activations: more accurate, slow, since LiteRT has no fast kernels for it.
+            activations, which is more accurate but slow, since LiteRT has no fast kernels for it.
         calibration: For `"int8"` and `"int16x8"`, images that set the ranges of the activations:
             a directory, a list of paths, an array (count, height, width, 3), or an iterable of such
-            batches, with labels or without. Arrays are in the units that the file takes: 0 … 255
-            with `normalize`, else what the model takes.
-        normalize: True: the file takes RGB pixels 0 … 255, under the input name `"pixels"` if it
-            normalizes them before the model does. False: it takes what the model takes. None: True
-            for a model of RGB images. What the model takes is found by `image_config`; where its
-            graph is not clear, True stands for what `preprocess_input` returns, False for pixels.
-        input_dtype: For `"int8"`: `"float32"`, `"int8"` or `"uint8"` at the file's input.
-        output_dtype: For `"int8"`: the type at the file's output, likewise.
-        plain: For `"int8"` and `"int16x8"` the converter's own result, without equalization and
-            correction, for comparison.
+            batches, with or without labels, such as a batched `tf.data.Dataset`. Arrays are in the
+            units that the file takes: pixels 0 … 255 if the file normalizes, otherwise the values
+            that the model takes.
+        normalize: True: the file takes RGB pixels 0 … 255. If the model does not normalize them,
+            the file does, and its input is named `"pixels"`. False: the file takes what the model
+            takes. None: True for a model of RGB images. `image_config` finds out what the model
+            takes; where its graph is not clear, True means what `preprocess_input` returns, and
+            False means pixels.
+        input_dtype: Type of the file's input for `"int8"`: `"float32"`, `"int8"` or `"uint8"`.
+        output_dtype: Type of the file's output for `"int8"`: `"float32"`, `"int8"` or `"uint8"`.
+        plain: For `"int8"` and `"int16x8"`, whether to keep the converter's own result, without
+            equalization and correction, for comparison.
         labels: Names of the classes in the order of the outputs, for the metadata. None: those that
-            the model carries, else ImageNet's for a model of 1,000 classes.
-        about: What the metadata say of the model.
-        verify: Whether an error beyond the limit of the precision (`ERROR_LIMITS`) is refused. The
-            limit does not hold for `plain`.
+            the model carries, or else ImageNet's for a model of 1,000 classes.
+        about: Description, author, license and version for the metadata.
+        verify: Whether to refuse an error beyond the limit of the precision (`ERROR_LIMITS`).
+            `plain` has no limit.
 
     Returns:
         An `ExportReport`.
 
     Raises:
-        ValueError: For arguments out of range or contradicting each other, a missing calibration,
-            an image size left open, labels that are not as many as the outputs, a model whose
-            graph does not tell what it takes.
+        ValueError: If arguments are out of range or contradict each other, the calibration is
+            missing, the model has several inputs or an open image size, the number of labels is not
+            that of the outputs, or the graph of the model does not tell what it takes.
         TypeError: If `model` is subclassed and has no graph.
-        ArithmeticError: If the file's outputs are too far from the model's.
-        OSError: If `path` can't be written.
+        ArithmeticError: If the outputs of the file differ too much from those of the model.
+        OSError: If `path` cannot be written.
 
     Example:
 
-    >>> model = km.MobileOneS0(weights=None, input_shape=(64, 64, 3))
-    >>> km.export_tflite(model, "mobileone_s0.tflite").bytes < 8.4e6
-    True
+    >>> model = km.MobileOneS0(weights=None, classes=2, input_shape=(64, 64, 3), deploy=True)
+    >>> report = km.export_tflite(model, "model.tflite", "float16", labels=["tench", "dog"])
+    >>> report.inputs[0].name, report.error < 0.01, report.bytes < 2.5e6
+    ('pixels', True, True)
     """
     path = Path(path)
     _check_arguments(path, precision, calibration, input_dtype, output_dtype)
@@ -115,35 +124,26 @@ def export_tflite(
     _check_input(functional)
     config = image_config(functional, normalize)
     file, wrapped = config_of_file(config, normalize)
-    labels = default_labels(functional, config.labels if labels is None else labels)
+    classes = default_labels(functional, config.labels if labels is None else labels)
     unfused = has_blocks(functional)
     deploy = copy_attachment(functional, in_float32(fuse(functional) if unfused else functional))
-    quantization = None
+    images = calibration_images(calibration, file) if precision in INTEGER else None
     names = output_names(functional)
-    types = {"input_dtype": input_dtype, "output_dtype": output_dtype}
-    ends = {"normalize": wrapped, "output_names": names}
-    if precision not in INTEGER:
-        images = None
-        content = convert(deploy, precision, **ends)
-    else:
-        images = calibration_images(calibration, file)
-        if precision == "int8" and not plain:
-            quantization = quantize(deploy, images, normalize=normalize, **types)
-            content = quantization.content
-        else:
-            source = deploy
-            if not plain:
-                source = equalize(deploy, wrapped.normalize(images) if wrapped else images).model
-            content = convert(source, precision, images, **ends, **types)
-    content = with_metadata(content, model.name, about or About(), labels, file)
-    compared, error = _compare(in_float32(functional), config, content, names, images)
-    limit = ERROR_LIMITS[precision]
-    if verify and not plain and not error <= limit:
-        raise VerificationError(
-            f"Expected outputs of the file within {limit:g} of those of "
-            f"{model.name!r}, relative to their largest magnitude. Received: {error:.2g} on "
-            f"{compared}. No file was written. Pass verify=False to write it nevertheless."
+    quantization = None
+    if precision == "int8" and images is not None and not plain:
+        quantization = quantize_images(
+            deploy, images, wrapped, input_dtype=input_dtype, output_dtype=output_dtype
         )
+        content = quantization.content
+    else:
+        source = deploy
+        if images is not None and not plain:
+            source = equalize(deploy, wrapped.normalize(images) if wrapped else images).model
+        content = convert(source, precision, images, wrapped, input_dtype, output_dtype, names)
+    content = with_metadata(content, model.name, about or About(), classes, file)
+    compared, error = _compare(in_float32(functional), config, content, names, images)
+    if verify and not plain:
+        _check_error(error, precision, model.name, compared)
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     report = ExportReport(
         path=path,
@@ -153,8 +153,8 @@ def export_tflite(
         outputs=outputs,
         operators=flatbuffer.operator_counts(content),
         image_config=file,
-        labels=labels and tuple(labels),
-        expected=expected_classes(content, labels),
+        labels=None if classes is None else tuple(classes),
+        expected=expected_classes(content, classes),
         error=error,
         compared=compared,
         train=model_complexity(functional) if unfused else None,
@@ -167,7 +167,7 @@ def export_tflite(
 
 
 def require_exportable(precision: str) -> None:
-    """Raises ValueError unless files of `precision` can be made here."""
+    """Raises ValueError if `precision` is unknown or Keras' backend cannot export TFLite files."""
     if keras.backend.backend() != "tensorflow":
         raise InputValueError(
             "TFLite export needs Keras' TensorFlow backend. "
@@ -179,12 +179,14 @@ def require_exportable(precision: str) -> None:
         )
 
 
-def _check_arguments(path, precision, calibration, input_dtype, output_dtype):
+def _check_arguments(
+    path: Path, precision: str, calibration: Any, input_dtype: str, output_dtype: str
+) -> None:
     require_exportable(precision)
     if precision in INTEGER and calibration is None:
         raise InputValueError(
             f"`calibration` is required for precision {precision!r}. Received: calibration=None. "
-            "Pass a directory of images, an array or an iterable of batches."
+            "Pass a directory of images, a list of paths, an array or an iterable of batches."
         )
     for argument, value in (("input_dtype", input_dtype), ("output_dtype", output_dtype)):
         if value not in INTEGER_TYPES:
@@ -202,25 +204,38 @@ def _check_arguments(path, precision, calibration, input_dtype, output_dtype):
 
 
 def _check_input(model: keras.Model) -> None:
-    shape = model.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
-        inputs = f"{len(model.inputs)} inputs of shapes" if len(model.inputs) > 1 else "input shape"
+    if None in image_shape(model):
         raise InputValueError(
-            "Expected a model with one image input of fixed size, since phones' accelerators "
-            f"refuse open ones. Received: {model.name!r} with {inputs} {shape}. "
-            + (
-                "Make a model of the part that takes the image."
-                if len(model.inputs) > 1
-                else "Build it with input_shape=(height, width, channels)."
-            )
+            "Expected a model with one image input of fixed size, since the accelerators of phones "
+            f"refuse open sizes. Received: {model.name!r} with input shape {model.input_shape}. "
+            "Build it with input_shape=(height, width, channels)."
+        )
+
+
+def _check_error(error: float, precision: str, name: str, compared: str) -> None:
+    """Raises ArithmeticError if an error exceeds the limit of the precision, or is NaN."""
+    limit = ERROR_LIMITS[precision]
+    if not error <= limit:
+        raise VerificationError(
+            f"Expected outputs of the file within {limit:g} of those of "
+            f"{name!r}, relative to their largest magnitude. Received: {error:.2g} on "
+            f"{compared}. No file was written. Pass verify=False to write it nevertheless."
         )
 
 
 def expected_classes(
     content: bytes, labels: Sequence[str] | None
 ) -> tuple[tuple[str, float], ...] | None:
-    """The best classes of the example image by the file itself, fed as its metadata say."""
-    run, config = LiteRTRunner(content), read_file_config(content)
+    """Classifies the example image with a file, prepared as the metadata of the file tell.
+
+    Args:
+        content: Content of the file with its metadata.
+        labels: Names of the classes, or None.
+
+    Returns:
+        (label, score) of the best classes; None if the file does not classify RGB images.
+    """
+    run, config = LiteRTRunner(content), require_file_config(content)
     if not config.is_rgb or len(run.outputs) != 1 or len(run.outputs[0].shape) != 2:
         return None
     image = config.normalize(example_image(config.image_size))
@@ -234,30 +249,31 @@ def _compare(
     names: Sequence[str],
     calibration: np.ndarray | None,
 ) -> tuple[str, float]:
-    """How far the outputs of a file are from those of the model that was given.
+    """Compares the outputs of a file with those of the model that was exported.
 
-    The two are fed by different ways: the model as its configuration says, the file as a client
-    feeds it that knows nothing but its metadata.
+    The images are prepared separately for each: for the model as its configuration tells, and for
+    the file as a client does that knows nothing but its metadata. A mistake in one of the two shows
+    as an error.
 
     Args:
-        model: The model as given.
+        model: The exported model.
         config: How it takes images.
-        content: The file with its metadata.
-        names: Of the model's outputs, in order.
+        content: Content of the file with its metadata.
+        names: Names of the outputs of the model, in order.
         calibration: Images in the units of the file, or None.
 
     Returns:
-        What they were compared on, and the largest difference of any output over the largest
-        magnitude of that output.
+        The kind of images that were compared, and the largest difference of any output divided by
+        the largest magnitude of that output.
     """
-    run, file = LiteRTRunner(content), read_file_config(content)
+    run, file = LiteRTRunner(content), require_file_config(content)
     if len(run.outputs) != len(names):
         raise VerificationError(
             f"Expected a file with the {len(names)} outputs of {model.name!r}. Received: "
             f"{len(run.outputs)}. Give each output a layer of its own, such as Identity."
         )
     if calibration is not None:
-        # The ranges of an integer file are made for such images and no others.
+        # The ranges of an integer file fit images like these, not noise.
         images = calibration[:COMPARED_IMAGES]
         wraps = file.takes_pixels and not config.takes_pixels
         reference = config.normalize(images) if wraps else images
@@ -274,12 +290,12 @@ def _compare(
 
 
 def largest_error(content: bytes, images: np.ndarray, outputs: dict[str, np.ndarray]) -> float:
-    """Largest difference between a file's outputs and those given, relative to their magnitude.
+    """Returns the largest error of a file's outputs, relative to their largest magnitude.
 
     Args:
-        content: Of the file.
-        images: As the file takes them.
-        outputs: What the source gives for the same images, by the names of the file's outputs.
+        content: Content of the file.
+        images: Images in the units that the file takes.
+        outputs: Outputs of the source for the same images, by the names of the file's outputs.
     """
     run = LiteRTRunner(content)
     found = [run(image[None]) for image in images]
@@ -291,7 +307,7 @@ def largest_error(content: bytes, images: np.ndarray, outputs: dict[str, np.ndar
 
 
 def random_images(model: Any) -> np.ndarray:
-    """Random pixels for a model of RGB images, else standard normal values."""
+    """Returns random pixels for a model of RGB images, otherwise standard normal values."""
     rng = np.random.default_rng(0)
     shape = (COMPARED_IMAGES - 1, *model.input_shape[1:])
     return rng.integers(0, 256, shape, np.uint8) if shape[3] == 3 else rng.standard_normal(shape)

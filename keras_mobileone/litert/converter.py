@@ -1,4 +1,4 @@
-"""TensorFlow's converter: from a fused Keras model to the content of a TFLite file."""
+"""Converts fused Keras models to TFLite files with TensorFlow's converter."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_mobileone.choices import INTEGER
 from keras_mobileone.data.image_config import ImageConfig
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
 
 Tensor = Any  # a tensor or variable of TensorFlow, which is imported late
@@ -26,9 +27,12 @@ def convert(
 
     Args:
         model, precision, input_dtype, output_dtype: As in `export_tflite`.
-        normalize: The normalization that the file does before the model, or None.
-        images: Calibration images for the integer precisions, in the file's units.
-        output_names: Names of the file's outputs, the model's own by default.
+        normalize: Configuration whose normalization the file performs before the model, or None.
+        images: Calibration images for the integer precisions, in the units that the file takes.
+        output_names: Names of the file's outputs. None: those of the model.
+
+    Returns:
+        The content of the file.
     """
     input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
 
@@ -66,13 +70,17 @@ def convert_function(
         source: Name of the input, and its shape without the batch.
         variables: The `tf.Variable`s that `serve` reads.
         precision, input_dtype, output_dtype: As in `export_tflite`.
-        images: Calibration images for the integer precisions, in the file's units. None if `serve`
-            itself holds the ranges, as fake quantization.
+        images: Calibration images for the integer precisions, in the units that the file takes.
+            None if `serve` contains the ranges as fake quantization.
+
+    Returns:
+        The content of the file.
     """
     import tensorflow as tf
 
-    # The converter folds variables into the file if it finds them as tf.Variables on the object
-    # it is given. Keras 3's own tracking hides them: they would stay resources, read at run time.
+    # The converter folds variables into the file only if it finds them as tf.Variables on the
+    # object it is given. Keras 3 tracks them elsewhere, so they would stay resources that are read
+    # at run time.
     module = tf.Module()
     module.variables_of_model = list(variables)
     input_name, shape = source
@@ -101,9 +109,14 @@ def convert_function(
 def normalized(pixels: Tensor, config: ImageConfig) -> Tensor:
     """Applies the normalization of a configuration to a TensorFlow tensor as a 1×1 convolution.
 
-    A convolution costs the file one operator, and int8 one rounding; a multiplication and an
-    addition would cost two.
+    A convolution adds one operator to the file and one rounding to int8. A multiplication and an
+    addition would add two of each.
     """
+    if config.mean is None or config.std is None:
+        raise InputValueError(
+            "Expected a configuration of RGB images. Received: one without mean and standard "
+            "deviation. Leave the normalization out."
+        )
     import tensorflow as tf
 
     kernel = np.diag(1 / np.array(config.std))[None, None].astype(np.float32)

@@ -7,7 +7,7 @@ TensorFlow. `ModelT`, `TensorT` and the other classes ending in T are that schem
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ai_edge_litert.schema_py_generated import ModelT
 
 IDENTIFIER = b"TFL3"
+Table = dict[int, Any]  # from the number of a field in a schema to its value
+Reader = Any  # `flatbuffers.table.Table`, positioned on a table of a flatbuffer
 
 
 class TensorInfo(NamedTuple):
@@ -67,15 +69,15 @@ def read_tflite(path: str | os.PathLike) -> bytes:
 
 
 def parse(content: bytes) -> "ModelT":
-    """`ModelT` of a TFLite file's content."""
+    """Parses the content of a TFLite file to a `ModelT`."""
     from ai_edge_litert.tools import flatbuffer_utils
 
-    # Not `read_model_from_bytearray`: it renumbers the buffers, and so changes the file's bytes.
+    # `read_model_from_bytearray` is not used: it renumbers the buffers, which changes the bytes.
     return flatbuffer_utils.convert_bytearray_to_object(content)
 
 
 def serialize(model: "ModelT") -> bytes:
-    """The content of the TFLite file that `model` describes."""
+    """Returns the content of the TFLite file that `model` describes."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
@@ -94,7 +96,7 @@ def with_buffer(content: bytes, name: str, buffer: bytes) -> bytes:
 
 
 def read_buffer(content: bytes, name: str) -> bytes | None:
-    """The entry called `name` in a TFLite file's table of metadata, or None."""
+    """Returns the entry called `name` in a TFLite file's metadata table, or None."""
     model = parse(content)
     for entry in model.metadata or []:
         if entry.name.decode() == name:
@@ -103,8 +105,8 @@ def read_buffer(content: bytes, name: str) -> bytes | None:
     return None
 
 
-def root(buffer: bytes):
-    """The root table of any flatbuffer, to be read by the numbers of its fields."""
+def root(buffer: bytes) -> Reader:
+    """Returns the root table of any flatbuffer, to be read by the numbers of its fields."""
     from flatbuffers import Table
     from flatbuffers.encode import Get
     from flatbuffers.packer import uoffset
@@ -112,14 +114,14 @@ def root(buffer: bytes):
     return Table.Table(buffer, Get(uoffset, buffer, 0))
 
 
-def table(parent, field: int):
-    """A table in a field, or None."""
+def table(parent: Reader, field: int) -> Reader | None:
+    """Returns the table in a field, or None if the field is not set."""
     place = _place(parent, field)
     return None if place is None else _table_at(parent, place)
 
 
-def items(parent, field: int) -> list:
-    """The tables in a field that holds a vector of them."""
+def items(parent: Reader, field: int) -> list[Reader]:
+    """Returns the tables in a field that holds a vector of tables."""
     place = parent.Offset(4 + 2 * field)
     if not place:
         return []
@@ -127,8 +129,8 @@ def items(parent, field: int) -> list:
     return [_table_at(parent, start + 4 * i) for i in range(parent.VectorLen(place))]
 
 
-def floats(parent, field: int) -> tuple[float, ...]:
-    """The float32 values in a field that holds a vector of them."""
+def floats(parent: Reader, field: int) -> tuple[float, ...]:
+    """Returns the values in a field that holds a vector of float32."""
     place = parent.Offset(4 + 2 * field)
     if not place:
         return ()
@@ -136,26 +138,28 @@ def floats(parent, field: int) -> tuple[float, ...]:
     return tuple(map(float, np.frombuffer(parent.Bytes, "<f4", length, start)))
 
 
-def byte(parent, field: int) -> int:
-    """The number in a field of one byte, 0 by default."""
+def byte(parent: Reader, field: int) -> int:
+    """Returns the number in a field of one byte; 0 if the field is not set."""
     place = _place(parent, field)
     return 0 if place is None else parent.Bytes[place]
 
 
-def _place(parent, field: int) -> int | None:
+def _place(parent: Reader, field: int) -> int | None:
+    """Returns the position of a field in the buffer, or None if it is not set."""
     offset = parent.Offset(4 + 2 * field)
     return parent.Pos + offset if offset else None
 
 
-def _table_at(parent, place: int):
+def _table_at(parent: Reader, place: int) -> Reader:
+    """Returns the table that the offset at a position refers to."""
     return type(parent)(parent.Bytes, parent.Indirect(place))
 
 
 class Byte(int):
-    """A number that a schema stores in one byte: an enumeration or the type of a union."""
+    """A number that a schema stores in one byte, such as an enumeration or the type of a union."""
 
 
-def encode(table: dict, identifier: bytes) -> bytes:
+def encode(table: Table, identifier: bytes) -> bytes:
     """Encodes a table, given as a dict from field number to value, as a flatbuffer.
 
     Values are tables, lists of tables, arrays of float32, strings, `Byte`, and unsigned 32-bit
@@ -169,7 +173,7 @@ def encode(table: dict, identifier: bytes) -> bytes:
 
 
 def _write(builder: "flatbuffers.Builder", value: str | np.ndarray | list | dict) -> int:
-    """Writes a value that fields refer to by its offset, and returns the offset."""
+    """Writes a value that is stored by reference, and returns its offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, np.ndarray):
@@ -197,7 +201,7 @@ def _write(builder: "flatbuffers.Builder", value: str | np.ndarray | list | dict
 
 
 def operator_names(model: "ModelT") -> list[str]:
-    """Names of the operator codes of a `ModelT`, e.g. `CONV_2D`."""
+    """Returns the names of the operator codes of a `ModelT`, such as `CONV_2D`."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     codes = range(len(model.operatorCodes))
@@ -205,7 +209,7 @@ def operator_names(model: "ModelT") -> list[str]:
 
 
 def operator_counts(content: bytes) -> dict[str, int]:
-    """How often each operator occurs, by its name in the schema, e.g. `CONV_2D`."""
+    """Counts how often each operator occurs, by its name in the schema, such as `CONV_2D`."""
     model = parse(content)
     names = operator_names(model)
     counts = Counter(names[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators)
@@ -213,7 +217,7 @@ def operator_counts(content: bytes) -> dict[str, int]:
 
 
 def inputs_and_outputs(content: bytes) -> tuple[list[TensorInfo], list[TensorInfo]]:
-    """The inputs and the outputs of the first subgraph."""
+    """Returns the inputs and the outputs of the first subgraph."""
     model = parse(content)
     graph = model.subgraphs[0]
     names = {}
@@ -238,7 +242,7 @@ def inputs_and_outputs(content: bytes) -> tuple[list[TensorInfo], list[TensorInf
 
 
 def open_inputs(content: bytes) -> list[tuple[str, tuple[int, ...]]]:
-    """Name and shape of each input with open dimensions, which are -1 in the shape."""
+    """Returns name and shape of each input with open dimensions, which are -1 in the shape."""
     graph = parse(content).subgraphs[0]
     tensors = [graph.tensors[index] for index in graph.inputs]
     shapes = [
@@ -250,7 +254,7 @@ def open_inputs(content: bytes) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def tensor_type(name: str) -> int:
-    """The schema's code of a type, such as `"INT8"`."""
+    """Returns the schema's code of a type, such as `"INT8"`."""
     from ai_edge_litert.schema_py_generated import TensorType
 
     return getattr(TensorType, name)

@@ -1,8 +1,8 @@
-"""Metadata of TFLite files: normalization, labels and texts, as MediaPipe and Android Studio read.
+"""Metadata of TFLite files: the normalization, labels and texts that MediaPipe reads.
 
 The schema is `metadata_schema.fbs` (file identifier M001), which the package mediapipe ships in
 `mediapipe/tasks/metadata`. A table is written here as a dict from the number of a field in that
-schema to its value. Associated files are a zip archive behind the model's own bytes.
+schema to its value. Associated files are a zip archive after the bytes of the model.
 """
 
 import io
@@ -16,12 +16,14 @@ import numpy as np
 
 from keras_mobileone.about import About
 from keras_mobileone.data.image_config import ImageConfig
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert import flatbuffer
+from keras_mobileone.litert.flatbuffer import Table, TensorInfo
 
 FIELD = "TFLITE_METADATA"
 CONFIG_FIELD = "KERAS_MOBILEONE_IMAGE_CONFIG"
 IDENTIFIER = b"M001"
-# The first version of the schema has all that is written here.
+# The oldest version of the schema that has all fields used here.
 PARSER_VERSION = "1.0.0"
 LABELS_FILE = "labels.txt"
 # Codes of the schema's enumerations and unions.
@@ -29,7 +31,7 @@ TENSOR_AXIS_LABELS = flatbuffer.Byte(2)  # AssociatedFileType
 RGB = flatbuffer.Byte(1)  # ColorSpaceType
 FEATURE, IMAGE = flatbuffer.Byte(1), flatbuffer.Byte(2)  # ContentProperties
 NORMALIZATION = flatbuffer.Byte(1)  # ProcessUnitOptions
-# Zip archives carry a date; a fixed one keeps equal exports equal.
+# Zip archives contain a date. A fixed one keeps repeated exports identical.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -40,15 +42,19 @@ def with_metadata(
     labels: Sequence[str] | None,
     config: ImageConfig,
 ) -> bytes:
-    """The TFLite file with metadata and, after it, the labels.
+    """Adds metadata and labels to a TFLite file.
 
     Args:
-        content: A TFLite file without associated files.
-        name: Of the model.
-        about: Texts.
+        content: Content of a TFLite file without associated files.
+        name: Name of the model.
+        about: Description, author, license and version.
         labels: Names of the classes, or None for a model that has none.
-        config: How the file takes its images. The standard's fields tell size, mean and standard
-            deviation to any client; all of it is stored as JSON besides, for this package.
+        config: How the file takes its images. The fields of the standard tell any client the size,
+            mean and standard deviation. The whole configuration is also stored as JSON for this
+            package.
+
+    Returns:
+        The content of the new file. The labels are a zip archive after the model.
     """
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     subgraph = {
@@ -60,20 +66,21 @@ def with_metadata(
     described = flatbuffer.with_buffer(content, FIELD, flatbuffer.encode(fields, IDENTIFIER))
     stored = json.dumps(replace(config, labels=None).to_dict()).encode()
     described = flatbuffer.with_buffer(described, CONFIG_FIELD, stored)
-    return described if labels is None else _with_file(described, labels)
+    return described if labels is None else _with_label_file(described, labels)
 
 
 def read_file_config(content: bytes) -> ImageConfig | None:
-    """How a TFLite file takes its images, by its metadata.
+    """Reads from the metadata of a TFLite file how it takes its images.
 
     Args:
-        content: What the file holds.
+        content: Content of the file.
 
     Returns:
-        What this package stored; for other files the size, mean and standard deviation of the
-        standard's metadata; None for a file that has none of them.
+        The configuration that this package stored. For files of other tools, a configuration with
+        the size, mean and standard deviation of the standard metadata. None if there are none.
     """
-    labels = _labels_in(io.BytesIO(content))
+    names = _labels_in(io.BytesIO(content))
+    labels = None if names is None else tuple(names)
     stored = flatbuffer.read_buffer(content, CONFIG_FIELD)
     if stored is not None:
         config = ImageConfig.from_dict(json.loads(stored))
@@ -82,13 +89,32 @@ def read_file_config(content: bytes) -> ImageConfig | None:
     statistics = None if described is None else _read_normalization(described)
     if statistics is None:
         return None
-    shape = flatbuffer.inputs_and_outputs(content)[0][0].shape
+    _, height, width, _ = flatbuffer.inputs_and_outputs(content)[0][0].shape
     mean, std = (values if len(values) == 3 else values * 3 for values in statistics)
-    return ImageConfig(shape[1:3], mean, std, labels=labels)
+    return ImageConfig((height, width), mean, std, labels=labels)
+
+
+def require_file_config(content: bytes) -> ImageConfig:
+    """Does what `read_file_config` does for a file whose metadata this package wrote.
+
+    Raises:
+        ValueError: If the metadata do not tell how the file takes images.
+    """
+    config = read_file_config(content)
+    if config is None:
+        raise InputValueError(
+            "Expected a TFLite file whose metadata tell how it takes images. Received: a file "
+            "without such metadata. Write it with keras_mobileone.export_tflite."
+        )
+    return config
 
 
 def _read_normalization(described: bytes) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation of the first input in metadata of the standard's schema."""
+    """Reads mean and standard deviation of the first input from metadata of the standard schema.
+
+    Returns:
+        Both for each channel or for all channels, or None if the metadata lack them.
+    """
     table = flatbuffer.root(described)
     subgraph = flatbuffer.items(table, 3)[:1]
     tensor = flatbuffer.items(subgraph[0], 2)[:1] if subgraph else []
@@ -102,11 +128,12 @@ def _read_normalization(described: bytes) -> tuple[tuple[float, ...], tuple[floa
 
 
 def read_labels(path: str | os.PathLike) -> list[str] | None:
-    """The names of the classes that a TFLite file brings, or None."""
+    """Reads the names of the classes inside a TFLite file; None if it has none."""
     return _labels_in(path)
 
 
 def _labels_in(file: str | os.PathLike | io.BytesIO) -> list[str] | None:
+    """Reads the labels in the zip archive that follows the model; None without them."""
     if not zipfile.is_zipfile(file):
         return None
     with zipfile.ZipFile(file) as archive:
@@ -115,7 +142,8 @@ def _labels_in(file: str | os.PathLike | io.BytesIO) -> list[str] | None:
         return archive.read(LABELS_FILE).decode().splitlines()
 
 
-def _input_tensor(tensor, config: ImageConfig) -> dict:
+def _input_tensor(tensor: TensorInfo, config: ImageConfig) -> Table:
+    """Describes the input of a file as a table of the schema."""
     _, height, width, channels = tensor.shape
     if channels != 3:
         return {0: tensor.name, 1: f"image of {channels} channels"}
@@ -130,8 +158,9 @@ def _input_tensor(tensor, config: ImageConfig) -> dict:
     }
 
 
-def _output_tensor(tensor, labels) -> dict:
-    fields = {0: tensor.name, 1: "outputs of the model", 3: {0: FEATURE, 1: {}}}
+def _output_tensor(tensor: TensorInfo, labels: Sequence[str] | None) -> Table:
+    """Describes an output of a file as a table of the schema."""
+    fields: Table = {0: tensor.name, 1: "outputs of the model", 3: {0: FEATURE, 1: {}}}
     if labels is None:
         return fields
     description = "names of the classes in the order of the scores"
@@ -139,7 +168,8 @@ def _output_tensor(tensor, labels) -> dict:
     return fields | {1: "score of each class", 6: [file]}
 
 
-def _with_file(content, labels) -> bytes:
+def _with_label_file(content: bytes, labels: Sequence[str]) -> bytes:
+    """Appends a zip archive with the labels to a TFLite file."""
     file = io.BytesIO(content)
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(LABELS_FILE, ZIP_DATE), "\n".join(labels) + "\n")

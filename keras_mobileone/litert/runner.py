@@ -1,30 +1,30 @@
-"""Running a TFLite file with ai-edge-litert in real numbers, whatever its types."""
+"""Runs TFLite files of any type with ai-edge-litert, on real values."""
 
 import numpy as np
 
 from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.litert.flatbuffer import TensorInfo, inputs_and_outputs
 
-# Exported files tell by the name of their input what it takes: normalized values, or pixels.
+# Names of the input of exported files: one for normalized values, one for pixels.
 NORMALIZED_INPUT = "image"
 PIXEL_INPUT = "pixels"
 
 
 class LiteRTRunner:
-    """A TFLite file's content, ready to run.
+    """Runs the content of a TFLite file.
 
     Args:
-        content: Of a file with one input.
-        threads: Of the CPU.
+        content: Content of a file with one input.
+        threads: Number of CPU threads.
 
     Attributes:
         inputs, outputs: Name, shape, type and quantization of each.
 
     Raises:
-        ValueError: If the runtime can't prepare the file.
+        ValueError: If the runtime cannot prepare the file.
     """
 
-    def __init__(self, content: bytes, threads: int = 1):
+    def __init__(self, content: bytes, threads: int = 1) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self.inputs, self.outputs = inputs_and_outputs(content)
@@ -37,10 +37,13 @@ class LiteRTRunner:
         self._output_indices = [d["index"] for d in self._interpreter.get_output_details()]
 
     def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs for one input of the file's shape, as float32 values under their names.
+        """Runs the file once.
 
         Args:
-            batch: Real values; they are quantized as the file's input says.
+            batch: Real values of the shape of the file's input. An integer input is quantized.
+
+        Returns:
+            The outputs as float32 real values, by name.
         """
         self._interpreter.set_tensor(self._input_index, to_stored(batch, self.inputs[0]))
         self._interpreter.invoke()
@@ -52,15 +55,15 @@ class LiteRTRunner:
 
 
 def to_real(stored: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """float32 values that a quantized tensor stands for; floating point is passed through."""
-    if info.scale is None:
+    """Dequantizes a tensor to float32; floating point values are returned as they are."""
+    if info.scale is None or info.zero_point is None:
         return stored.astype(np.float32)
     return (stored.astype(np.float32) - info.zero_point) * np.float32(info.scale)
 
 
 def to_stored(real: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """The inverse of `to_real`, rounded and clipped to the tensor's type."""
-    if info.scale is None:
+    """Quantizes real values as a tensor needs them: rounded, and clipped to its type."""
+    if info.scale is None or info.zero_point is None:
         return real.astype(info.dtype)
     limits = np.iinfo(info.dtype)
     return np.clip(np.rint(real / info.scale) + info.zero_point, limits.min, limits.max).astype(

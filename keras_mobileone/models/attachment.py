@@ -1,25 +1,26 @@
-"""A configuration that travels with a Keras model, into its `.keras` file too."""
+"""A configuration that is attached to a Keras model and saved in its `.keras` file."""
 
 from typing import Protocol
 
 import keras
 
-CONFIG_KEY = "image_config"  # in the configuration of a Keras model, and so in a .keras file
+# Key in the configuration of a Keras model, which Keras writes to a .keras file.
+CONFIG_KEY = "image_config"
 
 
 class Attachable(Protocol):
-    """What can be attached: see `data.image_config.ImageConfig`."""
+    """A value that can be attached, such as `data.image_config.ImageConfig`."""
 
     def to_dict(self) -> dict:
-        """Plain data for JSON."""
+        """Converts the value to plain data for JSON."""
         ...
 
 
 def attach(model: keras.Model, value: Attachable) -> None:
-    """Attaches `value` to `model`, whose `get_config` returns it among the rest from now on.
+    """Attaches `value` to `model` and adds it to what `model.get_config()` returns.
 
-    Keras passes over the additional key when it loads a file, so that a model of stock layers still
-    loads where this package is not installed.
+    Keras ignores the additional key when it loads a file, so a model of stock layers still loads
+    where this package is not installed.
     """
     setattr(model, CONFIG_KEY, value)
     if not isinstance(model.get_config, _ConfigWithAttachment):
@@ -27,12 +28,12 @@ def attach(model: keras.Model, value: Attachable) -> None:
 
 
 def attached(model: keras.Model) -> Attachable | None:
-    """What was attached to `model` last, or None."""
+    """Returns the value that was attached to `model` last, or None."""
     return getattr(model, CONFIG_KEY, None)
 
 
 def copy_attachment(source: keras.Model, target: keras.Model) -> keras.Model:
-    """Attaches to `target` what `source` has, if anything, and returns `target`."""
+    """Attaches the value of `source`, if it has one, to `target`, and returns `target`."""
     value = attached(source)
     if value is not None:
         attach(target, value)
@@ -40,10 +41,12 @@ def copy_attachment(source: keras.Model, target: keras.Model) -> keras.Model:
 
 
 class _ConfigWithAttachment:
-    """`get_config` of one model, with what is attached to it."""
+    """Replaces `get_config` of one model: adds the attached value."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model, self._get_config = model, model.get_config
 
     def __call__(self) -> dict:
-        return {**self._get_config(), CONFIG_KEY: attached(self._model).to_dict()}
+        value = attached(self._model)
+        config = self._get_config()
+        return config if value is None else {**config, CONFIG_KEY: value.to_dict()}

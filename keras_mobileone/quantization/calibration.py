@@ -1,9 +1,10 @@
-"""Calibration images for int8: from a directory, an array or batches, in the file's units."""
+"""Loads and checks calibration images for int8."""
 
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,74 +12,83 @@ from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.data.images import list_images, load_crops, spread
 from keras_mobileone.errors import InputValueError
 
-CALIBRATION_IMAGES = 200  # of a directory, spread evenly over it
+CALIBRATION_IMAGES = 200  # taken from a directory, spread evenly over its files
 
 
-def calibration_batches(source, config: ImageConfig) -> Iterator[np.ndarray]:
-    """Batches of calibration images, in the units that a file or model takes.
+def calibration_batches(source: Any, config: ImageConfig) -> Iterator[np.ndarray]:
+    """Yields batches of calibration images, in the units that a file or model takes.
 
     Args:
         source: A directory of images, a list of paths, an array of images, or an iterable of such
-            arrays or of pairs of an array and labels, such as a `tf.data.Dataset`.
-        config: How the images enter the file or model.
+            arrays or of tuples of an array and labels, such as a `tf.data.Dataset`.
+        config: How the file or model takes images.
 
     Yields:
         float32 (count, height, width, channels).
 
     Raises:
-        ValueError: If there is no image, or one of another shape.
+        ValueError: If there is no image, or if an array has an unexpected shape.
     """
-    size = config.image_size
+    height, width = config.image_size
     if isinstance(source, (str, os.PathLike)):
         source = spread(list_images(source), CALIBRATION_IMAGES)
     if isinstance(source, Sequence) and source and isinstance(source[0], (str, os.PathLike)):
-        for crop in load_crops([Path(path) for path in source], size, config.crop_fraction):
+        paths = [Path(path) for path in source]
+        for crop in load_crops(paths, (height, width), config.crop_fraction):
             yield config.normalize(crop)[None]
         return
     batches = [source] if hasattr(source, "shape") else source
     if not isinstance(batches, Iterable):
         raise InputValueError(
-            "`calibration` must be a directory, an array or an iterable of batches. "
-            f"Received: {type(source).__name__}."
+            "`calibration` must be a directory, a list of paths, an array or an iterable of "
+            f"batches. Received: an object of type {type(source).__name__}. Pass one of these."
         )
     empty = True
     for batch in batches:
         if isinstance(batch, tuple) and len(batch) in (2, 3):
-            batch = batch[0]  # a data set to train with: images, labels, and perhaps weights
+            batch = batch[0]  # a training dataset: images, labels and perhaps sample weights
         batch = np.asarray(batch, np.float32)
-        if batch.ndim != 4 or batch.shape[1:3] != tuple(size):
+        if batch.ndim != 4 or batch.shape[1:3] != (height, width):
+            remedy = (
+                "These are single images: call dataset.batch(32), or images[None] for one image."
+                if batch.shape[:2] == (height, width)
+                else "Resize the images to the size of the model."
+            )
             raise InputValueError(
-                f"Calibration batches must have shape (count, {size[0]}, {size[1]}, channels). "
-                f"Received: {batch.shape}."
+                f"Calibration batches must have shape (count, {height}, {width}, channels). "
+                f"Received: {batch.shape}. {remedy}"
             )
         if len(batch):
             empty = False
             yield batch
     if empty:
-        raise InputValueError("`calibration` must hold at least one image. Received: none.")
+        raise InputValueError(
+            "`calibration` must hold at least one image. Received: none. Pass 50 or more."
+        )
 
 
-def calibration_images(source, config: ImageConfig) -> np.ndarray:
-    """All calibration images as one array, checked for the classic mistakes.
+def calibration_images(source: Any, config: ImageConfig) -> np.ndarray:
+    """Loads all calibration images into one array and checks it for common mistakes.
 
-    A single image is allowed, with a warning.
+    A single image causes a warning.
 
     Args:
-        source: As of `calibration_batches`.
-        config: How the images enter the file or model.
+        source: A directory, a list of paths, an array or batches: see `calibration_batches`.
+        config: How the file or model takes images.
 
     Returns:
         float32 (count, height, width, channels).
 
     Raises:
-        ValueError: If the values look like pixels where normalized ones are wanted, like values
-            normalized twice, and so on.
+        ValueError: If there is no image or one of an unexpected shape, or if the values are in the
+            wrong units: pixels where normalized values are expected, values that are normalized
+            twice, and the like.
     """
     images = np.concatenate(list(calibration_batches(source, config)))
     if config.is_rgb and images.shape[3] != 3:
         raise InputValueError(
             "Calibration images must have 3 channels, like the model's input. "
-            f"Received: shape {images.shape}."
+            f"Received: shape {images.shape}. Convert them to RGB."
         )
     if config.takes_pixels:
         _check_pixels(images)
@@ -93,12 +103,15 @@ def calibration_images(source, config: ImageConfig) -> np.ndarray:
 
 
 def _check_normalized(images: np.ndarray, config: ImageConfig) -> None:
+    """Raises ValueError if values do not look normalized as `config` says."""
     lowest, highest = config.range
     span = highest - lowest
     low, high = float(images.min()), float(images.max())
     if high > highest + 0.5 * span + 4:
-        mistake = "look like pixels 0 … 255. Normalize them as the model takes them, or pixels with"
-        mistake += " normalize=True"
+        mistake = (
+            "look like pixels 0 … 255. Normalize them for the model, or pass normalize=True so "
+            "that the file does it"
+        )
     elif lowest < -1.5 and low >= 0 and 0.2 < high <= 1:
         mistake = "look like pixels scaled to [0, 1]. Normalize them with preprocess_input instead"
     elif lowest < -1.5 and high < -1 and float(images.std()) < 0.2:
@@ -106,13 +119,13 @@ def _check_normalized(images: np.ndarray, config: ImageConfig) -> None:
     else:
         return
     raise InputValueError(
-        f"Calibration images must be normalized: about {lowest:.2g} … {highest:.2g}. "
-        "Received: values "
-        f"{low:.3g} … {high:.3g}, which {mistake}."
+        f"Calibration images must be normalized to about {lowest:.2g} … {highest:.2g}. "
+        f"Received: values {low:.3g} … {high:.3g}, which {mistake}."
     )
 
 
-def _check_pixels(images):
+def _check_pixels(images: np.ndarray) -> None:
+    """Raises ValueError if values do not look like pixels."""
     low, high = float(images.min()), float(images.max())
     if low < 0:
         mistake = "look normalized already. Pass the pixels, or normalize=False"

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_mobileone.data.image_config import PIXELS, config_of_file, image_config
+from keras_mobileone.data.image_config import (
+    PIXELS,
+    ImageConfig,
+    config_of_file,
+    image_config,
+)
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import convert
@@ -104,7 +110,9 @@ def quantize(
     Args:
         model: Fused Functional model with one image input of fixed size. It is not changed.
         calibration: Directory, array or iterable of batches, see `export_tflite`.
-        normalize, input_dtype, output_dtype: As in `export_tflite`.
+        normalize: Whether the file takes pixels and normalizes them, see `export_tflite`.
+        input_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's input.
+        output_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's output.
         equalization: Whether to equalize.
         steps: The later steps to take.
         before: Whether to report the layers of the converter's plain int8 too, which doubles the
@@ -137,7 +145,37 @@ def quantize(
         )
     model = in_float32(model)
     file, wrapped = config_of_file(image_config(model, normalize), normalize)
-    images = calibration_images(calibration, file)
+    return quantize_images(
+        model,
+        calibration_images(calibration, file),
+        wrapped,
+        input_dtype=input_dtype,
+        output_dtype=output_dtype,
+        equalization=equalization,
+        steps=steps,
+        before=before,
+    )
+
+
+def quantize_images(
+    model: keras.Model,
+    images: np.ndarray,
+    wrapped: ImageConfig | None,
+    *,
+    input_dtype: str = "float32",
+    output_dtype: str = "float32",
+    equalization: bool = True,
+    steps: Steps = ALL_STEPS,
+    before: bool = False,
+) -> QuantizationReport:
+    """Does the work of `quantize` with calibration images that are loaded and checked.
+
+    Args:
+        model: Fused Functional model that computes in float32.
+        images: What `calibration_images` returned, in the units that the file takes.
+        wrapped: Configuration whose normalization the file performs before the model, or None.
+        input_dtype, output_dtype, equalization, steps, before: As in `quantize`.
+    """
     ends: dict[str, Any] = {"normalize": wrapped, "output_names": output_names(model)}
     types: dict[str, Any] = {"input_dtype": input_dtype, "output_dtype": output_dtype}
     limits = PIXELS if wrapped else None
@@ -204,9 +242,9 @@ def _warn(report: QuantizationReport) -> None:
             "int8 keeps the converter's ranges for the operators "
             f"{', '.join(report.left_to_converter)}. Everything else was equalized"
             f"{' and corrected' if report.tensors else ''}.",
-            stacklevel=3,
+            stacklevel=4,
         )
     poor = [tensor for tensor in report.worst() if tensor.sqnr < POOR_SQNR]
     if poor:
         names = ", ".join(f"{tensor.name} ({tensor.sqnr:.1f} dB)" for tensor in poor)
-        warnings.warn(f"In int8 these layers are mostly noise: {names}.", stacklevel=3)
+        warnings.warn(f"In int8 these layers are mostly noise: {names}.", stacklevel=4)
