@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from keras_mobileone.export.tflite import export_tflite
     from keras_mobileone.layers.block import MobileOneBlock
     from keras_mobileone.models.complexity import model_complexity
+    from keras_mobileone.models.freezing import freeze_batch_norm
     from keras_mobileone.models.fusing import fuse
     from keras_mobileone.models.network import MobileOneModel, feature_extractor
     from keras_mobileone.models.unfusing import unfuse
@@ -131,6 +132,7 @@ _NAMES = {
     "export.tflite": ("export_tflite",),
     "layers.block": ("MobileOneBlock",),
     "models.complexity": ("model_complexity",),
+    "models.freezing": ("freeze_batch_norm",),
     "models.fusing": ("fuse",),
     "models.network": (
         "MobileOneModel",
@@ -224,6 +226,7 @@ __all__ = [
     "export_tflite",
     "feature_extractor",
     "finetune",
+    "freeze_batch_norm",
     "fuse",
     "get_recipe",
     "get_variant",

@@ -12,7 +12,8 @@ class About:
     Xcode, Android Studio and MediaPipe show them. Empty texts are left out of the file.
 
     Args:
-        description: What the model does. None: the name of the model and the paper's reference.
+        description: What the model does. If None, the name of the model and a reference to the
+            paper are stored.
         author: Author of the model.
         license: License of the model.
         version: Version of the model.
@@ -30,5 +31,5 @@ class About:
     version: str = ""
 
     def text(self, name: str) -> str:
-        """Returns the description; without one, that of a MobileOne called `name`."""
+        """Returns the description, or that of a MobileOne called `name` if there is none."""
         return f"{name}. {REFERENCE}." if self.description is None else self.description

@@ -1,4 +1,4 @@
-"""`MobileOneS0` … `MobileOneS4`, in the manner of Keras Applications."""
+"""The networks `MobileOneS0` to `MobileOneS4`, with the signature of Keras Applications."""
 
 import inspect
 import os
@@ -40,45 +40,47 @@ Reference:
 Images must be normalized by `keras_mobileone.preprocess_input` before they reach the model.
 
 Args:
-    {variant}include_top: Whether to include the classifier at the top of the network: global
-        average pooling and a dense layer.
+    {variant}include_top: Whether to include the classifier at the top of the network, which is
+        global average pooling and a dense layer.
     weights: One of `None` (random initialization), `"imagenet"`, `"imagenette"` (ten classes, S0
-        only, shipped with this package), or the path of a weight file: safetensors with the
-        authors' or timm's names, fused or not; a PyTorch state dict (needs torch); this package's
-        own `.keras` or `.weights.h5`.
+        only, shipped with this package), or the path of a weight file. The file is a safetensors
+        file with the authors' or timm's names, fused or not, a PyTorch state dict (which needs
+        torch), or a `.keras` or `.weights.h5` file that this package saved.
     input_tensor: Optional Keras tensor to use as image input for the model.
-    input_shape: Optional tuple `(height, width, channels)`, at least 32 pixels each way. Without
-        top, height and width may be `None`. `(224, 224, 3)` by default, `(None, None, 3)`
-        without top.
+    input_shape: Optional tuple `(height, width, channels)`. Height and width are at least 32; they
+        may be `None` if `include_top` is `False`. Defaults to `(224, 224, 3)`, or to
+        `(None, None, 3)` if `include_top` is `False`.
     pooling: Optional pooling mode when `include_top` is `False`: `None` for the feature map of the
         last stage, `"avg"` or `"max"` for its global average or maximum pooling.
-    classes: Number of classes of the classifier. `weights="imagenette"` implies 10.
+    classes: Number of classes of the classifier. `weights="imagenette"` implies 10, also if
+        `classes=1000` is passed, since that cannot be told from the default.
     classifier_activation: Activation of the classifier. `None` returns the logits.
     name: Name of the model.
     deploy: Whether to build the fused network of stock Keras layers, for inference, instead of the
         branches for training.
 
 Input shape:
-    `(batch, height, width, 3)`, float32: RGB normalized by `preprocess_input`.
+    `(batch, height, width, 3)`, float32. Images are RGB and normalized by `preprocess_input`.
 
 Output shape:
-    `(batch, classes)` with top. Without top,
-    `(batch, ceil(height / 32), ceil(width / 32), channels)`, or `(batch, channels)` when pooled.
+    `(batch, classes)` if `include_top` is `True`. Otherwise
+    `(batch, ceil(height / 32), ceil(width / 32), channels)`, or `(batch, channels)` with `pooling`.
 
 Returns:
-    A Functional `keras.Model`, whose layers `"stage1"` … `"stage4"` give the feature maps at
-    strides 4, 8, 16 and 32. A train-time model has a method `fuse()`.
+    A Functional `keras.Model`. The outputs of its layers `"stage1"` to `"stage4"` are the feature
+    maps at strides 4, 8, 16 and 32. A train-time model has a method `fuse()`.
 
 Raises:
-    ValueError: If arguments contradict each other, or the weights do not fit.
-    TypeError: If `weights` or `input_tensor` has a type that does not fit.
-    FileNotFoundError: If the weights are not found anywhere.
+    ValueError: If an argument has a wrong value or contradicts another one, or if the weights do
+        not fit the network.
+    TypeError: If `weights` or `input_tensor` has a wrong type.
+    FileNotFoundError: If the weights are not found.
 
 Example:
 
 {example}
 """
-_VARIANT_ARGUMENT = """variant: `"s0"` … `"s4"`, or a `Variant` of your own.
+_VARIANT_ARGUMENT = """variant: One of `"s0"` to `"s4"`, or a `Variant` that you define.
     """
 _OWN_VARIANT = """
 >>> tiny = keras_mobileone.Variant("tiny", widths=(0.5, 0.5, 0.5, 0.5), depths=(1, 2, 2, 1))
@@ -93,7 +95,7 @@ _NAMED_VARIANT = """
 
 
 def _documented(builder: Builder) -> Builder:
-    """Completes the docstring of a function by what all of them have in common."""
+    """Adds the sections that all functions have in common to the docstring of one."""
     any_variant = "variant" in inspect.signature(builder).parameters
     example = _OWN_VARIANT if any_variant else _NAMED_VARIANT.format(name=builder.__name__)
     common = _DOCUMENTATION.format(
@@ -143,11 +145,9 @@ def MobileOne(
             path = Path(weights)
         model = model_from_weights(variant, path, deploy=deploy, **arguments)
     if inputs is None and image.shape[3] == 3:
-        labels = unique_labels(class_table(weights)) if weights == "imagenette" else None
-        config = ImageConfig(
-            crop_fraction=variant.crop_fraction, labels=labels if include_top else None
-        )
-        set_image_config(model, config)
+        known_classes = weights == "imagenette" and include_top
+        labels = tuple(unique_labels(class_table("imagenette"))) if known_classes else None
+        set_image_config(model, ImageConfig(crop_fraction=variant.crop_fraction, labels=labels))
     return model
 
 
@@ -170,11 +170,12 @@ def _check_arguments(
             f"`weights` must be None, {KNOWN_WEIGHTS} or the path of a file. "
             f"Received: weights={str(weights)!r}, which does not exist."
         )
-    if known and include_top and classes != PRETRAINED_CLASSES[weights]:
+    expected = PRETRAINED_CLASSES.get(str(weights))
+    if known and include_top and classes != expected:
         raise InputValueError(
-            f"The classifier of the {weights} weights has {PRETRAINED_CLASSES[weights]} classes. "
-            f"Received: classes={classes}. Use classes={PRETRAINED_CLASSES[weights]}, or "
-            "include_top=False and a classifier of your own."
+            f"The classifier of the {weights} weights has {expected} classes. "
+            f"Received: classes={classes}. Use classes={expected}, or include_top=False and a "
+            "classifier of your own."
         )
     if pooling not in (None, "avg", "max"):
         raise InputValueError(
@@ -194,7 +195,7 @@ def _check_arguments(
 def _image_input(
     input_tensor: Any, input_shape: Shape | None, include_top: bool, weights: Any
 ) -> tuple[Any, Any]:
-    """The image tensor to build on, and the inputs of the model (None if they are the same)."""
+    """Returns the image tensor to build on, and the model's inputs or None if they are the same."""
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
             raise InputTypeError(
@@ -221,13 +222,13 @@ def _check_shape(shape: tuple[int | None, ...], include_top: bool, weights: Any)
     """Raises if images of this shape do not fit the network or the weights."""
     if len(shape) != 3 or shape[2] is None:
         raise InputValueError(
-            "The input shape must be (height, width, channels), channels last. "
+            "The input shape must be (height, width, channels), with the channels last. "
             f"Received: input_shape={shape}."
         )
     if weights is not None and shape[2] != 3:
         raise InputValueError(
             "Pretrained weights need RGB images. "
-            f"Received: {shape[2]} channels. Convert the images, or use weights=None."
+            f"Received: {shape[2]} channels. Convert the images to RGB, or use weights=None."
         )
     if include_top and None in shape:
         raise InputValueError(

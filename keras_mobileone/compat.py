@@ -1,7 +1,7 @@
-"""Everything this package uses of Keras and its companions that is not public.
+"""The private names of Keras and its companion packages that this package uses.
 
-A new release may change these names without notice. They stand here and nowhere else, each with the
-reason why no public name does, and tests/test_compat.py fails when one of them is gone.
+A new release may change these names without notice. They are used here and nowhere else, each with
+the reason why no public name serves, and tests/test_compat.py fails if one of them is gone.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ import keras
 
 
 def flatten_layers(layer: keras.Layer, include_self: bool = True) -> list[keras.Layer]:
-    """A layer and all layers inside it, at any depth, each once.
+    """Returns a layer and all layers inside it, at any depth, each of them once.
 
-    `keras.Model.layers` ends at layers that are not models: it misses the convolutions and the
-    batch normalization inside a `MobileOneBlock` and a wrapper such as `TimeDistributed`.
+    `keras.Model.layers` does not look into layers that are not models. It misses the convolutions
+    and the batch normalization inside a `MobileOneBlock` or a wrapper such as `TimeDistributed`.
 
     Args:
         layer: Any layer or model.
@@ -24,21 +24,25 @@ def flatten_layers(layer: keras.Layer, include_self: bool = True) -> list[keras.
 
 
 def run_through_graph(model: keras.Model, inputs: Any, call: Callable) -> Any:
-    """Evaluates the graph of a Functional model, with a function in place of each call.
+    """Evaluates the graph of a Functional model through a function that calls each operation.
 
     `keras.models.clone_model(…, call_function=…)` does the same, but always wraps the result in a
-    new model, which refuses two layers of the same name.
+    new model, which refuses two layers with the same name.
 
     Args:
         model: A Functional model.
         inputs: Tensors in the structure of `model.input`.
-        call: `call(operation, *args, **kwargs)` returns the output of one operation.
+        call: A function that takes `(operation, *args, **kwargs)` and returns the output of the
+            operation.
+
+    Returns:
+        The results in the structure of `model.output`.
     """
     return model._run_through_graph(inputs, operation_fn=lambda op: op, call_fn=call)
 
 
 def producer(tensor: Any) -> Any:
-    """The layer or operation that a symbolic tensor is an output of.
+    """Returns the layer or operation that a symbolic tensor is an output of.
 
     No public attribute of a `keras.KerasTensor` leads to its operation.
     """
@@ -46,7 +50,7 @@ def producer(tensor: Any) -> Any:
 
 
 def lambda_output_shape(layer: keras.layers.Lambda) -> Any:
-    """The argument `output_shape` of a `Lambda` layer, as it was given.
+    """Returns the argument `output_shape` of a `Lambda` layer as it was passed.
 
     The layer's configuration holds it in a serialized form, which Keras refuses to read back.
     """
@@ -54,18 +58,18 @@ def lambda_output_shape(layer: keras.layers.Lambda) -> Any:
 
 
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:
-    """The position of a variable among those that an optimizer was built with.
+    """Returns the position of a variable among those that an optimizer was built with.
 
-    Keras' own optimizers find their slots by it. A dictionary by identity would not do, since
-    `tf.distribute` hands the optimizer other objects for the same variables.
+    Keras' own optimizers find their slots by this position. A dictionary by identity would not
+    work, since `tf.distribute` passes other objects for the same variables to the optimizer.
     """
     return optimizer._get_variable_index(variable)
 
 
 def output_quantizer_variables(layer: Any) -> dict[str, Any]:
-    """The variables `min_var` and `max_var` of a layer wrapped by tensorflow-model-optimization.
+    """Returns the output range variables of a layer wrapped by tensorflow-model-optimization.
 
-    They hold the range of the layer's quantized output, which the toolkit can only learn in
-    training; it has no public way to set it from calibration.
+    The variables `min_var` and `max_var` hold the range of the layer's quantized output. The
+    toolkit learns it in training and has no public way to set it from calibration.
     """
     return layer._output_quantizer_vars

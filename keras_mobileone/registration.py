@@ -1,9 +1,9 @@
-"""Makes the classes of this package known to Keras without importing Keras.
+"""Registers the classes of this package with Keras without importing Keras.
 
-`keras.models.load_model` finds the class of a layer in a registry and imports no modules other than
-those of Keras itself. A module of this package enters its classes into the registry when it is
-imported, but it imports Keras to do so, which takes seconds. Therefore the modules are imported
-either at once, if Keras has been imported already, or right after Keras.
+`keras.models.load_model` looks up the class of a layer in a registry and imports no modules other
+than those of Keras itself. A module of this package registers its classes when it is imported, but
+it imports Keras to do so, which takes seconds. The modules are therefore imported at once if Keras
+has been imported already, and right after Keras otherwise.
 """
 
 import importlib
@@ -24,7 +24,7 @@ MODULES = (
 
 
 def register_classes() -> None:
-    """Registers the classes now if Keras has been imported, else as soon as it has been."""
+    """Registers the classes now if Keras has been imported, otherwise as soon as it is."""
     if KERAS in sys.modules:
         import_modules()
     else:
@@ -32,13 +32,13 @@ def register_classes() -> None:
 
 
 def import_modules() -> None:
-    """Imports the modules whose classes Keras must know."""
+    """Imports the modules that register classes with Keras."""
     for name in MODULES:
         importlib.import_module(name)
 
 
 class KerasFinder(MetaPathFinder):
-    """Finds Keras as Python would have, and has the classes registered after its import."""
+    """Finds Keras as Python would, and registers the classes after Keras is imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -46,7 +46,7 @@ class KerasFinder(MetaPathFinder):
         """Returns the specification of Keras with another loader, and None for other modules."""
         if fullname != KERAS:
             return None
-        sys.meta_path.remove(self)  # one import is enough, and the next line must not end up here
+        sys.meta_path.remove(self)  # or the next line would call this method again
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             spec.loader = RegisteringLoader(spec.loader)
@@ -57,7 +57,7 @@ class RegisteringLoader(Loader):
     """Loads Keras by its own loader, then registers the classes.
 
     Args:
-        loader: The loader of Keras, which answers everything that is not asked for here.
+        loader: The loader of Keras. All attributes that this class does not define are its own.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -71,6 +71,6 @@ class RegisteringLoader(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Runs the code of Keras, then imports the modules whose classes it must know."""
+        """Runs the code of Keras, then imports the modules that register classes."""
         self._loader.exec_module(module)
         import_modules()

@@ -1,4 +1,4 @@
-"""What all reports have in common: they become plain data for JSON and are saved as it."""
+"""The base class of all reports, which converts them to plain data and saves them as JSON."""
 
 import json
 import math
@@ -10,26 +10,26 @@ from keras_mobileone.files import atomic_write
 
 
 class Report:
-    """Base class of the dataclasses that tell what a function did.
+    """Base class of the dataclasses that report what a function did.
 
-    Fields declared with `repr=False` are large contents; `to_dict` leaves them out.
+    Fields declared with `repr=False` hold large contents, which `to_dict` leaves out.
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """Converts the report to dicts, lists, strings and numbers, ready for JSON.
+        """Converts the report to dictionaries, lists, strings and numbers, ready for JSON.
 
-        A number that JSON cannot hold, infinity or NaN, becomes None.
+        Infinity and NaN, which JSON does not have, become None.
         """
         return plain_data(self)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `to_dict()` to `path` as JSON. The file is replaced in one step."""
+        """Writes the report to `path` as JSON. A file that exists is replaced in one step."""
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def plain_data(value: Any) -> Any:
-    """Converts dataclasses, named tuples and paths, at any depth, to JSON's types."""
+    """Converts dataclasses, named tuples and paths, at any depth, to the types of JSON."""
     if is_dataclass(value):
         shown = [field.name for field in fields(value) if field.repr]
         return {name: plain_data(getattr(value, name)) for name in shown}

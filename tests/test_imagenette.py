@@ -83,6 +83,10 @@ def test_the_ten_classes():
 def test_the_weights_imply_their_classes():
     model = keras_mobileone.MobileOneS0(weights="imagenette", deploy=True, input_shape=(64, 64, 3))
     assert model.output_shape == (None, 10)
+    explicit = keras_mobileone.MobileOneS0(
+        weights="imagenette", classes=1000, deploy=True, input_shape=(64, 64, 3)
+    )
+    assert explicit.output_shape == (None, 10)  # 1000 cannot be told from the default
 
 
 @pytest.mark.parametrize(

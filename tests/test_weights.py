@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import zipfile
 from dataclasses import replace
 
 import keras
@@ -261,13 +262,13 @@ def test_the_file_of_a_deeper_variant_is_refused(file_format, deeper, load, tmp_
 
 def test_names_of_no_known_scheme_are_shown(tmp_path, load):
     save_file({"conv1.weight": np.zeros(3, np.float32)}, tmp_path / "resnet.safetensors")
-    with pytest.raises(ValueError, match=r"authors' or timm's names.*conv1\.weight"):
+    with pytest.raises(ValueError, match=r"authors' or timm's names.*which has conv1\.weight\."):
         load(tmp_path / "resnet.safetensors")
 
 
 def test_an_empty_file_of_tensors_is_refused(tmp_path, load):
     save_file({}, tmp_path / "empty.safetensors")
-    with pytest.raises(ValueError, match=r"empty\.safetensors"):
+    with pytest.raises(ValueError, match=r"empty\.safetensors, which has no tensors\."):
         load(tmp_path / "empty.safetensors")
 
 
@@ -290,6 +291,34 @@ def test_a_file_of_something_else_is_named(file_format, save, load):
     path.write_bytes(b"<html>Not found</html>" * 100)
     with pytest.raises(ValueError, match=path.name):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [("config.json", "Expecting value"), ("model.weights.h5", "signature not found")],
+)
+def test_a_keras_file_with_a_damaged_member_is_named_with_the_reason(
+    damaged, reason, save, load, tmp_path
+):
+    """The archive itself is sound."""
+    path = tmp_path / "damaged.keras"
+    with zipfile.ZipFile(save("train", ".keras")) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, b"damaged" if name == damaged else source.read(name))
+    with pytest.raises(ValueError, match=f"Keras can't load {path}: .*{reason}") as raised:
+        load(path)
+    assert "Save or copy the file again" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_keras_file_with_an_unknown_layer_tells_what_to_import(tmp_path, load):
+    class Unregistered(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    keras.Sequential([keras.Input(SIZE), Unregistered()]).save(tmp_path / "custom.keras")
+    with pytest.raises(ValueError, match=r"custom\.keras: .*'Unregistered'.*import the modules"):
+        load(tmp_path / "custom.keras")
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path, load):

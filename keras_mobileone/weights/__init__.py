@@ -1,1 +1,1 @@
-"""Pretrained weights: finding and downloading files, reading them, putting them into a model."""
+"""Pretrained weights: find and download files, read them, and assign them to a model."""

@@ -1,4 +1,4 @@
-"""Reading and writing weight files as plain dictionaries from name to NumPy array."""
+"""Reads and writes weight files as plain dictionaries from names to NumPy arrays."""
 
 import os
 from pathlib import Path
@@ -14,27 +14,43 @@ SUFFIXES = (".safetensors", *TORCH_SUFFIXES, *KERAS_SUFFIXES)
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Tensors of a safetensors file or a PyTorch pickle, under their own names.
+    """Reads the tensors of a safetensors file or a PyTorch pickle.
 
-    Pickles are read by torch with `weights_only=True`, which runs no code from the file.
-    Containers (`{"state_dict": …}`) are opened, `module.` prefixes and the step counters of
-    PyTorch's BatchNorm dropped.
+    Pickles are read by torch with `weights_only=True`, which runs no code from the file. If the
+    state dict is stored inside another dictionary, under `"state_dict"` or `"model"`, it is taken
+    from there. The prefix `module.` is removed from the names, and the step counters of PyTorch's
+    batch normalization are left out.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        Arrays in PyTorch's layout by their names in the file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the suffix is unknown or the file is damaged.
         ImportError: If a pickle is given and torch is not installed.
+
+    Example:
+
+    >>> from keras_mobileone.weights.checkpoint import read_checkpoint, write_safetensors
+    >>> write_safetensors("bias.safetensors", {"module.bias": np.zeros(10, "float32")})
+    >>> read_checkpoint("bias.safetensors")["bias"].shape
+    (10,)
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a weight file. Received: {path}, which does not exist.")
+        raise FileNotFoundError(
+            f"Expected the path of a weight file. Received: {path}, which does not exist."
+        )
     if path.suffix == ".safetensors":
         tensors = _read_safetensors(path)
     elif path.suffix in TORCH_SUFFIXES:
         tensors = _read_torch(path)
     else:
         raise InputValueError(
-            f"Expected a weight file ending in one of {', '.join(SUFFIXES)}. Received: {path}."
+            f"The name of a weight file must end in one of {', '.join(SUFFIXES)}. Received: {path}."
         )
     return {
         name.removeprefix("module."): value
@@ -44,7 +60,12 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> None:
-    """Writes `tensors` whole or not at all."""
+    """Writes tensors to a safetensors file, which is replaced in one step.
+
+    Args:
+        path: Path of the file. If writing fails, a file that was there stays as it is.
+        tensors: Arrays by name.
+    """
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
@@ -52,7 +73,7 @@ def write_safetensors(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -
         temporary.write_bytes(save(contiguous))
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -60,12 +81,12 @@ def _read_safetensors(path):
         return load_file(path)
     except (SafetensorError, KeyError, TypeError) as error:
         raise InputValueError(
-            f"Expected a whole safetensors file of float32 or float16. Received: {path} ({error}). "
-            "Fetch it again."
+            f"Expected a complete safetensors file of float32 or float16. Received: {path}, which "
+            f"cannot be read ({first_line(error)}). Download the file again."
         ) from error
 
 
-def _read_torch(path):
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
@@ -77,15 +98,17 @@ def _read_torch(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged or unsafe pickle
         raise InputValueError(
-            f"Expected a PyTorch state dict that loads with weights_only=True. Received: {path} "
-            f"({first_line(error)})."
+            "Expected a PyTorch state dict that loads with weights_only=True. "
+            f"Received: {path}, which does not ({first_line(error)}). Download the file again, or "
+            "save the state dict with torch.save(model.state_dict(), path)."
         ) from error
     for container in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             content = content[container]
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
         raise InputValueError(
-            f"Expected a state dict, names to tensors. Received: {path}, which holds something "
-            "else. Save it with torch.save(model.state_dict(), path)."
+            "Expected a PyTorch state dict, which maps names to tensors. Received: "
+            f"{path}, which holds something else. Save the state dict with "
+            "torch.save(model.state_dict(), path)."
         )
     return {name: value.float().numpy() for name, value in content.items()}

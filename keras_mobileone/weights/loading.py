@@ -1,9 +1,11 @@
-"""Putting a weight file into a MobileOne: everything is checked before anything is assigned."""
+"""Loads weight files into a MobileOne, and checks all of them before it assigns any."""
 
 import os
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,33 +18,37 @@ from keras_mobileone.variants import Variant
 from keras_mobileone.weights.checkpoint import KERAS_SUFFIXES, read_checkpoint
 from keras_mobileone.weights.naming import APPLE, SCHEMES, detect_scheme, is_fused, slots
 
-SHOWN_NAMES = 5  # of each kind of mistake, in an error
+SHOWN_NAMES = 5  # how many names an error lists for each kind of mistake
 
 
 def model_from_weights(
-    variant: Variant, path: str | os.PathLike, *, deploy: bool = False, **arguments
+    variant: Variant, path: str | os.PathLike, *, deploy: bool = False, **arguments: Any
 ) -> keras.Model:
-    """A MobileOne with the weights of a file.
+    """Builds a MobileOne with the weights of a file.
 
     Args:
         variant: The architecture that the file belongs to.
-        path: safetensors or PyTorch pickle in the authors' or timm's naming, fused or not; or
-            this package's own `.keras`, `.weights.h5`.
-        deploy: Whether the result is the fused model. Train-time weights are fused for it.
-        **arguments: The rest of `keras_mobileone.models.network.build`'s.
+        path: A safetensors file or a PyTorch pickle with the authors' or timm's names, fused or
+            not, or a `.keras` or `.weights.h5` file that this package saved.
+        deploy: Whether to return the fused model. Train-time weights are fused for it.
+        **arguments: Further arguments of `keras_mobileone.models.network.build`.
+
+    Returns:
+        A Functional `keras.Model`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If names or shapes do not fit `variant`, with the names; or if a train-time
-            model is asked from fused weights.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If names or shapes do not fit `variant`, or if the weights are fused and
+            `deploy` is False.
     """
     tensors = read_weights(variant, path)
     fused = is_fused(tensors)
     if fused and not deploy:
         raise InputValueError(
-            f"{path} holds fused weights, in which the branches are summed up and can't be told "
-            "apart: they make a deploy model. Received: deploy=False. Pass deploy=True, or use a "
-            "file of unfused weights; for fine-tuning, `unfuse` makes new branches."
+            f"{path} holds fused weights, whose branches are summed up, so that only a deploy "
+            "model can have them. Received: deploy=False. Pass deploy=True, or use a file of "
+            "unfused weights. For fine-tuning, build the deploy model and call `unfuse`, which "
+            "adds branches again."
         )
     model = build(variant, deploy=fused, **arguments)
     assign(model, variant, tensors, path)
@@ -50,18 +56,41 @@ def model_from_weights(
 
 
 def read_weights(variant: Variant, path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Tensors of any supported weight file, in PyTorch's layout and a known naming scheme."""
+    """Reads a weight file of any supported format.
+
+    Args:
+        variant: The architecture that the file belongs to.
+        path: Path of the file, as in `model_from_weights`.
+
+    Returns:
+        Arrays in PyTorch's layout, by name. The names of a `.keras` or `.weights.h5` file are the
+        authors'.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, or is a `.keras` or `.weights.h5` file that does not
+            fit `variant`.
+    """
     path = Path(path)
     if path.suffix not in KERAS_SUFFIXES:
         return read_checkpoint(path)
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a weight file. Received: {path}, which does not exist.")
+        raise FileNotFoundError(
+            f"Expected the path of a weight file. Received: {path}, which does not exist."
+        )
     model = load_keras(path) if path.suffix == ".keras" else _load_h5(variant, path)
     return export_tensors(model, variant, path)
 
 
-def export_tensors(model: keras.Model, variant: Variant, origin="the model") -> dict:
-    """The weights of a MobileOne under the authors' names and in PyTorch's layout.
+def export_tensors(
+    model: keras.Model, variant: Variant, origin: str | os.PathLike = "the model"
+) -> dict[str, np.ndarray]:
+    """Returns the weights of a MobileOne under the authors' names and in PyTorch's layout.
+
+    Args:
+        model: A MobileOne, train-time or deploy.
+        variant: Its architecture.
+        origin: What an error calls the model, for example the path of its file.
 
     Raises:
         ValueError: If `model` does not have the layers of `variant`.
@@ -70,24 +99,33 @@ def export_tensors(model: keras.Model, variant: Variant, origin="the model") -> 
         named = slots(model, variant, APPLE)
     except ValueError as error:
         raise InputValueError(
-            f"{origin} does not hold the layers of {variant.name}: {str(error).split('.')[0]}."
+            f"{origin} does not hold the layers of {variant.name}: {str(error).split('.')[0]}. "
+            "Check the variant."
         ) from error
     return {name: slot.to_torch() for name, slot in named.items()}
 
 
-def assign(model: keras.Model, variant: Variant, tensors: dict, origin) -> None:
-    """Sets the weights of `model` from `tensors`, all or none.
+def assign(
+    model: keras.Model, variant: Variant, tensors: dict[str, np.ndarray], origin: str | os.PathLike
+) -> None:
+    """Sets the weights of a model, after a check that every name and every shape fits.
 
-    The classifier's entries are ignored by a model without top.
+    A model without top ignores the tensors of the classifier.
+
+    Args:
+        model: A MobileOne, train-time or deploy. An error leaves it unchanged.
+        variant: Its architecture.
+        tensors: Arrays in PyTorch's layout by the authors' or timm's names.
+        origin: What an error calls the tensors, for example the path of their file.
 
     Raises:
-        ValueError: Naming missing, unknown and misshapen entries.
+        ValueError: If tensors are missing, unknown or of a wrong shape. The message names them.
     """
     scheme = detect_scheme(tensors)
     if scheme is None:
         raise InputValueError(
-            f"Expected the {' or '.join(SCHEMES)} names of MobileOne's weights. "
-            f"Received: {origin} with {_some(list(tensors))}."
+            f"Expected weights of a MobileOne under the {' or '.join(SCHEMES)} names. "
+            f"Received: {origin}, which has {_some(list(tensors)) or 'no tensors'}."
         )
     expected = slots(model, variant, scheme)
     if not _has_top(model):
@@ -113,29 +151,54 @@ def assign(model: keras.Model, variant: Variant, tensors: dict, origin) -> None:
 
 
 def load_keras(path: str | os.PathLike) -> keras.Model:
-    """`keras.models.load_model` for a `.keras` file, with one clear sentence when it fails.
+    """Loads a `.keras` file, together with the image configuration that it stores.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The model, not compiled.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a whole Keras 3 file.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If Keras cannot load the file, for example because it is damaged.
+
+    Example:
+
+    >>> from keras_mobileone.weights.loading import load_keras
+    >>> keras_mobileone.MobileOneS0(weights="imagenette", deploy=True).save("model.keras")
+    >>> keras_mobileone.image_config(load_keras("model.keras")).labels[0]
+    'tench'
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a .keras file. Received: {path}, which does not exist.")
+        raise FileNotFoundError(
+            f"Expected the path of a .keras file. Received: {path}, which does not exist."
+        )
     if not zipfile.is_zipfile(path):
         raise InputValueError(
-            f"Expected a .keras file as Keras 3 writes it. Received: {path}, which is damaged or "
-            "of another format."
+            f"Expected a .keras file that Keras 3 saved. Received: {path}, which is damaged or of "
+            "another format. Save the model again with model.save, or copy the file again."
         )
     try:
         model = keras.models.load_model(path, compile=False)
         config = read_image_config(path)
     except Exception as error:  # Keras raises many types for a damaged archive
-        raise InputValueError(f"Keras can't load {path}: {first_line(error)}") from error
+        raise InputValueError(
+            f"Keras can't load {path}: {_reason(error)}. Save or copy the file "
+            "again if it is damaged, and import the modules of its custom layers if it has any."
+        ) from error
     return model if config is None else set_image_config(model, config)
 
 
-def _load_h5(variant, path):
+def _reason(error: Exception) -> str:
+    """The sentence that says what went wrong in Keras, without what it prints around it."""
+    _, marker, innermost = str(error).rpartition("Exception encountered: ")
+    return first_line(ValueError(innermost) if marker else error).split(". ")[0].rstrip(".")
+
+
+def _load_h5(variant: Variant, path: Path) -> keras.Model:
+    """Builds the model that a `.weights.h5` file fits, and loads the file into it."""
     import h5py
 
     try:
@@ -143,7 +206,8 @@ def _load_h5(variant, path):
             shapes = _dataset_shapes(file)
     except OSError as error:
         raise InputValueError(
-            f"Expected a whole HDF5 file. Received: {path}, which is damaged or of another format."
+            f"Expected a complete HDF5 file. Received: {path}, which is damaged or of another "
+            "format. Save the weights again with model.save_weights, or copy the file again."
         ) from error
     unfused = any("mobile_one_block" in name for name in shapes)
     classes = [shape for name, shape in shapes.items() if "layers/dense/" in name]
@@ -154,7 +218,7 @@ def _load_h5(variant, path):
         classes=classes[-1][-1] if classes else 1,
         deploy=not unfused,
     )
-    # What Keras itself writes for this model tells which datasets it would read, and their shapes.
+    # A file that Keras writes for this model tells which datasets it would read, and their shapes.
     with tempfile.TemporaryDirectory() as directory:
         reference = Path(directory) / "reference.weights.h5"
         model.save_weights(reference)
@@ -163,25 +227,27 @@ def _load_h5(variant, path):
     wrong = sorted(k for k in expected | shapes if expected.get(k) != shapes.get(k))
     if wrong:
         raise InputValueError(
-            f"The weights in {path} do not fit {variant.name}. Missing, unknown or misshapen: "
-            f"{_some(wrong)}. Check the variant."
+            f"The weights in {path} do not fit {variant.name}. Missing, unknown or of a wrong "
+            f"shape: {_some(wrong)}. Check the variant."
         )
     model.load_weights(path)
     return model
 
 
-def _dataset_shapes(file) -> dict[str, tuple[int, ...]]:
-    shapes = {}
+def _dataset_shapes(file: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of all datasets of an open HDF5 file by their paths."""
+    shapes: dict[str, tuple[int, ...]] = {}
     file.visititems(
         lambda name, item: shapes.update({name: item.shape}) if hasattr(item, "shape") else None
     )
     return shapes
 
 
-def _has_top(model) -> bool:
+def _has_top(model: keras.Model) -> bool:
     return any(layer.name == CLASSIFIER_NAME for layer in model.layers)
 
 
-def _some(names) -> str:
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return ", ".join(names[:SHOWN_NAMES]) + more

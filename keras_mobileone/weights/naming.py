@@ -1,7 +1,7 @@
-"""How weight files name the parts of a MobileOne, and which variable each name belongs to."""
+"""Maps the names in weight files to the variables of a MobileOne."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -12,7 +12,11 @@ from keras_mobileone.variants import BlockSpec, Variant
 
 
 class NamingScheme(NamedTuple):
-    """The names of one family of weight files; `{}` stands for stage and position, or branch."""
+    """The names that one family of weight files uses.
+
+    In `block`, the placeholders `{}` stand for the stage and the position in it. In `conv`, the
+    placeholder stands for the branch.
+    """
 
     stem: str
     block: str
@@ -26,7 +30,7 @@ class NamingScheme(NamedTuple):
     fused: str = "reparam_conv"
 
     def prefix(self, spec: BlockSpec) -> str:
-        """Start of the names of a block's tensors."""
+        """Returns what the names of all tensors of a block begin with."""
         if spec.stage == 0:
             return self.stem
         return self.block.format(spec.stage - 1 + self.first_stage, spec.position)
@@ -60,37 +64,45 @@ SCHEMES = {"authors'": APPLE, "timm's": TIMM}
 
 
 class Slot(NamedTuple):
-    """A Keras variable and the axes that bring its PyTorch counterpart into Keras' layout."""
+    """A Keras variable, and the order of axes that turns PyTorch's layout into Keras'."""
 
     variable: keras.Variable
     axes: tuple[int, ...]
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
-        """Shape that the file's array must have."""
+        """The shape of the variable in PyTorch's layout."""
         return tuple(self.variable.shape[self.axes.index(i)] for i in range(len(self.axes)))
 
     def to_torch(self) -> np.ndarray:
-        """The variable's value in PyTorch's layout."""
+        """Returns the value of the variable in PyTorch's layout."""
         value = keras.ops.convert_to_numpy(self.variable)
         return value.transpose([self.axes.index(i) for i in range(len(self.axes))])
 
 
-# PyTorch holds dense kernels as (out, in, height, width), depthwise as (channels, 1, height,
-# width) and linear ones as (out, in).
+# PyTorch stores dense kernels as (out, in, height, width), depthwise kernels as (channels, 1,
+# height, width) and kernels of linear layers as (out, in).
 _DENSE = (2, 3, 1, 0)
 _DEPTHWISE = (2, 3, 0, 1)
 _LINEAR = (1, 0)
 _VECTOR = (0,)
 
 
-def is_fused(names) -> bool:
-    """Whether a file with these tensor names holds fused (deploy) weights."""
+def is_fused(names: Iterable[str]) -> bool:
+    """Returns whether tensors of these names are fused (deploy) weights."""
     return any("reparam_conv" in name for name in names)
 
 
-def detect_scheme(names) -> NamingScheme | None:
-    """The scheme whose stem occurs in `names`, None if no scheme's does."""
+def detect_scheme(names: Iterable[str]) -> NamingScheme | None:
+    """Returns the scheme that names the stem as `names` do, or None if there is none.
+
+    Example:
+
+    >>> from keras_mobileone.weights.naming import TIMM, detect_scheme
+    >>> detect_scheme({"stem.conv_scale.conv.weight"}) is TIMM
+    True
+    """
+    names = list(names)
     for scheme in SCHEMES.values():
         if any(name.startswith(scheme.stem + ".") for name in names):
             return scheme
@@ -98,8 +110,17 @@ def detect_scheme(names) -> NamingScheme | None:
 
 
 def slots(model: keras.Model, variant: Variant, scheme: NamingScheme) -> dict[str, Slot]:
-    """Every variable of a MobileOne, train-time or deploy, under its name in `scheme`."""
-    named = {}
+    """Returns every variable of a MobileOne by its name in a weight file.
+
+    Args:
+        model: A MobileOne, train-time or deploy.
+        variant: Its architecture.
+        scheme: The names to use.
+
+    Raises:
+        ValueError: If `model` does not have the layers of `variant`.
+    """
+    named: dict[str, Slot] = {}
     for spec in variant.blocks():
         layer = model.get_layer(spec.name)
         parts = (
@@ -113,7 +134,7 @@ def slots(model: keras.Model, variant: Variant, scheme: NamingScheme) -> dict[st
     return named
 
 
-def _train_slots(block, scheme) -> Iterator[tuple[str, Slot]]:
+def _train_slots(block: MobileOneBlock, scheme: NamingScheme) -> Iterator[tuple[str, Slot]]:
     for i, (conv, norm) in enumerate(zip(block.conv_layers, block.conv_norms, strict=True)):
         yield f"{scheme.conv.format(i)}.conv.weight", _kernel(conv)
         yield from _norm(f"{scheme.conv.format(i)}.bn", norm)
@@ -127,26 +148,28 @@ def _train_slots(block, scheme) -> Iterator[tuple[str, Slot]]:
         yield from _weight_and_bias(scheme.se_expand, block.se_expand)
 
 
-def _plain_slots(model, spec, scheme) -> Iterator[tuple[str, Slot]]:
+def _plain_slots(
+    model: keras.Model, spec: BlockSpec, scheme: NamingScheme
+) -> Iterator[tuple[str, Slot]]:
     yield from _weight_and_bias(scheme.fused, model.get_layer(f"{spec.name}_conv"))
     if spec.se_ratio:
         yield from _weight_and_bias(scheme.se_reduce, model.get_layer(f"{spec.name}_se_reduce"))
         yield from _weight_and_bias(scheme.se_expand, model.get_layer(f"{spec.name}_se_expand"))
 
 
-def _kernel(layer) -> Slot:
+def _kernel(layer: Any) -> Slot:
     if isinstance(layer, keras.layers.Dense):
         return Slot(layer.kernel, _LINEAR)
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
     return Slot(layer.kernel, _DEPTHWISE if depthwise else _DENSE)
 
 
-def _weight_and_bias(name, layer) -> Iterator[tuple[str, Slot]]:
+def _weight_and_bias(name: str, layer: Any) -> Iterator[tuple[str, Slot]]:
     yield f"{name}.weight", _kernel(layer)
     yield f"{name}.bias", Slot(layer.bias, _VECTOR)
 
 
-def _norm(name, norm) -> Iterator[tuple[str, Slot]]:
+def _norm(name: str, norm: keras.layers.BatchNormalization) -> Iterator[tuple[str, Slot]]:
     yield f"{name}.weight", Slot(norm.gamma, _VECTOR)
     yield f"{name}.bias", Slot(norm.beta, _VECTOR)
     yield f"{name}.running_mean", Slot(norm.moving_mean, _VECTOR)

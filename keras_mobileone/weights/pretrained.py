@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: this package, a directory of yours, a cache, the network."""
+"""Finds pretrained weights in this package, in a directory of the user, in a cache or online."""
 
 import hashlib
 import os
@@ -21,14 +21,15 @@ TIMEOUT = 30  # seconds without a byte
 
 @dataclass(frozen=True)
 class PretrainedFile:
-    """The authors' train-time ImageNet weights of one variant, as timm publishes them.
+    """A file with the authors' train-time ImageNet weights of one variant, as timm publishes it.
 
     Attributes:
-        variant: The variant's name.
-        revision: Commit of the repository. "main" where only the beginning of the commit is
-            known: the checksum then pins the content.
-        sha256: Checksum of the file, None where it is not known: the commit then pins it.
-        megabytes: Size, for messages.
+        variant: Name of the variant.
+        revision: Commit of the repository. It is "main" where only the beginning of the commit is
+            known; the checksum then pins the content.
+        sha256: Checksum of the file. It is None where it is not known; the commit then pins the
+            content.
+        megabytes: Size of the file, for messages.
     """
 
     variant: str
@@ -45,7 +46,7 @@ class PretrainedFile:
 
     @property
     def filename(self) -> str:
-        """Name in the cache and in a directory of yours."""
+        """Name of the file in the cache and in a directory of the user."""
         return f"{self.variant}.apple_in1k.safetensors"
 
 
@@ -80,61 +81,89 @@ PRETRAINED = {
     )
 }
 
-# Names under which a directory of yours may hold the weights: as published by timm, and by the
-# authors (unfused, fused, and the fused ones as safetensors).
+# Names of weight files that are looked for in a directory: those of timm, and those of the authors
+# (unfused, fused, and both as safetensors).
 TRAIN_NAMES = ("{}.apple_in1k.safetensors", "{}_unfused.safetensors", "{}_unfused.pth.tar")
 FUSED_NAMES = ("{}_apple_fused.safetensors", "{}_fused.safetensors", "{}.pth.tar")
 
 
 def find_weights(name: str, variant: Variant, deploy: bool) -> Path:
-    """Path of the weights called `name`, `"imagenet"` or `"imagenette"`.
+    """Finds the weights of a name, and downloads them if necessary.
+
+    Args:
+        name: `"imagenet"` or `"imagenette"`.
+        variant: The architecture that the weights are for.
+        deploy: Whether fused weights are accepted, too.
+
+    Returns:
+        Path of the weight file.
 
     Raises:
-        ValueError: If there are none for `variant`; see `find_imagenet_weights` for the rest.
+        ValueError: If there are no such weights for `variant`, or the downloaded file does not have
+            the expected checksum.
+        FileNotFoundError: If the weights are not found and cannot be downloaded.
+
+    Example:
+
+    >>> from keras_mobileone.weights.pretrained import find_weights
+    >>> find_weights("imagenette", keras_mobileone.get_variant("s0"), deploy=True).name
+    'mobileone_s0_imagenette_deploy.safetensors'
     """
     if name == "imagenet":
         return find_imagenet_weights(variant, deploy)
     if variant.name != S0.name:
         raise InputValueError(
-            f"Imagenette weights exist for {S0.name}. Received: {variant.name!r}. "
+            f"Imagenette weights exist for {S0.name} only. Received: {variant.name!r}. "
             "Pass weights=None or the path of a file."
         )
     return bundled_path(deploy)
 
 
 def bundled_path(deploy: bool) -> Path:
-    """The file of Imagenette weights of S0 in this package, trained by benchmarks/imagenette.py."""
+    """Returns the path of the Imagenette weights of S0 that come with this package.
+
+    They were trained by benchmarks/imagenette.py.
+
+    Args:
+        deploy: Whether to return the fused weights instead of the train-time weights.
+    """
     form = "deploy" if deploy else "train"
     name = f"{S0.name}_imagenette_{form}.safetensors"
     return Path(str(resources.files("keras_mobileone") / "assets" / name))
 
 
 def find_imagenet_weights(variant: Variant, deploy: bool) -> Path:
-    """Path of the ImageNet weights of `variant`: looked up in three places, downloaded at last.
+    """Finds the ImageNet weights of a variant, and downloads them if necessary.
 
-    In this order: the directory named by `KERAS_MOBILEONE_WEIGHTS`, Keras' cache, the pinned
-    download. Fused files serve only a deploy model.
+    They are looked for in the directory that `KERAS_MOBILEONE_WEIGHTS` names, then in Keras' cache.
+    If neither has them, they are downloaded into the cache.
+
+    Args:
+        variant: The architecture that the weights are for.
+        deploy: Whether fused weights are accepted, too.
+
+    Returns:
+        Path of the weight file.
 
     Raises:
-        ValueError: If there are no published weights for `variant`, or the download does not
-            have the pinned checksum.
-        FileNotFoundError: If nothing is found and the download fails; tells what was looked for,
-            and where.
+        ValueError: If there are no published weights for `variant`, or the downloaded file does not
+            have the expected checksum.
+        FileNotFoundError: If the weights are not found and cannot be downloaded, or if
+            `KERAS_MOBILEONE_WEIGHTS` does not name a directory.
     """
     if variant.name not in PRETRAINED:
         raise InputValueError(
             f"ImageNet weights exist for {', '.join(PRETRAINED)}. Received: {variant.name!r}. "
             "Pass weights=None or the path of a file."
         )
-    wanted = PRETRAINED[variant.name]
     directory, cache = os.environ.get(DIRECTORY_VARIABLE), _cache_directory()
     if directory and not Path(directory).is_dir():
         raise FileNotFoundError(
-            f"{DIRECTORY_VARIABLE} must name a directory. Received: {directory}. "
-            "Create it, or unset the variable."
+            f"The environment variable {DIRECTORY_VARIABLE} must name a directory that exists. "
+            f"Received: {directory}. Create the directory, or unset the variable."
         )
     unusable = None
-    for place in filter(None, (directory, cache)):
+    for place in (directory, cache) if directory else (cache,):
         for name in FUSED_NAMES + TRAIN_NAMES if deploy else TRAIN_NAMES + FUSED_NAMES:
             path = Path(place) / name.format(variant.name)
             if not path.is_file():
@@ -143,34 +172,47 @@ def find_imagenet_weights(variant: Variant, deploy: bool) -> Path:
                 return path
             unusable = path
     try:
-        return download(wanted, cache)
+        return download(PRETRAINED[variant.name], cache)
     except OSError as error:
-        places = [f"{DIRECTORY_VARIABLE}={directory}"] if directory else []
-        searched = ", ".join([*places, str(cache)])
-        fused = (
-            f" {unusable} is there, but it is fused and makes only a deploy model: "
-            "pass deploy=True to use it."
-            if unusable
-            else ""
-        )
-        raise FileNotFoundError(
-            f"No ImageNet weights for {variant.name}. Wanted: {wanted.filename} "
-            f"({wanted.megabytes} MB, sha256 {wanted.sha256 or 'not known'}). "
-            f"Searched: {searched}; downloaded from {wanted.url}: {error}. "
-            f"Fetch it by hand and put it into {cache}, or into a directory that "
-            f"{DIRECTORY_VARIABLE} names.{fused}"
-        ) from error
+        message = _not_found(PRETRAINED[variant.name], directory, cache, unusable, error)
+        raise FileNotFoundError(message) from error
+
+
+def _not_found(
+    wanted: PretrainedFile,
+    directory: str | None,
+    cache: Path,
+    unusable: Path | None,
+    error: OSError,
+) -> str:
+    """The message about weights that were not found and could not be downloaded."""
+    own = f"{DIRECTORY_VARIABLE}={directory} and " if directory else ""
+    fused = (
+        f" {unusable} is there, but it is fused and makes only a deploy model: pass deploy=True to "
+        "use it."
+    )
+    return (
+        f"No ImageNet weights for {wanted.variant} were found. Expected: {wanted.filename} "
+        f"({wanted.megabytes} MB, sha256 {wanted.sha256 or 'not known'}). "
+        f"Searched: {own}{cache}; the download from {wanted.url} failed: {error}. "
+        f"Download the file by hand and put it into {cache}, or into a directory that "
+        f"{DIRECTORY_VARIABLE} names.{fused if unusable else ''}"
+    )
 
 
 def available_weights(variant: Variant) -> tuple[str, str | None]:
-    """The best weights for a demonstration: ImageNet's, or those of ten classes in this package.
+    """Chooses the best available weights for a demonstration.
+
+    Args:
+        variant: The architecture that the weights are for.
 
     Returns:
-        `"imagenet"` and None, or `"imagenette"` and the reason why ImageNet's could not be had.
+        `"imagenet"` and None if the ImageNet weights are found or downloaded. Otherwise
+        `"imagenette"`, the weights of ten classes that come with this package, and the reason.
 
     Raises:
-        FileNotFoundError: If the ImageNet weights can't be had and the variant is not S0, for which
-            alone this package contains weights.
+        FileNotFoundError: If the ImageNet weights are not available and the variant is not S0,
+            which is the only one with weights in this package.
     """
     try:
         find_imagenet_weights(variant, deploy=True)
@@ -182,14 +224,24 @@ def available_weights(variant: Variant) -> tuple[str, str | None]:
 
 
 def download(file: PretrainedFile, directory: str | os.PathLike) -> Path:
-    """Downloads `file` into `directory` with a progress bar; checks its sha256.
+    """Downloads a weight file with a progress bar and checks its checksum.
+
+    If the download fails, nothing is left behind, and a file that was there stays as it is.
+
+    Args:
+        file: The file to download.
+        directory: Directory to save it in. It is created if it does not exist.
+
+    Returns:
+        Path of the file.
 
     Raises:
-        OSError: If the server can't be reached, answers with an error or cuts the connection.
+        OSError: If the server cannot be reached, answers with an error or cuts the connection.
         ValueError: If the checksum differs.
-
-    Nothing is left behind then.
     """
+    # Not `keras.utils.get_file(…, file_hash=…)`: it writes straight to the target, so that a killed
+    # process leaves a part of the file under the final name; it has no timeout; it leaves a file
+    # with a wrong hash in place; and it raises a bare `Exception` on HTTP errors.
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / file.filename
@@ -200,7 +252,8 @@ def download(file: PretrainedFile, directory: str | os.PathLike) -> Path:
     return target
 
 
-def _fetch(url, target):
+def _fetch(url: str, target: Path) -> None:
+    """Writes the content of an address to `target`, with a progress bar."""
     request = urllib.request.Request(url, headers={"User-Agent": "keras-mobileone"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(target, "wb") as out:
         length = answer.headers.get("Content-Length")
@@ -216,17 +269,18 @@ def _fetch(url, target):
         raise ConnectionError(f"the connection was cut after {received} of {total} bytes")
 
 
-def _check(path, file):
+def _check(path: Path, file: PretrainedFile) -> None:
+    """Raises if the content of `path` does not have the checksum of `file`."""
     with open(path, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != file.sha256:
         raise InputValueError(
-            f"The download {file.url} must have sha256 {file.sha256}. Received: {found}. "
-            "It was removed; try again, or check the mirror."
+            f"The file downloaded from {file.url} must have sha256 {file.sha256}. "
+            f"Received: {found}. The file was removed. Try again, or check the mirror."
         )
 
 
 def _cache_directory() -> Path:
-    """Keras' directory for weights, `~/.keras/models` unless `KERAS_HOME` says otherwise."""
+    """Keras' directory for weights: `models` in `KERAS_HOME`, which is `~/.keras` if not set."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     return Path(home) / "models"
