@@ -5,7 +5,7 @@ import keras
 from keras_mobileone.errors import InputValueError
 
 
-def require_channels_last():
+def require_channels_last() -> None:
     """Raises ValueError when Keras is set to channels first."""
     if keras.config.image_data_format() != "channels_last":
         raise InputValueError(

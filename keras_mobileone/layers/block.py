@@ -1,17 +1,23 @@
 """`MobileOneBlock`, the trainable multi-branch layer, and the stock layers it folds into."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from keras_mobileone.checks import require_channels_last
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers import one_pass, reparameterization
 from keras_mobileone.layers.batch_norm import FusedBatchNorm
+
+Tensor = Any  # a tensor or variable of Keras' backend
+Shape = tuple[Any, ...]  # None for an open size
+Activation = str | Callable[[Tensor], Tensor] | None
 
 # The authors leave both at PyTorch's defaults: eps 1e-5 and momentum 0.1, which Keras counts from
 # the other end. Keras' own epsilon of 1e-3 gives wrong outputs with their weights.
@@ -62,10 +68,10 @@ class PlainBlock:
         strides: int,
         depthwise: bool,
         se_ratio: float = 0.0,
-        activation=None,
+        activation: Activation = None,
         trainable: bool = True,
-        dtype=None,
-    ):
+        dtype: Any = None,
+    ) -> None:
         activation = keras.activations.get(activation)
         linear = activation is keras.activations.linear
         common = {"trainable": trainable, "dtype": dtype}
@@ -99,7 +105,7 @@ class PlainBlock:
                 else layers.Activation(activation, name=name, dtype=dtype)
             )
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: Tensor) -> Tensor:
         x = inputs if self.pad is None else self.pad(inputs)
         x = self.conv(x)
         if self.se is not None:
@@ -118,7 +124,7 @@ class SqueezeExcite:
         **common: `trainable` and `dtype` of the layers.
     """
 
-    def __init__(self, filters: int, ratio: float, prefix: str, name: str, **common):
+    def __init__(self, filters: int, ratio: float, prefix: str, name: str, **common: Any) -> None:
         self.pool = layers.GlobalAveragePooling2D(
             keepdims=True, name=f"{prefix}_pool", dtype=common.get("dtype")
         )
@@ -130,7 +136,7 @@ class SqueezeExcite:
         )
         self.multiply = layers.Multiply(name=name, dtype=common.get("dtype"))
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: Tensor) -> Tensor:
         return self.multiply([inputs, self.expand(self.reduce(self.pool(inputs)))])
 
     @property
@@ -139,7 +145,9 @@ class SqueezeExcite:
         return self.reduce, self.expand
 
 
-def convolution(filters, kernel_size, strides, depthwise, **kwargs) -> layers.Layer:
+def convolution(
+    filters: int, kernel_size: int, strides: int, depthwise: bool, **kwargs: Any
+) -> layers.Layer:
     """`Conv2D`, or a `DepthwiseConv2D` when `depthwise`."""
     if depthwise:
         return layers.DepthwiseConv2D(kernel_size, strides=strides, **kwargs)
@@ -198,11 +206,11 @@ class MobileOneBlock(layers.Layer):
         depthwise: bool = False,
         num_conv_branches: int = 1,
         se_ratio: float = 0.0,
-        activation="relu",
+        activation: Activation = "relu",
         synchronized: bool = False,
         one_pass: bool = True,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         require_channels_last()
         if kernel_size < 1 or kernel_size % 2 == 0:
@@ -226,7 +234,7 @@ class MobileOneBlock(layers.Layer):
         self.synchronized = synchronized
         self.one_pass = one_pass
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
         if self.depthwise and channels != self.filters:
             raise InputValueError(
@@ -243,7 +251,10 @@ class MobileOneBlock(layers.Layer):
                 self._conv(self.kernel_size, self.strides, f"conv{i}", shape=padded)
             )
             self.conv_norms.append(self._norm(f"conv{i}_norm", output_shape))
-        self.scale_layer = self.scale_norm = self.skip_norm = self.se = None
+        self.scale_layer: layers.Layer | None = None
+        self.scale_norm: layers.BatchNormalization | None = None
+        self.skip_norm: layers.BatchNormalization | None = None
+        self.se: SqueezeExcite | None = None
         if self.kernel_size > 1:
             # Not a strided convolution: see `call`.
             self.scale_layer = self._conv(1, 1, "scale", shape=(*output_shape[:3], channels))
@@ -263,7 +274,7 @@ class MobileOneBlock(layers.Layer):
     def _margin(self) -> int:
         return (self.kernel_size - 1) // 2
 
-    def _conv(self, kernel_size, strides, name, shape):
+    def _conv(self, kernel_size: int, strides: int, name: str, shape: Shape) -> layers.Layer:
         conv = convolution(
             self.filters,
             kernel_size,
@@ -276,7 +287,7 @@ class MobileOneBlock(layers.Layer):
         conv.build(shape)
         return conv
 
-    def _norm(self, name, shape):
+    def _norm(self, name: str, shape: Shape) -> layers.BatchNormalization:
         norm = FusedBatchNorm(
             momentum=BATCH_NORM_MOMENTUM,
             epsilon=BATCH_NORM_EPSILON,
@@ -287,7 +298,7 @@ class MobileOneBlock(layers.Layer):
         norm.build(shape)
         return norm
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if training and self._in_one_pass(inputs.shape):
             x = self._one_pass(inputs)
         elif not training and _FOLDED.get():
@@ -298,7 +309,7 @@ class MobileOneBlock(layers.Layer):
             x = self.se(x)
         return self.activation(x)
 
-    def _in_one_pass(self, input_shape) -> bool:
+    def _in_one_pass(self, input_shape: Shape) -> bool:
         """Whether the branches train through one convolution: the same values for less work."""
         # A frozen norm computes with its moving statistics, which needs no moments.
         if not self.one_pass or not all(norm.trainable for _, norm in self._branches()):
@@ -310,14 +321,15 @@ class MobileOneBlock(layers.Layer):
             return one_pass.depthwise_pays(values, self.kernel_size, self.strides, branches)
         return one_pass.dense_pays(channels, self.filters, self.kernel_size, branches)
 
-    def _one_pass(self, inputs):
+    def _one_pass(self, inputs: Tensor) -> Tensor:
+        window: one_pass.DenseWindow | one_pass.DepthwiseWindow
         if self.depthwise:
             window = one_pass.DepthwiseWindow(inputs, self.synchronized)
         else:
             window = one_pass.DenseWindow(inputs, self.kernel_size, self.strides, self.synchronized)
         return one_pass.fold_branches(window, self._kernels_and_norms(window.dtype))
 
-    def _folded(self, inputs):
+    def _folded(self, inputs: Tensor) -> Tensor:
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
         kernel, bias = one_pass.fold_moving(self._kernels_and_norms(dtype), dtype)
         kernel, bias = (ops.cast(value, inputs.dtype) for value in (kernel, bias))
@@ -328,7 +340,7 @@ class MobileOneBlock(layers.Layer):
             outputs = ops.conv(padded, kernel, self.strides, padding="valid")
         return outputs + bias
 
-    def _kernels_and_norms(self, dtype):
+    def _kernels_and_norms(self, dtype: str) -> list[tuple[Tensor, layers.BatchNormalization]]:
         """Of all branches, the kernels padded to full size: (side, side, in, filters) or, of
         depthwise blocks, (side, side, filters)."""
         identity = reparameterization.identity_kernel(self.filters, self.depthwise)
@@ -342,18 +354,19 @@ class MobileOneBlock(layers.Layer):
             pairs.append((ops.pad(kernel, pads) if margin else kernel, norm))
         return pairs
 
-    def _branches(self):
+    def _branches(self) -> list[tuple[layers.Layer | None, layers.BatchNormalization]]:
         """Pairs of a convolution, None for the skip, and its norm."""
         pairs = list(zip(self.conv_layers, self.conv_norms, strict=True))
         pairs += [(self.scale_layer, self.scale_norm), (None, self.skip_norm)]
         return [(conv, norm) for conv, norm in pairs if norm is not None]
 
-    def _branch_by_branch(self, inputs, training):
-        padded, x = self._padded(inputs), None
+    def _branch_by_branch(self, inputs: Tensor, training: bool | None) -> Tensor:
+        padded: Tensor = self._padded(inputs)
+        x: Tensor = None
         for conv, norm in zip(self.conv_layers, self.conv_norms, strict=True):
             branch = norm(conv(padded), training=training)
             x = branch if x is None else x + branch
-        if self.scale_layer is not None:
+        if self.scale_layer is not None and self.scale_norm is not None:
             # Picking pixels, then convolving densely, is the same function as a strided 1×1
             # convolution, whose weight gradient oneDNN computes out of bounds on AVX-512
             # processors when the input has 3 channels: training then dies at random.
@@ -363,16 +376,16 @@ class MobileOneBlock(layers.Layer):
             x = x + self.skip_norm(inputs, training=training)
         return x
 
-    def _padded(self, inputs):
+    def _padded(self, inputs: Tensor) -> Tensor:
         m = self._margin
         return ops.pad(inputs, [(0, 0), (m, m), (m, m), (0, 0)]) if m else inputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, _ = input_shape
         height, width = (None if s is None else -(-s // self.strides) for s in (height, width))
         return batch, height, width, self.filters
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -386,7 +399,7 @@ class MobileOneBlock(layers.Layer):
             "one_pass": self.one_pass,
         }
 
-    def folded_weights(self):
+    def folded_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias of the single convolution this block is at inference, float64.
 
         Returns:
@@ -401,7 +414,7 @@ class MobileOneBlock(layers.Layer):
         kernel, bias = reparameterization.fold(branches, self.kernel_size)
         return (kernel[..., None] if self.depthwise else kernel), bias
 
-    def _kernel(self, conv):
+    def _kernel(self, conv: layers.Layer | None) -> np.ndarray:
         if conv is None:
             return reparameterization.identity_kernel(self.filters, self.depthwise)
         kernel = ops.convert_to_numpy(conv.kernel)
@@ -426,7 +439,7 @@ class MobileOneBlock(layers.Layer):
         )
         block.conv.build((None, None, None, self.conv_layers[0].input_spec.axes[-1]))
         block.conv.set_weights(self.folded_weights())
-        if self.se is not None:
+        if self.se is not None and block.se is not None:
             sources = self.se.convolutions
             for source, target in zip(sources, block.se.convolutions, strict=True):
                 target.build((None, 1, 1, source.kernel.shape[2]))
@@ -447,6 +460,5 @@ class MobileOneBlock(layers.Layer):
 
 def _batch_norm(norm: layers.BatchNormalization) -> reparameterization.BatchNormParameters:
     values = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
-    return reparameterization.BatchNormParameters(
-        *(ops.convert_to_numpy(v) for v in values), norm.epsilon
-    )
+    gamma, beta, mean, variance = (ops.convert_to_numpy(value) for value in values)
+    return reparameterization.BatchNormParameters(gamma, beta, mean, variance, norm.epsilon)

@@ -4,11 +4,15 @@ S0 has 1,097 variables with a velocity, an average, or a batch's statistics to m
 step; with images of 32 pixels such operators were half of the step.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
+Tensor = Any  # a tensor or variable of Keras' backend
 
-def move_average(average, value, decay: float) -> None:
+
+def move_average(average: Tensor, value: Tensor, decay: float) -> None:
     """average ← decay · average + (1 − decay) · value.
 
     As a difference, so that an average stays where it is once it has reached its value.
@@ -31,12 +35,12 @@ def move_average(average, value, decay: float) -> None:
     )
 
 
-def moved(average, value, decay: float):
+def moved(average: Tensor, value: Tensor, decay: float) -> Tensor:
     """What `move_average` assigns, as a tensor."""
     return average - (1 - decay) * (average - value)
 
 
-def resource_of(variable):
+def resource_of(variable: Tensor) -> Tensor | None:
     """The handle of the one TensorFlow variable behind `variable`.
 
     None on other backends, and under a `tf.distribute` strategy, which may keep copies.

@@ -17,7 +17,8 @@ are ever stored. `DenseWindow` and `DepthwiseWindow` are the two kinds
 of moments; docs/methods/one_pass.md derives them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,6 +33,8 @@ from keras_mobileone.layers.window_moments import (
     tap_sums,
 )
 
+Tensor = Any  # a tensor or variable of Keras' backend
+
 # Measured with TensorFlow on CPUs: what the batch normalization of a value costs, in
 # multiplications of a convolution; and the values of a channel, times branches, from which on the
 # depthwise moments pay, whose cost is in part the same for any number of values.
@@ -39,7 +42,9 @@ NORM_COST = 32
 DEPTHWISE_WORK = 2**13
 
 
-def fold_branches(window, branches: Iterable[tuple]):
+def fold_branches(
+    window: "DenseWindow | DepthwiseWindow", branches: Iterable[tuple[Tensor, keras.Layer]]
+) -> Tensor:
     """What the branches of a block give in training mode, as one convolution.
 
     The moving statistics of the norms are updated as by a training step.
@@ -66,7 +71,9 @@ def fold_branches(window, branches: Iterable[tuple]):
     return window.convolve(ops.sum(weights * scale[:, None], axis=0), ops.sum(beta, axis=0))
 
 
-def fold_moving(branches: Iterable[tuple], dtype):
+def fold_moving(
+    branches: Iterable[tuple[Tensor, keras.Layer]], dtype: str
+) -> tuple[Tensor, Tensor]:
     """What the branches of a block give at inference, as one convolution.
 
     Args:
@@ -76,7 +83,8 @@ def fold_moving(branches: Iterable[tuple], dtype):
     Returns:
         The kernel, in the shape of those given, and the bias (filters,).
     """
-    kernel = bias = 0
+    kernel: Tensor = 0
+    bias: Tensor = 0
     for weights, norm in branches:
         gamma, beta, mean, variance = (
             ops.cast(v, dtype)
@@ -103,7 +111,7 @@ def depthwise_pays(values: int | None, kernel_size: int, strides: int, branches:
     return values is None or values * branches >= DEPTHWISE_WORK
 
 
-def pick_pixels(inputs, strides: int):
+def pick_pixels(inputs: Tensor, strides: int) -> Tensor:
     """Every `strides`-th pixel of (batch, height, width, channels) along both axes.
 
     By pooling single pixels, which on TensorFlow is several times faster than a strided slice.
@@ -121,7 +129,7 @@ class DenseWindow:
         synchronized: Moments over all replicas of a `tf.distribute` strategy.
     """
 
-    def __init__(self, inputs, kernel_size: int, strides: int, synchronized: bool):
+    def __init__(self, inputs: Tensor, kernel_size: int, strides: int, synchronized: bool) -> None:
         self._windows = _windows(inputs, kernel_size, strides)
         # Statistics in float32 at least, also in mixed precision.
         self.dtype = keras.backend.result_type(inputs.dtype, "float32")
@@ -132,14 +140,14 @@ class DenseWindow:
         moments = dense_moments(flat, sums, everywhere / count)
         self._mean, self._covariance = _mean_and_covariance(moments, count, synchronized)
 
-    def statistics(self, weights):
+    def statistics(self, weights: Tensor) -> list[Tensor]:
         """Mean and variance of the outputs of `weights` (branches, taps · channels, filters)."""
         branches, _, filters = weights.shape
         flat = ops.reshape(ops.transpose(weights, (1, 0, 2)), (-1, branches * filters))
         values = ops.matmul(self._mean, flat), squares(self._covariance, flat)
         return [ops.reshape(value, (branches, filters)) for value in values]
 
-    def convolve(self, weights, bias):
+    def convolve(self, weights: Tensor, bias: Tensor) -> Tensor:
         """The convolution of the windows less the mean of its outputs, plus `bias`."""
         bias = bias - ops.matmul(self._mean, weights)
         kernel = ops.cast(weights, self._windows.dtype)[None, None]
@@ -155,7 +163,7 @@ class DepthwiseWindow:
         synchronized: Moments over all replicas of a `tf.distribute` strategy.
     """
 
-    def __init__(self, inputs, synchronized: bool):
+    def __init__(self, inputs: Tensor, synchronized: bool) -> None:
         self.inputs = inputs
         self.dtype = keras.backend.result_type(inputs.dtype, "float32")
         images, height, width, _ = ops.shape(inputs)
@@ -166,30 +174,32 @@ class DepthwiseWindow:
         moments = depthwise_moments(inputs, image, sums / count)
         self._mean, self._covariance = _mean_and_covariance(moments, count, synchronized)
 
-    def statistics(self, weights):
+    def statistics(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the outputs of `weights` (branches, taps, channels)."""
         squares = weights[:, :, None] * weights[:, None]
         variance = ops.sum(squares * self._covariance, axis=(1, 2))
         return ops.sum(self._mean * weights, axis=1), variance
 
-    def convolve(self, weights, bias):
+    def convolve(self, weights: Tensor, bias: Tensor) -> Tensor:
         """The convolution of the input less the mean of its outputs, plus `bias`."""
         bias = ops.cast(bias - ops.sum(self._mean * weights, axis=0), self.inputs.dtype)
         kernel = ops.reshape(ops.cast(weights, self.inputs.dtype), (TAPS, TAPS, -1, 1))
         return ops.depthwise_conv(self.inputs, kernel, padding="same") + bias
 
 
-def _mean_and_covariance(moments, count, synchronized: bool):
+def _mean_and_covariance(
+    moments: Tensor, count: Tensor, synchronized: bool
+) -> tuple[Tensor, Tensor]:
     """From sums and products of one replica, and the windows of all."""
     (moments,) = _over_replicas((moments,), synchronized)
     return moments[0] / count, moments[1:] / count
 
 
-def _stack(tensors, dtype):
+def _stack(tensors: Iterable[Tensor], dtype: str) -> Tensor:
     return ops.stack([ops.cast(tensor, dtype) for tensor in tensors])
 
 
-def _windows(inputs, kernel_size: int, strides: int):
+def _windows(inputs: Tensor, kernel_size: int, strides: int) -> Tensor:
     """(batch, ceil(height / strides), ceil(width / strides), taps · channels), zero-padded."""
     margin = (kernel_size - 1) // 2
     if not margin:
@@ -209,7 +219,7 @@ def _windows(inputs, kernel_size: int, strides: int):
     return ops.concatenate(taps, axis=-1)
 
 
-def _over_replicas(tensors, synchronized: bool):
+def _over_replicas(tensors: tuple[Tensor, ...], synchronized: bool) -> Sequence[Tensor]:
     """Sums over the replicas; what Keras' own synchronized BatchNormalization does."""
     if not synchronized:
         return tensors

@@ -53,11 +53,11 @@ def fold(branches: Iterable[Branch], kernel_size: int) -> tuple[np.ndarray, np.n
         kernel: float64, (kernel_size, kernel_size, …) with the trailing axes of the branches.
         bias: float64, (out,).
     """
-    kernel_sum, bias_sum = 0.0, 0.0
+    kernels, biases = [], []
     for branch in branches:
         kernel, bias = fold_branch(branch)
         margin = (kernel_size - kernel.shape[0]) // 2
         pads = [(margin, margin)] * 2 + [(0, 0)] * (kernel.ndim - 2)
-        kernel_sum = kernel_sum + np.pad(kernel, pads)
-        bias_sum = bias_sum + bias
-    return kernel_sum, bias_sum
+        kernels.append(np.pad(kernel, pads))
+        biases.append(bias)
+    return np.sum(kernels, axis=0), np.sum(biases, axis=0)

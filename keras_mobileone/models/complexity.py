@@ -1,6 +1,8 @@
 """Parameters and multiply-accumulates of any Keras model."""
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 from keras import layers
@@ -9,6 +11,8 @@ from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.graph import as_functional, inputs_and_outputs, replay
 from keras_mobileone.models.variant_complexity import Complexity
+
+Tensor = Any  # a tensor or variable of Keras' backend
 
 # Layers with weights that do one operation a value or less: free, like every elementwise one.
 FREE_WITH_WEIGHTS = (
@@ -71,7 +75,7 @@ def model_complexity(
         )
     macs = dense_macs = 0
 
-    def call(layer, *args, **kwargs):
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
         nonlocal macs, dense_macs
         outputs = layer(*args, **kwargs)
         work = _macs(layer, args, outputs)
@@ -82,7 +86,7 @@ def model_complexity(
                 "Leave `strict` out to count the others."
             )
         macs += work or 0
-        dense_macs += work if isinstance(layer, layers.Dense) else 0
+        dense_macs += (work or 0) if isinstance(layer, layers.Dense) else 0
         return outputs
 
     replay(model, call, inputs, flatten=True)
@@ -90,11 +94,11 @@ def model_complexity(
     return Complexity(*sizes, macs, dense_macs)
 
 
-def _size(variables) -> int:
+def _size(variables: Iterable[Tensor]) -> int:
     return sum(math.prod(v.shape) for v in variables if "seed_generator" not in v.path)
 
 
-def _macs(operation, inputs, outputs) -> int | None:
+def _macs(operation: Any, inputs: Sequence[Tensor], outputs: Tensor) -> int | None:
     """Work of one call for one image; None where it multiplies and is not known."""
     if not isinstance(operation, keras.Layer):
         return _function_macs(operation, inputs, outputs)
@@ -113,7 +117,7 @@ def _macs(operation, inputs, outputs) -> int | None:
     return None if unknown or isinstance(operation, UNCOUNTED_LAYERS) else 0
 
 
-def _block_macs(block, outputs) -> int:
+def _block_macs(block: MobileOneBlock, outputs: Tensor) -> int:
     convs = [*block.conv_layers, *filter(None, [block.scale_layer])]
     macs = math.prod(outputs.shape[1:3]) * sum(_kernel_macs(conv) for conv in convs)
     if block.se is not None:
@@ -121,7 +125,7 @@ def _block_macs(block, outputs) -> int:
     return macs
 
 
-def _function_macs(function, inputs, outputs) -> int | None:
+def _function_macs(function: Any, inputs: Sequence[Tensor], outputs: Tensor) -> int | None:
     """Work of a function of keras.ops on symbolic tensors."""
     name = type(function).__name__
     if name == "Matmul":
@@ -131,24 +135,24 @@ def _function_macs(function, inputs, outputs) -> int | None:
     return None if name in UNCOUNTED_FUNCTIONS else 0
 
 
-def _einsum_macs(subscripts: str, inputs) -> int | None:
+def _einsum_macs(subscripts: str, inputs: Sequence[Tensor]) -> int | None:
     """Product of the sizes of all indices of two tensors; one alone is not multiplied."""
     terms = subscripts.replace(" ", "").split("->")[0].split(",")
     if len(terms) == 1:
         return 0
     if len(terms) > 2 or "." in subscripts:
         return None
-    sizes = {}
+    sizes: dict[str, int] = {}
     for term, tensor in zip(terms, inputs, strict=True):
         sizes |= dict(zip(term, _sizes_of_one_image(tensor), strict=True))
     return math.prod(sizes.values())
 
 
-def _sizes_of_one_image(tensor) -> list[int]:
+def _sizes_of_one_image(tensor: Tensor) -> list[int]:
     """Shape of a tensor with 1 for an open batch."""
     return [1 if size is None else size for size in tensor.shape]
 
 
-def _kernel_macs(conv) -> int:
+def _kernel_macs(conv: keras.Layer) -> int:
     """Multiply-accumulates of a convolution for one output pixel."""
     return math.prod(conv.kernel.shape)

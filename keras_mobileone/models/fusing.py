@@ -1,5 +1,7 @@
 """`fuse`: from a train-time model to a deploy model of stock Keras layers."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -15,6 +17,8 @@ from keras_mobileone.models.graph import (
     random_input,
     rebuild,
 )
+
+Tensor = Any  # a tensor or variable of Keras' backend
 
 VERIFY_TOLERANCE = 1e-4  # of the output's range
 
@@ -54,7 +58,7 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
         )
     replicas = {}
 
-    def call(layer, *args, **kwargs):
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
         if isinstance(layer, MobileOneBlock):
             if id(layer) not in replicas:
                 replicas[id(layer)] = layer.plain()
@@ -105,19 +109,21 @@ def verify_equal(
     return error
 
 
-def _relative_error(reference, candidate) -> float:
+def _relative_error(reference: Tensor, candidate: Tensor) -> float:
     """Largest difference over the range of `reference`, the worst of all outputs."""
     worst = 0.0
     for a, b in zip(keras.tree.flatten(reference), keras.tree.flatten(candidate), strict=True):
         a, b = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
-        spread = max(float(np.ptp(a)), np.finfo(np.float32).tiny)
+        spread = max(float(np.ptp(a)), float(np.finfo(np.float32).tiny))
         worst = max(worst, float(np.abs(a - b).max()) / spread)
         if not np.isfinite(b).all():
             return float("nan")
     return worst
 
 
-def _first_difference(model, fused, inputs, tolerance):
+def _first_difference(
+    model: keras.Model, fused: keras.Model, inputs: Tensor, tolerance: float
+) -> tuple[str, float]:
     """Name and error of the first layer of both models whose outputs differ."""
     names = [layer.name for layer in fused.layers]
     for layer in model.layers:

@@ -1,5 +1,8 @@
 """From a `Variant` to a Keras graph: stem, four stages, head."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -9,6 +12,7 @@ from keras_mobileone.models.graph import called
 from keras_mobileone.variants import STAGE_NAMES, BlockSpec, Variant
 
 CLASSIFIER_NAME = "predictions"
+Tensor = Any  # a tensor or variable of Keras' backend
 
 
 @keras.saving.register_keras_serializable(package="keras_mobileone")
@@ -22,23 +26,31 @@ class MobileOneModel(keras.Model):
 
 def build(
     variant: Variant,
-    image,
+    image: Tensor,
     *,
     include_top: bool = True,
     pooling: str | None = None,
     classes: int = 1000,
-    classifier_activation="softmax",
+    classifier_activation: str | Callable[[Tensor], Tensor] | None = "softmax",
     deploy: bool = False,
-    inputs=None,
+    inputs: Tensor | None = None,
     name: str | None = None,
     synchronized: bool = False,
-    dtype=None,
+    dtype: Any = None,
 ) -> keras.Model:
     """The Keras model of `variant` on the symbolic image tensor `image`.
 
     Args:
-        inputs: The input of the model when it differs from `image`; others as in `MobileOne`.
-        synchronized: See `MobileOneBlock`.
+        variant: The network to build.
+        image: Symbolic tensor of shape (batch, height, width, channels).
+        include_top: Whether to add global average pooling and the classifier.
+        pooling: Without top: None, `"avg"` or `"max"`.
+        classes: Size of the classifier's output.
+        classifier_activation: Activation of the classifier; None for logits.
+        deploy: Whether to build the fused network of stock Keras layers.
+        inputs: The input of the model where it is not `image` itself.
+        name: Name of the model; the variant's by default.
+        synchronized: Whether batch statistics are those of all replicas, see `MobileOneBlock`.
         dtype: Dtype policy of the layers; Keras' global one by default.
     """
     x = image

@@ -22,6 +22,7 @@ filter have 1 for taps.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,6 +37,8 @@ from keras_mobileone.models.graph import as_functional, in_float32
 from keras_mobileone.models.network import CLASSIFIER_NAME, MobileOneModel, build
 from keras_mobileone.variants import BlockSpec, Variant, get_variant
 
+Tensor = Any  # a tensor or variable of Keras' backend
+
 VERIFY_TOLERANCE = 1e-5  # of the output's largest magnitude
 VERIFY_IMAGES = 4
 CHUNK = 8  # images in the network at once: all inputs of blocks are held, 68 MB an image for S4
@@ -46,7 +49,11 @@ BRIGHTEST = 20.0  # above any normalized RGB value, below most pixels
 
 
 def unfuse(
-    deploy_model: keras.Model, variant: Variant | str, data, *, seed: int = 0
+    deploy_model: keras.Model,
+    variant: Variant | str,
+    data: np.ndarray | Iterable[np.ndarray],
+    *,
+    seed: int = 0,
 ) -> MobileOneModel:
     """A train-time model that computes what `deploy_model` computes, ready to be fine-tuned.
 
@@ -109,7 +116,7 @@ def unfuse(
     return copy_attachment(deploy_model, model)
 
 
-def _head(model) -> dict:
+def _head(model: keras.Model) -> dict[str, Any]:
     """The arguments of `build` that give the head of `model`."""
     layers = {layer.name: layer for layer in model.layers}
     classifier = layers.get(CLASSIFIER_NAME)
@@ -123,7 +130,7 @@ def _head(model) -> dict:
     return {"include_top": False, "pooling": pooling}
 
 
-def _require_fit(model, variant, head):
+def _require_fit(model: keras.Model, variant: Variant, head: dict[str, Any]) -> None:
     """Raises unless `model` has exactly the layers of a deploy model of `variant`."""
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise InputValueError(
@@ -147,7 +154,7 @@ def _require_fit(model, variant, head):
         )
 
 
-def _described(model) -> dict[str, str]:
+def _described(model: keras.Model) -> dict[str, str]:
     return {
         layer.name: f"{type(layer).__name__} with weights {[tuple(w.shape) for w in layer.weights]}"
         f" and output {tuple(layer.output.shape[1:])}"
@@ -156,7 +163,7 @@ def _described(model) -> dict[str, str]:
     }
 
 
-def _chunks(data, input_shape) -> Iterator[np.ndarray]:
+def _chunks(data: Any, input_shape: tuple[int | None, ...]) -> Iterator[np.ndarray]:
     """float32 images of `data`, a few at a time, checked."""
     batches = [data] if hasattr(data, "shape") else data
     if not isinstance(batches, Iterable):
@@ -173,7 +180,7 @@ def _chunks(data, input_shape) -> Iterator[np.ndarray]:
         raise InputValueError("`data` must hold images, best 64 … 256. Received: none.")
 
 
-def _checked(batch, input_shape) -> np.ndarray:
+def _checked(batch: Any, input_shape: tuple[int | None, ...]) -> np.ndarray:
     if not hasattr(batch, "shape"):
         raise InputValueError(
             "Batches of `data` must be arrays of images alone. "
@@ -204,13 +211,15 @@ def _checked(batch, input_shape) -> np.ndarray:
     return images.astype(np.float32)
 
 
-def _measure(source, variant, chunks) -> tuple[dict[str, "_PatchMoments"], np.ndarray]:
+def _measure(
+    source: keras.Model, variant: Variant, chunks: Iterable[np.ndarray]
+) -> tuple[dict[str, "_PatchMoments"], np.ndarray]:
     """The moments of each block's input by the block's name, and a few of the images."""
     moments = {spec.name: _PatchMoments(spec) for spec in variant.blocks()}
     names = {layer.name for layer in source.layers}
     first_layers = [f"{n}_pad" if f"{n}_pad" in names else f"{n}_conv" for n in moments]
     inputs = keras.Model(source.input, [source.get_layer(name).input for name in first_layers])
-    sample = None
+    sample: Any = None
     for images in chunks:
         sample = images[:VERIFY_IMAGES] if sample is None else sample
         for block_moments, tensor in zip(moments.values(), inputs(images), strict=True):
@@ -221,11 +230,15 @@ def _measure(source, variant, chunks) -> tuple[dict[str, "_PatchMoments"], np.nd
 class _PatchMoments:
     """Mean and covariance of the patches under a block's filters, over images and positions."""
 
-    def __init__(self, spec: BlockSpec):
+    def __init__(self, spec: BlockSpec) -> None:
         self.spec = spec
-        self.count, self.shift, self.sums, self.products = 0, None, 0.0, 0.0
+        self.count = 0
+        # Set by the first call of `add`: (channels,), (groups, 1, taps), (groups, taps, taps).
+        self.shift: Any = None
+        self.sums: Any = 0.0
+        self.products: Any = 0.0
 
-    def add(self, tensor):
+    def add(self, tensor: Tensor) -> None:
         """Counts in the activations `tensor` (count, height, width, channels)."""
         size, stride = self.spec.kernel_size, self.spec.strides
         margin = (size - 1) // 2
@@ -244,29 +257,29 @@ class _PatchMoments:
         self.count += len(tensor) * height * width
         self.sums, self.products = self.sums + sums, self.products + products
 
-    def mean(self, filters):
+    def mean(self, filters: np.ndarray) -> np.ndarray:
         """Mean output of filters (groups, taps, outputs), as (groups, 1, outputs)."""
         shift = np.tile(self.shift.astype(np.float64), self.spec.kernel_size**2)
         if self.spec.depthwise:
             shift = shift.reshape(self.spec.kernel_size**2, -1).T
         return (self.sums / self.count + shift.reshape(self.sums.shape)) @ filters
 
-    def variance(self, filters):
+    def variance(self, filters: np.ndarray) -> np.ndarray:
         """Variance of the output of filters, as (groups, 1, outputs)."""
         mean = self.sums / self.count
         covariance = self.products / self.count - mean * mean.swapaxes(1, 2)
         return np.maximum(np.sum(filters * (covariance @ filters), axis=1, keepdims=True), 0)
 
 
-def _dense_sums(taps):
+def _dense_sums(taps: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     patches = ops.concatenate(taps, axis=-1)
     patches = ops.reshape(patches, (-1, patches.shape[-1]))
     sums = ops.sum(patches, axis=0)[None, None]
     return _float64(sums), _float64(ops.matmul(ops.transpose(patches), patches))[None]
 
 
-def _depthwise_sums(taps):
-    def total(tensor):
+def _depthwise_sums(taps: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    def total(tensor: Tensor) -> np.ndarray:
         return _float64(ops.sum(tensor, axis=(1, 2))).sum(axis=0)
 
     products = np.empty((taps[0].shape[-1], len(taps), len(taps)))
@@ -276,14 +289,21 @@ def _depthwise_sums(taps):
     return np.stack([total(tap) for tap in taps], axis=-1)[:, None], products
 
 
-def _float64(tensor) -> np.ndarray:
+def _float64(tensor: Tensor) -> np.ndarray:
     return ops.convert_to_numpy(tensor).astype(np.float64)
 
 
 class _Split:
     """Hands out the kernel and bias of a fused block to the branches of a train-time one."""
 
-    def __init__(self, kernel, bias, block: MobileOneBlock, moments: _PatchMoments, rng):
+    def __init__(
+        self,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        block: MobileOneBlock,
+        moments: _PatchMoments,
+        rng: np.random.Generator,
+    ) -> None:
         self.block, self.moments, self.rng, self.shape = block, moments, rng, kernel.shape
         self.rest = _filters(kernel.astype(np.float64), block.depthwise)
         self.rest_bias = bias.astype(np.float64).reshape(self.rest.shape[0], 1, -1)
@@ -295,12 +315,12 @@ class _Split:
             for size in self.sizes(self.rest)
         ]
 
-    def sizes(self, filters):
+    def sizes(self, filters: np.ndarray) -> tuple[Any, np.ndarray]:
         """Norm of filters and standard deviation of their outputs on the data."""
         norm = np.linalg.norm(filters, axis=1, keepdims=True)
         return norm, np.sqrt(self.moments.variance(filters))
 
-    def share(self, filters):
+    def share(self, filters: np.ndarray) -> np.ndarray:
         """`filters` scaled to what one of the branches may take."""
         ratios = (
             limit / np.maximum(size, TINY)
@@ -309,15 +329,15 @@ class _Split:
         factor = np.minimum(*ratios)
         return filters * factor * self.rng.uniform(0.5, 1, factor.shape)
 
-    def assign(self):
+    def assign(self) -> None:
         """Sets the weights of the block."""
         block = self.block
         if block.skip_norm is not None:
             identity = reparameterization.identity_kernel(block.filters, block.depthwise)
-            self.take(self.share(self.centred(identity)), block.skip_norm, kernel_norm=1.0)
+            self.take(self.share(self.centered(identity)), block.skip_norm, kernel_norm=1.0)
         if block.scale_layer is not None:
             draw = self.rng.standard_normal((1, 1, *self.shape[2:]))
-            self.take(self.share(self.centred(draw)), block.scale_norm, block.scale_layer)
+            self.take(self.share(self.centered(draw)), block.scale_norm, block.scale_layer)
         parts = np.stack(
             [self.share(self.rng.standard_normal(self.rest.shape)) for _ in block.conv_layers]
         )
@@ -327,7 +347,14 @@ class _Split:
             self.take(part, norm, conv)
         self.take(self.rest, *last, last=True)
 
-    def take(self, filters, norm, conv=None, kernel_norm=HE_NORM, last=False):
+    def take(
+        self,
+        filters: np.ndarray,
+        norm: keras.layers.BatchNormalization,
+        conv: keras.Layer | None = None,
+        kernel_norm: Any = HE_NORM,
+        last: bool = False,
+    ) -> None:
         """Sets a branch to compute `filters`, and keeps account of what is left for the others."""
         size = np.linalg.norm(filters, axis=1, keepdims=True)
         # A pruned filter that no other branch has a part of: any direction, with gamma 0.
@@ -339,9 +366,9 @@ class _Split:
             value.astype(np.float32).astype(np.float64)
             for value in (self.moments.mean(stored), self.moments.variance(stored))
         )
-        gamma = np.float32(size / kernel_norm * np.sqrt(variance + norm.epsilon)).astype(np.float64)
+        gamma = _rounded(size / kernel_norm * np.sqrt(variance + norm.epsilon))
         scale = gamma / np.sqrt(variance + norm.epsilon)
-        beta = np.float32(self.rest_bias + scale * mean if last else self.beta).astype(np.float64)
+        beta = _rounded(self.rest_bias + scale * mean if last else self.beta)
         norm.set_weights([value.ravel() for value in (gamma, beta, mean, variance)])
         if conv is not None:
             conv.kernel.assign(self.cropped(stored, conv.kernel_size[0]))
@@ -351,13 +378,13 @@ class _Split:
         kernel, bias = reparameterization.fold_branch(reparameterization.Branch(stored, parameters))
         self.rest, self.rest_bias = self.rest - kernel, self.rest_bias - bias
 
-    def centred(self, kernel):
+    def centered(self, kernel: np.ndarray) -> np.ndarray:
         """The filters of a 1×1 kernel, with taps for the whole patch."""
         margin = (self.shape[0] - 1) // 2
         pads = [(margin, margin)] * 2 + [(0, 0)] * (kernel.ndim - 2)
         return _filters(np.pad(kernel, pads), self.block.depthwise)
 
-    def cropped(self, filters, kernel_size):
+    def cropped(self, filters: np.ndarray, kernel_size: int) -> np.ndarray:
         """The inner `kernel_size` taps of filters, in the layout of a layer's kernel."""
         taps = filters[..., 0].T if self.block.depthwise else filters
         margin = (self.shape[0] - kernel_size) // 2
@@ -365,14 +392,21 @@ class _Split:
         return taps.reshape(self.shape)[inner, inner]
 
 
-def _filters(kernel, depthwise) -> np.ndarray:
+def _rounded(values: Any) -> np.ndarray:
+    """`values` as float32 stores them, in float64."""
+    return np.asarray(values, np.float32).astype(np.float64)
+
+
+def _filters(kernel: np.ndarray, depthwise: bool) -> np.ndarray:
     """A kernel in the layout of its layer as (groups, taps, outputs)."""
     if depthwise:
         return kernel.reshape(kernel.shape[0] ** 2, -1).T[:, :, None]
     return kernel.reshape(1, -1, kernel.shape[-1])
 
 
-def _verify(model, source, variant, images):
+def _verify(
+    model: MobileOneModel, source: keras.Model, variant: Variant, images: np.ndarray
+) -> None:
     """Raises ArithmeticError if the models' inference outputs differ; names the first block."""
     names = [spec.name for spec in variant.blocks()]
     features = [
@@ -392,6 +426,6 @@ def _verify(model, source, variant, images):
         )
 
 
-def _relative_error(expected, found) -> float:
+def _relative_error(expected: np.ndarray, found: np.ndarray) -> float:
     expected, found = _float64(expected), _float64(found)
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), TINY))
