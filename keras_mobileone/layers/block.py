@@ -29,10 +29,10 @@ _FOLDED = ContextVar("folded", default=False)
 
 @contextmanager
 def folded_inference() -> Iterator[None]:
-    """Inside, blocks fold their branches anew in each call with `training=False`.
+    """Within this context, inference calls fold the branches on the fly.
 
-    The same outputs for a fraction of the work: to validate a network that goes on training.
-    Elsewhere inference runs the branches, so that `fuse` is checked against them.
+    The outputs are the same for a fraction of the work, which serves to validate a network during
+    its training. Elsewhere inference runs the branches, so that `fuse` is checked against them.
     """
     token = _FOLDED.set(True)
     try:
@@ -310,7 +310,7 @@ class MobileOneBlock(layers.Layer):
         return self.activation(x)
 
     def _in_one_pass(self, input_shape: Shape) -> bool:
-        """Whether the branches train through one convolution: the same values for less work."""
+        """Whether the branches train through one convolution, because it costs less work."""
         # A frozen norm computes with its moving statistics, which needs no moments.
         if not self.one_pass or not all(norm.trainable for _, norm in self._branches()):
             return False
@@ -341,8 +341,10 @@ class MobileOneBlock(layers.Layer):
         return outputs + bias
 
     def _kernels_and_norms(self, dtype: str) -> list[tuple[Tensor, layers.BatchNormalization]]:
-        """Of all branches, the kernels padded to full size: (side, side, in, filters) or, of
-        depthwise blocks, (side, side, filters)."""
+        """Kernel and norm of each branch, with the kernels padded to the size of the block.
+
+        A kernel has shape (side, side, in, filters), in a depthwise block (side, side, filters).
+        """
         identity = reparameterization.identity_kernel(self.filters, self.depthwise)
         pairs = []
         for conv, norm in self._branches():
@@ -355,7 +357,7 @@ class MobileOneBlock(layers.Layer):
         return pairs
 
     def _branches(self) -> list[tuple[layers.Layer | None, layers.BatchNormalization]]:
-        """Pairs of a convolution, None for the skip, and its norm."""
+        """Convolution and norm of each branch; the convolution of the skip branch is None."""
         pairs = list(zip(self.conv_layers, self.conv_norms, strict=True))
         pairs += [(self.scale_layer, self.scale_norm), (None, self.skip_norm)]
         return [(conv, norm) for conv, norm in pairs if norm is not None]
@@ -400,7 +402,7 @@ class MobileOneBlock(layers.Layer):
         }
 
     def folded_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel and bias of the single convolution this block is at inference, float64.
+        """Kernel and bias of the one convolution that equals this block at inference, in float64.
 
         Returns:
             kernel: (kernel_size, kernel_size, in, filters), or with trailing axes (filters, 1)
@@ -421,7 +423,7 @@ class MobileOneBlock(layers.Layer):
         return kernel[..., 0] if self.depthwise else kernel
 
     def plain(self) -> PlainBlock:
-        """The fused block as stock layers with their weights set, to be called in any graph."""
+        """Returns the fused block: stock layers with their weights, to be called in any graph."""
         if not self.built:
             raise InputValueError(
                 f"Block {self.name!r} has no weights yet. Call it on an input before fusing it."
@@ -447,7 +449,7 @@ class MobileOneBlock(layers.Layer):
         return block
 
     def fuse(self) -> keras.Model:
-        """A Functional model of stock Keras layers that computes this block's inference output.
+        """Returns a Functional model of stock Keras layers with this block's inference output.
 
         Input shape `(batch, height, width, channels)` with free batch and size. The block itself
         stays as it is. See `keras_mobileone.fuse` for whole models.

@@ -1,4 +1,4 @@
-"""Updates of variables by one operator of TensorFlow's instead of half a dozen.
+"""Updates of variables by one TensorFlow operator instead of half a dozen.
 
 S0 has 1,097 variables with a velocity, an average, or a batch's statistics to move towards in each
 step; with images of 32 pixels such operators were half of the step.
@@ -13,9 +13,9 @@ Tensor = Any  # a tensor or variable of Keras' backend
 
 
 def move_average(average: Tensor, value: Tensor, decay: float) -> None:
-    """average ← decay · average + (1 − decay) · value.
+    """Assigns decay · average + (1 − decay) · value to `average`.
 
-    As a difference, so that an average stays where it is once it has reached its value.
+    It subtracts a difference, so that an average that has reached its value does not change.
 
     Args:
         average: Variable.
@@ -36,7 +36,7 @@ def move_average(average: Tensor, value: Tensor, decay: float) -> None:
 
 
 def moved(average: Tensor, value: Tensor, decay: float) -> Tensor:
-    """What `move_average` assigns, as a tensor."""
+    """The tensor that `move_average` assigns."""
     return average - (1 - decay) * (average - value)
 
 

@@ -45,7 +45,7 @@ DEPTHWISE_WORK = 2**13
 def fold_branches(
     window: "DenseWindow | DepthwiseWindow", branches: Iterable[tuple[Tensor, keras.Layer]]
 ) -> Tensor:
-    """What the branches of a block give in training mode, as one convolution.
+    """Computes the training-mode output of a block's branches by one convolution.
 
     The moving statistics of the norms are updated as by a training step.
 
@@ -74,7 +74,7 @@ def fold_branches(
 def fold_moving(
     branches: Iterable[tuple[Tensor, keras.Layer]], dtype: str
 ) -> tuple[Tensor, Tensor]:
-    """What the branches of a block give at inference, as one convolution.
+    """Folds the branches of a block, with their moving statistics, into one convolution.
 
     Args:
         branches: As for `fold_branches`.
@@ -97,7 +97,7 @@ def fold_moving(
 
 
 def dense_pays(channels: int, filters: int, kernel_size: int, branches: int) -> bool:
-    """Whether a dense block trains faster in one pass: by multiplications at each position."""
+    """Whether a dense block trains faster in one pass, by its multiplications at each position."""
     window = kernel_size**2 * channels
     one_pass = 2 * window**2 + 3 * window * filters
     kernels = branches * window + (channels if kernel_size > 1 else 0)
@@ -105,16 +105,23 @@ def dense_pays(channels: int, filters: int, kernel_size: int, branches: int) -> 
 
 
 def depthwise_pays(values: int | None, kernel_size: int, strides: int, branches: int) -> bool:
-    """Whether a depthwise block of `values` in each channel (None if unknown) does."""
+    """Whether a depthwise block trains faster in one pass.
+
+    Args:
+        values: How many values each channel has, over images and positions; None if unknown.
+        kernel_size: Side of the kernel.
+        strides: Stride of the convolution.
+        branches: Number of convolution branches.
+    """
     if kernel_size != TAPS or strides != 1:
         return False
     return values is None or values * branches >= DEPTHWISE_WORK
 
 
 def pick_pixels(inputs: Tensor, strides: int) -> Tensor:
-    """Every `strides`-th pixel of (batch, height, width, channels) along both axes.
+    """Picks every `strides`-th pixel of (batch, height, width, channels) along both axes.
 
-    By pooling single pixels, which on TensorFlow is several times faster than a strided slice.
+    It pools single pixels, which TensorFlow does several times faster than a strided slice.
     """
     return inputs if strides == 1 else ops.average_pool(inputs, 1, strides, padding="valid")
 
@@ -190,7 +197,7 @@ class DepthwiseWindow:
 def _mean_and_covariance(
     moments: Tensor, count: Tensor, synchronized: bool
 ) -> tuple[Tensor, Tensor]:
-    """From sums and products of one replica, and the windows of all."""
+    """Mean and covariance over all replicas, from the moments of one replica and their count."""
     (moments,) = _over_replicas((moments,), synchronized)
     return moments[0] / count, moments[1:] / count
 
@@ -200,7 +207,7 @@ def _stack(tensors: Iterable[Tensor], dtype: str) -> Tensor:
 
 
 def _windows(inputs: Tensor, kernel_size: int, strides: int) -> Tensor:
-    """(batch, ceil(height / strides), ceil(width / strides), taps · channels), zero-padded."""
+    """The zero-padded windows, (batch, ceil(height / strides), ceil(width / strides), taps · channels)."""
     margin = (kernel_size - 1) // 2
     if not margin:
         return pick_pixels(inputs, strides)
@@ -220,7 +227,7 @@ def _windows(inputs: Tensor, kernel_size: int, strides: int) -> Tensor:
 
 
 def _over_replicas(tensors: tuple[Tensor, ...], synchronized: bool) -> Sequence[Tensor]:
-    """Sums over the replicas; what Keras' own synchronized BatchNormalization does."""
+    """Sums over the replicas, as Keras' synchronized BatchNormalization does."""
     if not synchronized:
         return tensors
     import tensorflow as tf

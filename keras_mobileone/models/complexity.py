@@ -99,7 +99,7 @@ def _size(variables: Iterable[Tensor]) -> int:
 
 
 def _macs(operation: Any, inputs: Sequence[Tensor], outputs: Tensor) -> int | None:
-    """Work of one call for one image; None where it multiplies and is not known."""
+    """Work of one call for one image; None if the operation multiplies in an unknown way."""
     if not isinstance(operation, keras.Layer):
         return _function_macs(operation, inputs, outputs)
     if isinstance(operation, MobileOneBlock):

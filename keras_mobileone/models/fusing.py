@@ -110,7 +110,7 @@ def verify_equal(
 
 
 def _relative_error(reference: Tensor, candidate: Tensor) -> float:
-    """Largest difference over the range of `reference`, the worst of all outputs."""
+    """Largest difference over the range of `reference`, for the output where it is worst."""
     worst = 0.0
     for a, b in zip(keras.tree.flatten(reference), keras.tree.flatten(candidate), strict=True):
         a, b = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)

@@ -1,4 +1,4 @@
-"""`unfuse`: from a deploy model back to a train-time one, to fine-tune fused weights.
+"""`unfuse`: from a deploy model to a train-time model, to fine-tune fused weights.
 
 Every split of a fused kernel W and bias b into branches computes the same at inference. Training
 tells them apart, and starts well from this one:
@@ -55,7 +55,7 @@ def unfuse(
     *,
     seed: int = 0,
 ) -> MobileOneModel:
-    """A train-time model that computes what `deploy_model` computes, ready to be fine-tuned.
+    """Returns a train-time model with the outputs of `deploy_model`, ready to be fine-tuned.
 
     Args:
         deploy_model: Fused MobileOne: from `fuse`, `MobileOne(…, deploy=True)` or a file of
@@ -164,7 +164,7 @@ def _described(model: keras.Model) -> dict[str, str]:
 
 
 def _chunks(data: Any, input_shape: tuple[int | None, ...]) -> Iterator[np.ndarray]:
-    """float32 images of `data`, a few at a time, checked."""
+    """Checked float32 images of `data`, a few at a time."""
     batches = [data] if hasattr(data, "shape") else data
     if not isinstance(batches, Iterable):
         raise InputTypeError(
@@ -214,7 +214,7 @@ def _checked(batch: Any, input_shape: tuple[int | None, ...]) -> np.ndarray:
 def _measure(
     source: keras.Model, variant: Variant, chunks: Iterable[np.ndarray]
 ) -> tuple[dict[str, "_PatchMoments"], np.ndarray]:
-    """The moments of each block's input by the block's name, and a few of the images."""
+    """Moments of each block's input, by the name of the block, and a few of the images."""
     moments = {spec.name: _PatchMoments(spec) for spec in variant.blocks()}
     names = {layer.name for layer in source.layers}
     first_layers = [f"{n}_pad" if f"{n}_pad" in names else f"{n}_conv" for n in moments]
@@ -239,7 +239,7 @@ class _PatchMoments:
         self.products: Any = 0.0
 
     def add(self, tensor: Tensor) -> None:
-        """Counts in the activations `tensor` (count, height, width, channels)."""
+        """Adds activations of shape (count, height, width, channels) to the moments."""
         size, stride = self.spec.kernel_size, self.spec.strides
         margin = (size - 1) // 2
         height, width = (-(-side // stride) for side in tensor.shape[1:3])
@@ -294,7 +294,7 @@ def _float64(tensor: Tensor) -> np.ndarray:
 
 
 class _Split:
-    """Hands out the kernel and bias of a fused block to the branches of a train-time one."""
+    """Distributes the kernel and bias of a fused block over the branches of a train-time block."""
 
     def __init__(
         self,
@@ -321,7 +321,7 @@ class _Split:
         return norm, np.sqrt(self.moments.variance(filters))
 
     def share(self, filters: np.ndarray) -> np.ndarray:
-        """`filters` scaled to what one of the branches may take."""
+        """`filters`, scaled to the share of the kernel that one branch takes."""
         ratios = (
             limit / np.maximum(size, TINY)
             for limit, size in zip(self.limits, self.sizes(filters), strict=True)
@@ -355,7 +355,7 @@ class _Split:
         kernel_norm: Any = HE_NORM,
         last: bool = False,
     ) -> None:
-        """Sets a branch to compute `filters`, and keeps account of what is left for the others."""
+        """Sets a branch to compute `filters`, and subtracts them from what the others have to compute."""
         size = np.linalg.norm(filters, axis=1, keepdims=True)
         # A pruned filter that no other branch has a part of: any direction, with gamma 0.
         direction = np.where(size > 0, filters, self.rng.standard_normal(filters.shape))
