@@ -355,7 +355,7 @@ class _Split:
         kernel_norm: Any = HE_NORM,
         last: bool = False,
     ) -> None:
-        """Sets a branch to compute `filters`, and subtracts them from what the others have to compute."""
+        """Sets a branch to compute `filters`, and subtracts them from what is left."""
         size = np.linalg.norm(filters, axis=1, keepdims=True)
         # A pruned filter that no other branch has a part of: any direction, with gamma 0.
         direction = np.where(size > 0, filters, self.rng.standard_normal(filters.shape))
