@@ -207,7 +207,11 @@ def _stack(tensors: Iterable[Tensor], dtype: str) -> Tensor:
 
 
 def _windows(inputs: Tensor, kernel_size: int, strides: int) -> Tensor:
-    """The zero-padded windows, (batch, ceil(height / strides), ceil(width / strides), taps · channels)."""
+    """The zero-padded windows of a convolution.
+
+    Returns:
+        Shape (batch, ceil(height / strides), ceil(width / strides), taps · channels).
+    """
     margin = (kernel_size - 1) // 2
     if not margin:
         return pick_pixels(inputs, strides)
