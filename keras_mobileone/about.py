@@ -18,11 +18,10 @@ class About:
         license: License of the model.
         version: Version of the model.
 
-    Example:
-
-    >>> about = keras_mobileone.about.About(author="Ada", license="Apache-2.0")
-    >>> about.text("mobileone_s0")
-    'mobileone_s0. MobileOne: An Improved One millisecond Mobile Backbone, arXiv 2206.04040.'
+    Examples:
+        >>> about = keras_mobileone.about.About(author="Ada", license="Apache-2.0")
+        >>> about.text("mobileone_s0")
+        'mobileone_s0. MobileOne: An Improved One millisecond Mobile Backbone, arXiv 2206.04040.'
     """
 
     description: str | None = None

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import textwrap
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -76,8 +77,7 @@ Raises:
     TypeError: If `weights` or `input_tensor` has a wrong type.
     FileNotFoundError: If the weights are not found.
 
-Example:
-
+Examples:
 {example}
 """
 _VARIANT_ARGUMENT = """variant: One of `"s0"` to `"s4"`, or a `Variant` that you define.
@@ -99,7 +99,8 @@ def _documented(builder: Builder) -> Builder:
     any_variant = "variant" in inspect.signature(builder).parameters
     example = _OWN_VARIANT if any_variant else _NAMED_VARIANT.format(name=builder.__name__)
     common = _DOCUMENTATION.format(
-        variant=_VARIANT_ARGUMENT if any_variant else "", example=example.strip()
+        variant=_VARIANT_ARGUMENT if any_variant else "",
+        example=textwrap.indent(example.strip(), " " * 4),
     )
     builder.__doc__ = f"{inspect.cleandoc(builder.__doc__ or '')}\n{common}"
     return builder
@@ -406,10 +407,9 @@ def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
     Returns:
         Sorted names, which `MobileOne` and `get_variant` accept.
 
-    Example:
-
-    >>> keras_mobileone.list_models("*s[01]")
-    ['mobileone_s0', 'mobileone_s1']
+    Examples:
+        >>> keras_mobileone.list_models("*s[01]")
+        ['mobileone_s0', 'mobileone_s1']
     """
     names = sorted(variant.name for variant in VARIANTS.values())
     return [

@@ -30,7 +30,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         IsADirectoryError: If `path` is a directory.
         OSError: If the disk is full. The message names `path`.
 
-    Example:
+    Examples:
         >>> from keras_mobileone.files import atomic_write
         >>> with atomic_write("labels.txt") as temporary:
         ...     _ = temporary.write_text("tench")
@@ -63,7 +63,7 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
     Raises:
         OSError: If the disk is full. The message names `directory`.
 
-    Example:
+    Examples:
         >>> from keras_mobileone.files import staged_directory
         >>> with staged_directory("exports") as temporary:
         ...     _ = (temporary / "labels.txt").write_text("tench")
@@ -90,7 +90,7 @@ def staged_path(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         OSError: If the disk is full. The message names `path`.
 
-    Example:
+    Examples:
         >>> from keras_mobileone.files import staged_path
         >>> with staged_path("model.mlpackage") as temporary:
         ...     temporary.mkdir()

@@ -73,11 +73,10 @@ class Variant:
         TypeError: If a field has the wrong type.
         ValueError: If a field is out of range, or a tuple does not have four entries.
 
-    Example:
-
-    >>> tiny = Variant("tiny", widths=(0.5, 0.5, 0.5, 0.5), depths=(1, 2, 2, 1))
-    >>> tiny.stage_filters
-    (32, 64, 128, 256)
+    Examples:
+        >>> tiny = Variant("tiny", widths=(0.5, 0.5, 0.5, 0.5), depths=(1, 2, 2, 1))
+        >>> tiny.stage_filters
+        (32, 64, 128, 256)
     """
 
     name: str
@@ -196,10 +195,9 @@ def get_variant(name: str) -> Variant:
     Raises:
         ValueError: If no variant has that name.
 
-    Example:
-
-    >>> get_variant("S0").num_conv_branches
-    4
+    Examples:
+        >>> get_variant("S0").num_conv_branches
+        4
     """
     key = name.lower().removeprefix("mobileone").lstrip("_-")
     if key not in VARIANTS:

@@ -140,11 +140,10 @@ class Adb:
 def parse_devices(listing: str) -> dict[str, str]:
     """Returns the state of each device by its serial, from the output of `adb devices`.
 
-    Example:
-
-    >>> from keras_mobileone.benchmarking.adb import parse_devices
-    >>> parse_devices("List of devices attached\\nR5CT\\tdevice\\nemulator-5554\\toffline\\n")
-    {'R5CT': 'device', 'emulator-5554': 'offline'}
+    Examples:
+        >>> from keras_mobileone.benchmarking.adb import parse_devices
+        >>> parse_devices("List of devices attached\\nR5CT\\tdevice\\nemulator-5554\\toffline\\n")
+        {'R5CT': 'device', 'emulator-5554': 'offline'}
     """
     _, _, lines = listing.partition("List of devices attached")
     pairs = (line.split(maxsplit=1) for line in lines.splitlines() if line.strip())

@@ -52,14 +52,13 @@ class AndroidDevice:
         ValueError: If an argument is out of range.
         TargetError: On entering, if the device is not connected or there is no tool for it.
 
-    Example:
+    Examples:
+        ```python
+        from keras_mobileone.benchmarking import AndroidDevice, benchmark
 
-    ```python
-    from keras_mobileone.benchmarking import AndroidDevice, benchmark
-
-    result = benchmark(["mobileone_s0.tflite"], target=AndroidDevice(tool="benchmark_model"))
-    print(result.latencies[0].median)
-    ```
+        result = benchmark(["mobileone_s0.tflite"], target=AndroidDevice(tool="benchmark_model"))
+        print(result.latencies[0].median)
+        ```
     """
 
     def __init__(
@@ -242,11 +241,10 @@ def parse_mask(text: str) -> str:
     Raises:
         ValueError: If `text` is not a positive hexadecimal number.
 
-    Example:
-
-    >>> from keras_mobileone.benchmarking.android import parse_mask
-    >>> parse_mask("0xF0")
-    'f0'
+    Examples:
+        >>> from keras_mobileone.benchmarking.android import parse_mask
+        >>> parse_mask("0xF0")
+        'f0'
     """
     try:
         mask = int(text, 16)

@@ -35,11 +35,10 @@ def describe(adb: Adb) -> dict[str, str]:
 def parse_properties(text: str) -> dict[str, str]:
     """Returns the value of each property by its name, from the output of `getprop`.
 
-    Example:
-
-    >>> from keras_mobileone.benchmarking.device import parse_properties
-    >>> parse_properties("[ro.product.model]: [Pixel 8]")
-    {'ro.product.model': 'Pixel 8'}
+    Examples:
+        >>> from keras_mobileone.benchmarking.device import parse_properties
+        >>> parse_properties("[ro.product.model]: [Pixel 8]")
+        {'ro.product.model': 'Pixel 8'}
     """
     return dict(re.findall(r"^\[([^]]+)\]: \[(.*)\]$", text, re.MULTILINE))
 

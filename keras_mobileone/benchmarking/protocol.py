@@ -83,14 +83,13 @@ def benchmark(
         RuntimeError: If the runtime can't run a file. A `TargetError`, which is a RuntimeError,
             means that the target can't measure at all, and is raised with `keep_going` too.
 
-    Example:
-
-    >>> variant = km.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
-    >>> model = km.MobileOne(variant, weights=None, input_shape=(32, 32, 3), deploy=True)
-    >>> report = km.export_tflite(model, "tiny.tflite")
-    >>> result = keras_mobileone.benchmarking.benchmark(["tiny.tflite"], runs=3, rounds=2)
-    >>> len(result.latencies[0].medians), result.ratios
-    (2, [1.0])
+    Examples:
+        >>> variant = km.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
+        >>> model = km.MobileOne(variant, weights=None, input_shape=(32, 32, 3), deploy=True)
+        >>> report = km.export_tflite(model, "tiny.tflite")
+        >>> result = keras_mobileone.benchmarking.benchmark(["tiny.tflite"], runs=3, rounds=2)
+        >>> len(result.latencies[0].medians), result.ratios
+        (2, [1.0])
     """
     if isinstance(paths, (str, os.PathLike)):
         raise InputTypeError(

@@ -124,14 +124,13 @@ def ratio(latency: Latency, reference: Latency) -> float:
     Returns:
         2.0 if the file takes twice as long as the reference.
 
-    Example:
-
-    >>> from keras_mobileone.benchmarking import Latency, ratio
-    >>> times = {"p95": 9.0, "minimum": 1.0, "initialization": 1.0}
-    >>> a = Latency("a.tflite", 1000, median=6.0, medians=[4.0, 8.0], **times)
-    >>> b = Latency("b.tflite", 1000, median=3.0, medians=[2.0, 4.0], **times)
-    >>> ratio(a, b)
-    2.0
+    Examples:
+        >>> from keras_mobileone.benchmarking import Latency, ratio
+        >>> times = {"p95": 9.0, "minimum": 1.0, "initialization": 1.0}
+        >>> a = Latency("a.tflite", 1000, median=6.0, medians=[4.0, 8.0], **times)
+        >>> b = Latency("b.tflite", 1000, median=3.0, medians=[2.0, 4.0], **times)
+        >>> ratio(a, b)
+        2.0
     """
     quotients = round_ratios(latency, reference)
     return statistics.median(quotients) if quotients else latency.median / reference.median

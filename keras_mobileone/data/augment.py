@@ -246,7 +246,7 @@ def auto_augment(image: Any, seed: Any, strength: Any = 1.0) -> Any:
     Returns:
         uint8 tensor of the same shape.
 
-    Example:
+    Examples:
         >>> image = np.zeros((32, 32, 3), np.uint8)
         >>> auto_augment(image, seed=(0, 7), strength=0.3).shape
         TensorShape([32, 32, 3])
@@ -294,7 +294,7 @@ def rand_augment(
     Raises:
         ValueError: If `operations`, `magnitude` or `deviation` is out of range.
 
-    Example:
+    Examples:
         >>> image = np.zeros((32, 32, 3), np.uint8)
         >>> rand_augment(image, seed=(0, 7), strength=0.7).shape
         TensorShape([32, 32, 3])

@@ -46,7 +46,7 @@ def decode(encoded: Any) -> Any:
     Raises:
         tf.errors.InvalidArgumentError: For other bytes, and for a file cut short.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> decode(tf.io.read_file("cat.png")).shape
         TensorShape([224, 224, 3])
@@ -89,7 +89,7 @@ def random_crop_window(
         ValueError: If `area` or `ratio` is not an increasing pair of positive numbers, or an area
             exceeds 1.
 
-    Example:
+    Examples:
         >>> top, left, height, width = random_crop_window(375, 500, seed=(1, 2)).numpy()
         >>> bool(0 <= top and top + height <= 375)
         True
@@ -152,7 +152,7 @@ def decode_and_random_crop(
         ValueError: For `area` and `ratio` as in `random_crop_window`.
         tf.errors.InvalidArgumentError: If the bytes can't be decoded.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> decode_and_random_crop(tf.io.read_file("cat.png"), 96, seed=(0, 7)).shape
         TensorShape([96, 96, 3])
@@ -202,7 +202,7 @@ def evaluation_crop(encoded: Any, size: int, crop_fraction: float = 0.875) -> An
         ValueError: If `crop_fraction` is not in (0, 1].
         tf.errors.InvalidArgumentError: If the bytes can't be decoded.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> evaluation_crop(tf.io.read_file("cat.png"), 96).shape
         TensorShape([96, 96, 3])
@@ -233,7 +233,7 @@ def random_flip(image: Any, seed: Any) -> Any:
     Returns:
         The picture or its mirror image; same shape and dtype.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> random_flip(tf.zeros((4, 6, 3)), seed=(0, 7)).shape
         TensorShape([4, 6, 3])

@@ -54,7 +54,7 @@ class ClassFolders:
         ValueError: If there is no class folder, one without images or one that `classes` does
             not name, or an image outside of the folders.
 
-    Example:
+    Examples:
         >>> source = ClassFolders("photos")
         >>> source.classes
         ('dog', 'tench')

@@ -67,11 +67,10 @@ class ImageConfig:
     Raises:
         ValueError: If `crop_fraction` is out of range, or if only one of `mean` and `std` is None.
 
-    Example:
-
-    >>> config = km.ImageConfig((224, 224), mean=(127.5,) * 3, std=(127.5,) * 3)
-    >>> config.range
-    (-1.0, 1.0)
+    Examples:
+        >>> config = km.ImageConfig((224, 224), mean=(127.5,) * 3, std=(127.5,) * 3)
+        >>> config.range
+        (-1.0, 1.0)
     """
 
     image_size: tuple[int, int] = (DEFAULT_SIZE, DEFAULT_SIZE)
@@ -164,11 +163,10 @@ def image_config(model: keras.Model, normalize: bool | None = None) -> ImageConf
         ValueError: If the model has several inputs or one that is no image, or if its graph is not
             clear and `normalize` is None.
 
-    Example:
-
-    >>> model = km.MobileOneS1(weights=None, deploy=True)
-    >>> km.image_config(model).crop_fraction
-    0.9
+    Examples:
+        >>> model = km.MobileOneS1(weights=None, deploy=True)
+        >>> km.image_config(model).crop_fraction
+        0.9
     """
     height, width, channels = image_shape(model)
     size = (height or DEFAULT_SIZE, width or DEFAULT_SIZE)
@@ -263,12 +261,11 @@ def set_image_config(model: keras.Model, config: ImageConfig) -> keras.Model:
     Returns:
         `model`.
 
-    Example:
-
-    >>> model = km.MobileOneS0(weights=None, input_shape=(64, 64, 3), deploy=True)
-    >>> config = km.ImageConfig((64, 64), crop_fraction=1.0)
-    >>> km.image_config(km.set_image_config(model, config)).crop_fraction
-    1.0
+    Examples:
+        >>> model = km.MobileOneS0(weights=None, input_shape=(64, 64, 3), deploy=True)
+        >>> config = km.ImageConfig((64, 64), crop_fraction=1.0)
+        >>> km.image_config(km.set_image_config(model, config)).crop_fraction
+        1.0
     """
     attach(model, config)
     return model

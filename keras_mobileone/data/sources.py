@@ -82,7 +82,7 @@ def open_source(
         ValueError: If it does not hold what it should; says what was found instead.
         ImportError: If tensorflow-datasets is needed and missing.
 
-    Example:
+    Examples:
         >>> train = open_source("photos", "train")
         >>> train.classes
         ('dog', 'tench')

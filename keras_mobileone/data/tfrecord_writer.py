@@ -110,7 +110,7 @@ def write_tfrecords(
             more shards than images, or if `output` holds something else or overlaps `directory`.
         OSError: If `output` can't be written.
 
-    Example:
+    Examples:
         >>> prepared = write_tfrecords("photos", "photos-records", shards=1)
         >>> prepared.classes
         ('dog', 'tench')

@@ -138,13 +138,12 @@ def deploy(
         ImportError: If matplotlib, scikit-image (without `calibration`) or coremltools (with
             `coreml`) is missing.
 
-    Example:
-
-    ```python
-    report = keras_mobileone.deploy("s0", "imagenet", "s0_files", "photographs")
-    print(report.files[2].agreement, "of", report.images)
-    keras_mobileone.deploy(model="finetuned.keras", output="my_files", calibration="photographs")
-    ```
+    Examples:
+        ```python
+        report = keras_mobileone.deploy("s0", "imagenet", "s0_files", "photographs")
+        print(report.files[2].agreement, "of", report.images)
+        keras_mobileone.deploy(model="finetuned.keras", output="my_files", calibration="photos")
+        ```
     """
     output = _require_output(output)
     require_plot()

@@ -93,12 +93,11 @@ def evaluate(
             folders do not fit its outputs, or an image cannot be decoded. The message names the
             file or folder.
 
-    Example:
-
-    >>> model = km.MobileOneS0(weights=None, classes=2, input_shape=(64, 64, 3), deploy=True)
-    >>> result = km.evaluate(model, "photos")
-    >>> result.images, result.image_size, result.crop_fraction
-    (8, (64, 64), 0.875)
+    Examples:
+        >>> model = km.MobileOneS0(weights=None, classes=2, input_shape=(64, 64, 3), deploy=True)
+        >>> result = km.evaluate(model, "photos")
+        >>> result.images, result.image_size, result.crop_fraction
+        (8, (64, 64), 0.875)
     """
     if crop_fraction is not None and not 0 < crop_fraction <= 1:
         raise InputValueError(

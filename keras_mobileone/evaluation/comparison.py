@@ -77,13 +77,12 @@ def compare(
         ValueError: If the outputs of the two models, or the labels, do not fit each other, or if a
             model does not take RGB images.
 
-    Example:
-
-    >>> model = km.MobileOneS0(weights=None, classes=2, input_shape=(64, 64, 3), deploy=True)
-    >>> report = km.export_tflite(model, "model.tflite", "float16")
-    >>> result = km.compare(model, "model.tflite", "photos")
-    >>> result.images, result.error < 0.01
-    (8, True)
+    Examples:
+        >>> model = km.MobileOneS0(weights=None, classes=2, input_shape=(64, 64, 3), deploy=True)
+        >>> report = km.export_tflite(model, "model.tflite", "float16")
+        >>> result = km.compare(model, "model.tflite", "photos")
+        >>> result.images, result.error < 0.01
+        (8, True)
     """
     predictors = [as_predictor(reference), as_predictor(candidate, image_config=image_config)]
     if isinstance(images, (str, os.PathLike)):

@@ -61,13 +61,12 @@ def load_predictor(
         ValueError: If the file is damaged or has a different format, if the input is not one RGB
             image, or if nothing tells how the model takes images.
 
-    Example:
-
-    >>> model = km.MobileOneS0(weights="imagenette", classes=10, deploy=True)
-    >>> predictor = km.load_predictor(model)
-    >>> photograph = km.evaluation_crop(km.load_image("photos/tench/0.jpg"), 224)
-    >>> predictor(photograph[None]).shape
-    (1, 10)
+    Examples:
+        >>> model = km.MobileOneS0(weights="imagenette", classes=10, deploy=True)
+        >>> predictor = km.load_predictor(model)
+        >>> photograph = km.evaluation_crop(km.load_image("photos/tench/0.jpg"), 224)
+        >>> predictor(photograph[None]).shape
+        (1, 10)
     """
     if isinstance(source, keras.Model):
         return KerasPredictor(source, image_config)

@@ -121,13 +121,14 @@ def export_coreml(
         FileNotFoundError: If the directory of `path` does not exist.
         ImportError: If coremltools is not installed.
 
-    Example:
-
-    >>> tiny = km.Variant("tiny", widths=(0.25,) * 4, depths=(1, 1, 1, 1))
-    >>> model = km.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), classes=2, deploy=True)
-    >>> report = km.export_coreml(model, "Tiny.mlpackage", labels=["tench", "dog"])
-    >>> report.labels
-    ('tench', 'dog')
+    Examples:
+        >>> tiny = km.Variant("tiny", widths=(0.25,) * 4, depths=(1, 1, 1, 1))
+        >>> model = km.MobileOne(
+        ...     tiny, weights=None, input_shape=(32, 32, 3), classes=2, deploy=True
+        ... )
+        >>> report = km.export_coreml(model, "Tiny.mlpackage", labels=["tench", "dog"])
+        >>> report.labels
+        ('tench', 'dog')
     """
     path = Path(path)
     _check_arguments(path, compute_precision, minimum_deployment_target, compression)

@@ -69,15 +69,16 @@ def export_qat(
             in floating point. The message names the tensor of the operator.
         OSError: If `path` cannot be written.
 
-    Example:
-
-    >>> tiny = km.Variant("tiny", widths=(0.25,) * 4, depths=(1, 1, 1, 1))
-    >>> model = km.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), classes=10, deploy=True)
-    >>> images = km.preprocess_input(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)))
-    >>> student = km.quantize_aware(model, calibration=images)
-    >>> report = km.export_qat(student, "model.tflite", input_dtype="uint8")
-    >>> report.precision, report.inputs[0].dtype
-    ('int8', 'uint8')
+    Examples:
+        >>> tiny = km.Variant("tiny", widths=(0.25,) * 4, depths=(1, 1, 1, 1))
+        >>> model = km.MobileOne(
+        ...     tiny, weights=None, input_shape=(32, 32, 3), classes=10, deploy=True
+        ... )
+        >>> images = km.preprocess_input(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)))
+        >>> student = km.quantize_aware(model, calibration=images)
+        >>> report = km.export_qat(student, "model.tflite", input_dtype="uint8")
+        >>> report.precision, report.inputs[0].dtype
+        ('int8', 'uint8')
     """
     packages()
     path = Path(path)

@@ -111,12 +111,11 @@ def export_tflite(
         ArithmeticError: If the outputs of the file differ too much from those of the model.
         OSError: If `path` cannot be written.
 
-    Example:
-
-    >>> model = km.MobileOneS0(weights=None, classes=2, input_shape=(64, 64, 3), deploy=True)
-    >>> report = km.export_tflite(model, "model.tflite", "float16", labels=["tench", "dog"])
-    >>> report.inputs[0].name, report.error < 0.01, report.bytes < 2.5e6
-    ('pixels', True, True)
+    Examples:
+        >>> model = km.MobileOneS0(weights=None, classes=2, input_shape=(64, 64, 3), deploy=True)
+        >>> report = km.export_tflite(model, "model.tflite", "float16", labels=["tench", "dog"])
+        >>> report.inputs[0].name, report.error < 0.01, report.bytes < 2.5e6
+        ('pixels', True, True)
     """
     path = Path(path)
     _check_arguments(path, precision, calibration, input_dtype, output_dtype)

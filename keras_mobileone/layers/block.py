@@ -189,13 +189,12 @@ class MobileOneBlock(layers.Layer):
         ValueError: For an argument out of range, for a depthwise block whose input does not have
             `filters` channels, and when Keras is set to channels first.
 
-    Example:
-
-    >>> block = MobileOneBlock(32, num_conv_branches=4)
-    >>> block(keras.ops.ones((1, 8, 8, 32))).shape
-    (1, 8, 8, 32)
-    >>> [type(layer).__name__ for layer in block.fuse().layers]
-    ['InputLayer', 'Conv2D', 'ReLU']
+    Examples:
+        >>> block = MobileOneBlock(32, num_conv_branches=4)
+        >>> block(keras.ops.ones((1, 8, 8, 32))).shape
+        (1, 8, 8, 32)
+        >>> [type(layer).__name__ for layer in block.fuse().layers]
+        ['InputLayer', 'Conv2D', 'ReLU']
     """
 
     def __init__(

@@ -21,11 +21,12 @@ def with_softmax(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model has another output.
 
-    Example:
-
-    >>> logits = km.MobileOneS0(weights=None, classes=10, classifier_activation=None, deploy=True)
-    >>> with_softmax(logits).layers[-1].name
-    'probabilities'
+    Examples:
+        >>> logits = km.MobileOneS0(
+        ...     weights=None, classes=10, classifier_activation=None, deploy=True
+        ... )
+        >>> with_softmax(logits).layers[-1].name
+        'probabilities'
     """
     shape = model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 2:
@@ -53,11 +54,10 @@ def at_size(model: keras.Model, size: int) -> keras.Model:
     Raises:
         ValueError: If the model has several inputs, or a layer that only fits one image size.
 
-    Example:
-
-    >>> model = km.MobileOneS0(weights=None, classes=10, deploy=True)
-    >>> at_size(model, 96).input_shape
-    (None, 96, 96, 3)
+    Examples:
+        >>> model = km.MobileOneS0(weights=None, classes=10, deploy=True)
+        >>> at_size(model, 96).input_shape
+        (None, 96, 96, 3)
     """
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
         raise InputValueError(

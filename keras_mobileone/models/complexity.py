@@ -54,10 +54,9 @@ def model_complexity(
         ValueError: If the size of the input is open and `input_shape` is not given, or, with
             `strict`, if a part of the work can't be counted.
 
-    Example:
-
-    >>> model_complexity(keras_mobileone.MobileOneS0(weights=None, deploy=True))
-    Complexity(trainable=2078504, non_trainable=0, macs=275160576, dense_macs=1024000)
+    Examples:
+        >>> model_complexity(keras_mobileone.MobileOneS0(weights=None, deploy=True))
+        Complexity(trainable=2078504, non_trainable=0, macs=275160576, dense_macs=1024000)
     """
     model = as_functional(model)
     inputs, _ = inputs_and_outputs(model)

@@ -22,14 +22,13 @@ def freeze_batch_norm(model: keras.Model) -> int:
     Returns:
         The number of batch normalization layers that were found. It is 0 for a fused model.
 
-    Example:
-
-    >>> model = keras_mobileone.MobileOneS0(weights=None, input_shape=(64, 64, 3))
-    >>> keras_mobileone.freeze_batch_norm(model)
-    226
-    >>> fused = keras_mobileone.MobileOneS0(weights=None, input_shape=(64, 64, 3), deploy=True)
-    >>> keras_mobileone.freeze_batch_norm(fused)
-    0
+    Examples:
+        >>> model = keras_mobileone.MobileOneS0(weights=None, input_shape=(64, 64, 3))
+        >>> keras_mobileone.freeze_batch_norm(model)
+        226
+        >>> fused = keras_mobileone.MobileOneS0(weights=None, input_shape=(64, 64, 3), deploy=True)
+        >>> keras_mobileone.freeze_batch_norm(fused)
+        0
     """
     norms = [
         layer

@@ -44,11 +44,10 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
 
     Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040).
 
-    Example:
-
-    >>> model = keras_mobileone.MobileOneS0(weights=None)
-    >>> keras_mobileone.fuse(model).count_params()
-    2078504
+    Examples:
+        >>> model = keras_mobileone.MobileOneS0(weights=None)
+        >>> keras_mobileone.fuse(model).count_params()
+        2078504
     """
     model = as_functional(model)
     if not has_blocks(model):

@@ -40,12 +40,12 @@ def as_functional(model: keras.Model) -> keras.Model:
             has no graph: its `call` fails on a symbolic tensor.
         ValueError: If a Sequential or subclassed model has no input shape yet.
 
-    Example:
-
-    >>> base = km.MobileOneS0(weights=None, include_top=False, input_shape=(64, 64, 3))
-    >>> model = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Rescaling(1 / 255), base])
-    >>> type(as_functional(model)).__name__
-    'Functional'
+    Examples:
+        >>> base = km.MobileOneS0(weights=None, include_top=False, input_shape=(64, 64, 3))
+        >>> rescaling = keras.layers.Rescaling(1 / 255)
+        >>> model = keras.Sequential([keras.Input((64, 64, 3)), rescaling, base])
+        >>> type(as_functional(model)).__name__
+        'Functional'
     """
     if not isinstance(model, keras.Model):
         raise InputTypeError(f"Expected a Keras model. Received: {type(model).__name__}.")
@@ -81,13 +81,13 @@ def output_names(model: keras.Model) -> list[str]:
     Args:
         model: A Functional or built Sequential model.
 
-    Example:
-
-    >>> image = keras.Input((4,))
-    >>> dense = keras.layers.Dense(6, name="dense")(image)
-    >>> halves = keras.layers.Lambda(lambda x: keras.ops.split(x, 2, axis=-1), name="split")(dense)
-    >>> output_names(keras.Model(image, [*halves, dense]))
-    ['split', 'split_1', 'dense']
+    Examples:
+        >>> image = keras.Input((4,))
+        >>> dense = keras.layers.Dense(6, name="dense")(image)
+        >>> split = keras.layers.Lambda(lambda x: keras.ops.split(x, 2, axis=-1), name="split")
+        >>> halves = split(dense)
+        >>> output_names(keras.Model(image, [*halves, dense]))
+        ['split', 'split_1', 'dense']
     """
     return _unique([producer(tensor).name for tensor in model.outputs])
 

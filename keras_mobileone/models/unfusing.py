@@ -79,12 +79,11 @@ def unfuse(
 
     Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040), read backwards.
 
-    Example:
-
-    >>> fused = keras_mobileone.MobileOneS0(weights=None, deploy=True, input_shape=(64, 64, 3))
-    >>> model = keras_mobileone.unfuse(fused, "s0", np.random.normal(size=(8, 64, 64, 3)))
-    >>> model.fuse().count_params()
-    2078504
+    Examples:
+        >>> fused = keras_mobileone.MobileOneS0(weights=None, deploy=True, input_shape=(64, 64, 3))
+        >>> model = keras_mobileone.unfuse(fused, "s0", np.random.normal(size=(8, 64, 64, 3)))
+        >>> model.fuse().count_params()
+        2078504
     """
     variant = get_variant(variant) if isinstance(variant, str) else variant
     deploy_model = as_functional(deploy_model)

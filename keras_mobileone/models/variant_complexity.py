@@ -45,10 +45,9 @@ def variant_complexity(
     Returns:
         The counts, equal to those of the built network.
 
-    Example:
-
-    >>> variant_complexity(km.VARIANTS["s0"], deploy=True).trainable
-    2078504
+    Examples:
+        >>> variant_complexity(km.VARIANTS["s0"], deploy=True).trainable
+        2078504
     """
     channels, side = IMAGE_CHANNELS, image_size
     trainable = non_trainable = macs = 0

@@ -71,15 +71,14 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
         ValueError: If the model has several inputs or MobileOne blocks in it.
         ArithmeticError: If the outputs change by more than 1e-4 of their largest magnitude.
 
-    Example:
-
-    >>> model = keras_mobileone.MobileOneS0(
-    ...     weights=None, input_shape=(32, 32, 3), classes=4, deploy=True
-    ... )
-    >>> images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
-    >>> equalized = keras_mobileone.equalize(model, images)
-    >>> equalized.change < 1e-4
-    True
+    Examples:
+        >>> model = keras_mobileone.MobileOneS0(
+        ...     weights=None, input_shape=(32, 32, 3), classes=4, deploy=True
+        ... )
+        >>> images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+        >>> equalized = keras_mobileone.equalize(model, images)
+        >>> equalized.change < 1e-4
+        True
     """
     original = trace(model)
     traced = fold_batch_norms(original)

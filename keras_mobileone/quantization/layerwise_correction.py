@@ -45,10 +45,9 @@ class Steps:
     Raises:
         ValueError: If `rounding` is neither of the two.
 
-    Example:
-
-    >>> keras_mobileone.Steps(rounding="nearest")
-    Steps(ranges=True, rounding='nearest', biases=True)
+    Examples:
+        >>> keras_mobileone.Steps(rounding="nearest")
+        Steps(ranges=True, rounding='nearest', biases=True)
     """
 
     ranges: bool = True

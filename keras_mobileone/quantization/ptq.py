@@ -129,14 +129,13 @@ def quantize(
     A warning names the layers whose output is mostly noise (below 3 dB), and the operators that are
     left to the converter.
 
-    Example:
-
-    ```python
-    model = keras_mobileone.MobileOneS0(deploy=True, classifier_activation=None)
-    report = keras_mobileone.quantize(model, "photos/")
-    Path("mobileone_s0_int8.tflite").write_bytes(report.content)
-    print(report.worst(3))
-    ```
+    Examples:
+        ```python
+        model = keras_mobileone.MobileOneS0(deploy=True, classifier_activation=None)
+        report = keras_mobileone.quantize(model, "photos/")
+        Path("mobileone_s0_int8.tflite").write_bytes(report.content)
+        print(report.worst(3))
+        ```
     """
     if has_blocks(model):
         raise InputValueError(

@@ -58,16 +58,15 @@ def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Mod
             layer for which there is no rule. The message names the layer.
         TypeError: If `model` is not Functional or Sequential.
 
-    Example:
-
-    ```python
-    model = keras_mobileone.MobileOneS0(deploy=True, classifier_activation=None)
-    student = quantize_aware(model, calibration="photos/")
-    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    student.compile(tf_keras.optimizers.Adam(1e-5), loss)
-    student.fit(dataset, epochs=2)
-    export_qat(student, "mobileone_s0_int8.tflite")
-    ```
+    Examples:
+        ```python
+        model = keras_mobileone.MobileOneS0(deploy=True, classifier_activation=None)
+        student = quantize_aware(model, calibration="photos/")
+        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        student.compile(tf_keras.optimizers.Adam(1e-5), loss)
+        student.fit(dataset, epochs=2)
+        export_qat(student, "mobileone_s0_int8.tflite")
+        ```
     """
     tfmot, keras2 = packages()
     require_graph(model)
@@ -136,13 +135,12 @@ def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.
         ImportError: Without the extra `[qat]`.
         ValueError: If a layer of `model` is missing in `qat_model` or has weights of another shape.
 
-    Example:
-
-    ```python
-    student = quantize_aware(fused, calibration=images)
-    student.fit(dataset)
-    tf_keras_to_keras(student, fused).save("finetuned.keras")
-    ```
+    Examples:
+        ```python
+        student = quantize_aware(fused, calibration=images)
+        student.fit(dataset)
+        tf_keras_to_keras(student, fused).save("finetuned.keras")
+        ```
     """
     packages()
     learned = {

@@ -50,12 +50,11 @@ def finetune(
     Returns, Raises:
         As `train`; FileNotFoundError and ValueError for weights that are not found or do not fit.
 
-    Example:
-
-    ```python
-    report = keras_mobileone.finetune("photos/", "runs/photos", exports=["int8"])
-    print(report.top1, report.validation_images)
-    ```
+    Examples:
+        ```python
+        report = keras_mobileone.finetune("photos/", "runs/photos", exports=["int8"])
+        print(report.top1, report.validation_images)
+        ```
     """
     if isinstance(variant, str):
         variant = get_variant(variant)

@@ -34,9 +34,8 @@ class SGD(keras.optimizers.Optimizer):
         name: Name of the optimizer.
         **kwargs: Of `keras.optimizers.Optimizer`, without `weight_decay`.
 
-    Example:
-
-    >>> optimizer = SGD(0.1, momentum=0.9, decay=1e-4)
+    Examples:
+        >>> optimizer = SGD(0.1, momentum=0.9, decay=1e-4)
     """
 
     def __init__(

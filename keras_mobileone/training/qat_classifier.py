@@ -109,12 +109,11 @@ def train_qat(
         FileExistsError: If there is a checkpoint and `resume` is not set.
         ValueError: If the classes are not those of the model, or a checkpoint does not fit.
 
-    Example:
-
-    ```python
-    model = keras.models.load_model("runs/photos/deploy.keras")
-    report = keras_mobileone.train_qat(model, "photos/", "photos_int8.tflite", epochs=2)
-    ```
+    Examples:
+        ```python
+        model = keras.models.load_model("runs/photos/deploy.keras")
+        report = keras_mobileone.train_qat(model, "photos/", "photos_int8.tflite", epochs=2)
+        ```
     """
     packages()
     path, checkpoint = Path(path), checkpoint_file(checkpoints, resume)

@@ -98,12 +98,11 @@ def train(
         ArithmeticError: If the loss is no longer finite.
         ConnectionError: If another machine is lost, or there is no data service.
 
-    Example:
-
-    ```python
-    recipe = keras_mobileone.get_recipe("s0")
-    keras_mobileone.train(recipe, "imagenet/", "runs/s0")
-    ```
+    Examples:
+        ```python
+        recipe = keras_mobileone.get_recipe("s0")
+        keras_mobileone.train(recipe, "imagenet/", "runs/s0")
+        ```
     """
     for precision in exports:
         require_exportable(precision)

@@ -32,12 +32,11 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ValueError: If the suffix is unknown or the file is damaged.
         ImportError: If a pickle is given and torch is not installed.
 
-    Example:
-
-    >>> from keras_mobileone.weights.checkpoint import read_checkpoint, write_safetensors
-    >>> write_safetensors("bias.safetensors", {"module.bias": np.zeros(10, "float32")})
-    >>> read_checkpoint("bias.safetensors")["bias"].shape
-    (10,)
+    Examples:
+        >>> from keras_mobileone.weights.checkpoint import read_checkpoint, write_safetensors
+        >>> write_safetensors("bias.safetensors", {"module.bias": np.zeros(10, "float32")})
+        >>> read_checkpoint("bias.safetensors")["bias"].shape
+        (10,)
     """
     path = Path(path)
     if not path.is_file():

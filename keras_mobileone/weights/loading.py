@@ -163,12 +163,11 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
         FileNotFoundError: If the file does not exist.
         ValueError: If Keras cannot load the file, for example because it is damaged.
 
-    Example:
-
-    >>> from keras_mobileone.weights.loading import load_keras
-    >>> keras_mobileone.MobileOneS0(weights="imagenette", deploy=True).save("model.keras")
-    >>> keras_mobileone.image_config(load_keras("model.keras")).labels[0]
-    'tench'
+    Examples:
+        >>> from keras_mobileone.weights.loading import load_keras
+        >>> keras_mobileone.MobileOneS0(weights="imagenette", deploy=True).save("model.keras")
+        >>> keras_mobileone.image_config(load_keras("model.keras")).labels[0]
+        'tench'
     """
     path = Path(path)
     if not path.is_file():

@@ -96,11 +96,10 @@ def is_fused(names: Iterable[str]) -> bool:
 def detect_scheme(names: Iterable[str]) -> NamingScheme | None:
     """Returns the scheme that names the stem as `names` do, or None if there is none.
 
-    Example:
-
-    >>> from keras_mobileone.weights.naming import TIMM, detect_scheme
-    >>> detect_scheme({"stem.conv_scale.conv.weight"}) is TIMM
-    True
+    Examples:
+        >>> from keras_mobileone.weights.naming import TIMM, detect_scheme
+        >>> detect_scheme({"stem.conv_scale.conv.weight"}) is TIMM
+        True
     """
     names = list(names)
     for scheme in SCHEMES.values():

@@ -103,11 +103,10 @@ def find_weights(name: str, variant: Variant, deploy: bool) -> Path:
             the expected checksum.
         FileNotFoundError: If the weights are not found and cannot be downloaded.
 
-    Example:
-
-    >>> from keras_mobileone.weights.pretrained import find_weights
-    >>> find_weights("imagenette", keras_mobileone.get_variant("s0"), deploy=True).name
-    'mobileone_s0_imagenette_deploy.safetensors'
+    Examples:
+        >>> from keras_mobileone.weights.pretrained import find_weights
+        >>> find_weights("imagenette", keras_mobileone.get_variant("s0"), deploy=True).name
+        'mobileone_s0_imagenette_deploy.safetensors'
     """
     if name == "imagenet":
         return find_imagenet_weights(variant, deploy)
