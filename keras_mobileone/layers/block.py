@@ -191,7 +191,7 @@ class MobileOneBlock(layers.Layer):
 
     Examples:
         >>> block = MobileOneBlock(32, num_conv_branches=4)
-        >>> block(keras.ops.ones((1, 8, 8, 32))).shape
+        >>> tuple(block(keras.ops.ones((1, 8, 8, 32))).shape)
         (1, 8, 8, 32)
         >>> [type(layer).__name__ for layer in block.fuse().layers]
         ['InputLayer', 'Conv2D', 'ReLU']

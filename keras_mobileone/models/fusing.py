@@ -45,7 +45,7 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
     Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040).
 
     Examples:
-        >>> model = keras_mobileone.MobileOneS0(weights=None)
+        >>> model = keras_mobileone.MobileOneS0(weights=None, input_shape=(64, 64, 3))
         >>> keras_mobileone.fuse(model).count_params()
         2078504
     """

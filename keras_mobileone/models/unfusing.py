@@ -80,10 +80,11 @@ def unfuse(
     Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040), read backwards.
 
     Examples:
-        >>> fused = keras_mobileone.MobileOneS0(weights=None, deploy=True, input_shape=(64, 64, 3))
-        >>> model = keras_mobileone.unfuse(fused, "s0", np.random.normal(size=(8, 64, 64, 3)))
-        >>> model.fuse().count_params()
-        2078504
+        >>> tiny = km.Variant("tiny", widths=(0.25,) * 4, num_conv_branches=2, depths=(1, 1, 1, 1))
+        >>> fused = km.MobileOne(tiny, weights=None, deploy=True, input_shape=(32, 32, 3))
+        >>> model = km.unfuse(fused, tiny, np.random.normal(size=(8, 32, 32, 3)))
+        >>> model.fuse().count_params() == fused.count_params() < model.count_params()
+        True
     """
     variant = get_variant(variant) if isinstance(variant, str) else variant
     deploy_model = as_functional(deploy_model)
