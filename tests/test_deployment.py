@@ -3,8 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -351,13 +349,3 @@ def test_few_photographs_serve_for_both(tmp_path):
 def test_bundled_photographs_exist():
     pytest.importorskip("skimage", reason="the photographs are scikit-image's")
     assert all(path.is_file() for path in pipeline._photographs())
-
-
-@pytest.mark.slow
-def test_readme_is_generated_from_the_stored_results():
-    process = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "readme.py", "--check"],
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, "run `make results`: " + process.stderr[-500:]

@@ -247,6 +247,7 @@ def test_a_compiled_and_trained_model_with_a_loss_of_ones_own(tiny, noise, relat
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 def test_the_fused_model_loads_without_this_package(tiny, randomize, tmp_path, noise, run_python):
     """Also one made from a compiled model, with a loss nobody else knows."""
     model = randomize(MobileOne(tiny, weights=None, input_shape=(64, 64, 3), classes=5))
