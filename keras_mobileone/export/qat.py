@@ -15,11 +15,11 @@ from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.export.tflite import (
-    expected_classes,
     largest_error,
     random_images,
+    write_file,
 )
-from keras_mobileone.files import atomic_write, require_writable
+from keras_mobileone.files import require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import Tensor, convert_function, normalized
 from keras_mobileone.litert.metadata import with_metadata
@@ -92,19 +92,14 @@ def export_qat(
     _require_integers(content)
     name = qat_model.name
     content = with_metadata(content, name, about or About(), classes, file)
-    inputs, outputs = flatbuffer.inputs_and_outputs(content)
     images = random_images(qat_model)
     reference = _outputs(qat_model, config.normalize(images))
-    report = ExportReport(
-        path=path,
+    return write_file(
+        path,
+        content,
+        file,
+        classes,
         precision="int8",
-        bytes=len(content),
-        inputs=inputs,
-        outputs=outputs,
-        operators=flatbuffer.operator_counts(content),
-        image_config=file,
-        labels=None if classes is None else tuple(classes),
-        expected=expected_classes(content, classes),
         error=largest_error(
             content, file.normalize(images), dict(zip(names, reference, strict=True))
         ),
@@ -113,9 +108,6 @@ def export_qat(
         deploy=_complexity(wrapped),
         quantization=None,
     )
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
-    return report
 
 
 def _check_arguments(

@@ -143,10 +143,35 @@ def export_tflite(
     compared, error = _compare(in_float32(functional), config, content, names, images)
     if verify and not plain:
         _check_error(error, precision, model.name, compared)
+    return write_file(
+        path,
+        content,
+        file,
+        classes,
+        precision=precision,
+        error=error,
+        compared=compared,
+        train=model_complexity(functional) if unfused else None,
+        deploy=model_complexity(deploy),
+        quantization=quantization,
+    )
+
+
+def write_file(
+    path: Path, content: bytes, file: ImageConfig, classes: Sequence[str] | None, **facts: Any
+) -> ExportReport:
+    """Writes an exported file, and reports what it holds.
+
+    Args:
+        path: The file to write.
+        content: Its content, with metadata.
+        file: How it takes images.
+        classes: Names of the classes that it brings, or None.
+        **facts: The other attributes of the report.
+    """
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     report = ExportReport(
         path=path,
-        precision=precision,
         bytes=len(content),
         inputs=inputs,
         outputs=outputs,
@@ -154,11 +179,7 @@ def export_tflite(
         image_config=file,
         labels=None if classes is None else tuple(classes),
         expected=expected_classes(content, classes),
-        error=error,
-        compared=compared,
-        train=model_complexity(functional) if unfused else None,
-        deploy=model_complexity(deploy),
-        quantization=quantization,
+        **facts,
     )
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
