@@ -284,6 +284,7 @@ def test_mixed_precision(tiny, noise):
     assert np.isfinite(model.fit(images, labels, verbose=0).history["loss"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deploy", [False, True])
 def test_keras_own_export_takes_a_model_that_nobody_called(deploy, tiny, tmp_path, noise):
     import tensorflow as tf

@@ -1,6 +1,7 @@
 """What is used of Keras and its companions that is not public, and that nothing else is."""
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_mobileone import MobileOneBlock, compat
+from keras_mobileone.quantization import qat_model
 from keras_mobileone.training.optimizer import SGD
 
 PACKAGE = Path(compat.__file__).parent
@@ -60,9 +62,10 @@ def test_variable_index():
 
 
 def test_output_quantizer_variables():
-    tfmot = pytest.importorskip("tensorflow_model_optimization")
-    import tf_keras
-
+    # Not importorskip: importing tensorflow-model-optimization by itself has side effects.
+    if importlib.util.find_spec("tensorflow_model_optimization") is None:
+        pytest.skip("needs tensorflow-model-optimization")
+    tfmot, tf_keras = qat_model.packages()
     wrapped = tfmot.quantization.keras.quantize_model(
         tf_keras.Sequential([tf_keras.layers.ReLU(input_shape=(3,))])
     )

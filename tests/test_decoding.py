@@ -126,7 +126,7 @@ def test_an_animated_webp_is_refused_before_training():
         inspect_image(encoded)
 
 
-@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("order", ["little", pytest.param("big", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("orientation", [None, *range(10)])
 def test_exif_orientation(orientation, order, tmp_path):
     """Pillow's own `exif_transpose`, in every function that decodes."""

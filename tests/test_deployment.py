@@ -130,6 +130,7 @@ def own(ten_classes, photographs, tmp_path_factory):
     return found, root / "out"
 
 
+@pytest.mark.slow
 def test_weights_of_ten_classes_say_which(deployed, own):
     """They call a cat a chain saw: the report says why, and lists no such answer."""
     found, _, _ = deployed
@@ -152,6 +153,7 @@ def test_weights_that_come_with_the_package_know_their_classes():
     assert pipeline._predictions(source, paths, scores) == [("a", "tench", ["tench"])]
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_is_deployed(own, ten_classes):
     found, output = own
     assert {path.name for path in output.iterdir()} == {
@@ -174,6 +176,7 @@ def test_a_model_of_ones_own_is_deployed(own, ten_classes):
     assert read_labels(output / "mine_int8.tflite") == NAMES
 
 
+@pytest.mark.slow
 def test_the_command_line_deploys_a_model_of_ones_own(own, tmp_path, monkeypatch):
     found, _ = own
     given = {}
@@ -235,6 +238,7 @@ def test_models_that_deploy_cannot_compare_are_refused(photographs, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_few_images_are_counted_and_many_are_percentages(deployed):
     found, _, _ = deployed
     keras_row, float32, *_ = reporting.table_rows(found)
@@ -247,6 +251,7 @@ def test_few_images_are_counted_and_many_are_percentages(deployed):
     assert "in % of the images" in reporting.summary(many)[1]
 
 
+@pytest.mark.slow
 def test_a_report_is_stored_and_read_again(deployed, tmp_path):
     found, output, _ = deployed
     assert reporting.load_report(output / "report.json") == found
@@ -273,6 +278,7 @@ def test_the_stored_demo_can_be_read_and_drawn_again():
     assert path.with_suffix(".png").is_file()
 
 
+@pytest.mark.slow
 def test_the_picture_shows_latency_and_size(deployed, tmp_path, monkeypatch):
     """It is drawn from the report alone. Agreement stands in words, not as bars."""
     found, output, _ = deployed

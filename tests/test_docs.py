@@ -42,6 +42,7 @@ def photographs(project, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_pages_are_generated_from_the_stored_results(project):
     process = run(project / "benchmarks" / "results_pages.py", "--check")
     assert process.returncode == 0, "run `make results`: " + process.stderr[-500:]

@@ -15,7 +15,11 @@ TOLERANCE = 1e-5
 SIZES = [(224, 224), (225, 225), (96, 160)]
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+# S0 stands for all in `make test-fast`.
+OFTEN = [key if key == "s0" else pytest.param(key, marks=pytest.mark.slow) for key in VARIANTS]
+
+
+@pytest.fixture(scope="module", params=OFTEN)
 def variant_pair(request, randomize):
     """A train-time model with logits, of free size and random parameters, and its fused model."""
     backbone = MobileOne(request.param, weights=None, include_top=False, pooling="avg")

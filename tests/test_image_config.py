@@ -160,7 +160,10 @@ def test_normalize_gives_the_bits_of_preprocess_input(noise):
     assert np.array_equal(km.ImageConfig().normalize(pixels), km.preprocess_input(pixels))
 
 
-@pytest.mark.parametrize("deploy", [True, False], ids=["deploy", "train"])
+@pytest.mark.parametrize(
+    "deploy",
+    [pytest.param(True, marks=pytest.mark.slow, id="deploy"), pytest.param(False, id="train")],
+)
 def test_a_keras_file_keeps_the_configuration(deploy, tiny, tmp_path, run_python):
     model = km.MobileOne(tiny, weights=None, input_shape=SIZE, classes=3, deploy=deploy)
     assert km.image_config(model).crop_fraction == tiny.crop_fraction
@@ -180,6 +183,7 @@ def test_a_keras_file_keeps_the_configuration(deploy, tiny, tmp_path, run_python
 
 
 @pytest.mark.parametrize("key", ["s0", "s1"])
+@pytest.mark.slow
 def test_the_crop_belongs_to_the_model(key, tmp_path):
     """S1 to S4 are published at 0.9: model, file and wrapped model crop alike."""
     variant = km.get_variant(key)
@@ -299,7 +303,7 @@ def split_in_two(x):
     ],
     ids=["split", "five", "top-k", "three", "one head twice"],
 )
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_no_output_vanishes(head, count, precision, base, tmp_path, relative_error):
     """Keras repeats the name of a layer for its outputs; a file needs each once, in order."""
     image = keras.Input(SIZE)

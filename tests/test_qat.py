@@ -558,6 +558,7 @@ def test_training_reports_what_it_did(folder, tmp_path):
 
 
 @needs_extra
+@pytest.mark.slow
 def test_ctrl_c_says_how_the_training_goes_on(folder, tmp_path, monkeypatch):
     from keras_mobileone.training import qat_classifier
 

@@ -284,6 +284,7 @@ def test_samples_are_drawn_in_place_of_broken_images(many_broken):
         sample_crops(source, 12, 32, 0.875, 0, bad)
 
 
+@pytest.mark.slow
 def test_broken_images_do_not_end_an_export(many_broken, tmp_path, monkeypatch):
     """The report stands before the exports, and `resume` finishes what is missing."""
     recipe = dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0, phases=(Phase(0, 32),))
@@ -313,6 +314,7 @@ def test_one_class_is_refused(folders, tmp_path):
         train(RECIPE, data, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_broken_images_can_be_skipped(broken_folders, tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=2, warmup_epochs=0, phases=(Phase(0, 32),))
     report = train(recipe, broken_folders, tmp_path / "run", skip_bad=True)

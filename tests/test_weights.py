@@ -76,7 +76,10 @@ FORMATS = [*COMMON_FORMATS, "apple.pth", "timm.tar"]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize(("kind", "deploy"), [("train", False), ("train", True), ("fused", True)])
+@pytest.mark.parametrize(
+    ("kind", "deploy"),
+    [pytest.param("train", False, marks=pytest.mark.slow), ("train", True), ("fused", True)],
+)
 def test_every_format_brings_the_weights_back(
     file_format, kind, deploy, save, load, models, noise, relative_error
 ):
