@@ -24,7 +24,8 @@ import numpy as np
 from drawing import BLUE, GREEN, GREY, clean, figure
 
 import keras_mobileone
-from keras_mobileone.data.images import list_labelled_images, load_crops, spread
+from keras_mobileone.data.folders import ClassFolders
+from keras_mobileone.data.images import load_crops, spread
 from keras_mobileone.files import atomic_write
 from keras_mobileone.weights.checkpoint import write_safetensors
 from keras_mobileone.weights.loading import export_tensors, load_keras
@@ -104,7 +105,7 @@ def evaluate(data: Path, size: int) -> dict:
     options = {"weights": "imagenette", "classes": 10, "input_shape": (size, size, 3)}
     train_time = keras_mobileone.MobileOneS0(**options)
     deploy = keras_mobileone.MobileOneS0(**options, classifier_activation=None, deploy=True)
-    paths = [path for path, _ in list_labelled_images(data / "train")]
+    paths = ClassFolders(data / "train").paths
     crops = load_crops(spread(paths, CALIBRATION_IMAGES), (size, size), VARIANT.crop_fraction)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "int8.tflite"

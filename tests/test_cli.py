@@ -214,9 +214,9 @@ def test_convert_weights_makes_what_the_file_holds(tmp_path):
         (("predict", "{root}/cut.png"), ["cut.png", "can't be decoded"]),
         (("predict", "{image}", "--model", "{root}/text.jpg"), ["text.jpg", ".tflite"]),
         (("predict", "{image}", "--model", "{model}", "--variant", "s0"), ["--model", "--variant"]),
-        (("evaluate", "{root}/empty", "--model", "{model}"), ["Expected images", "none"]),
+        (("evaluate", "{root}/empty", "--model", "{model}"), ["one folder of images", "no folder"]),
         (("evaluate", "{root}/none", "--model", "{model}"), ["Expected a directory"]),
-        (("evaluate", "{root}", "--model", "{model}"), ["WordNet", "n01440764"]),
+        (("evaluate", "{root}", "--model", "{model}"), ["cut.png outside", "Sort"]),
         (("evaluate", "{root}/classes", "--model", "{model}", "--crop-fraction", "2"), ["(0, 1]"]),
         (("fuse", "{root}/none.keras", "{tmp}/x.keras"), ["none.keras"]),
         (("fuse", "{root}/text.jpg", "{tmp}/x.keras"), ["text.jpg", "Keras 3"]),
@@ -254,7 +254,7 @@ def test_wrong_classes_are_refused(folder, tmp_path):
     model.save(tmp_path / "ten.keras")
     result = run("evaluate", folder / "classes", "--model", tmp_path / "ten.keras")
     assert result.exit_code == 2
-    assert "one class for each of the model's 10 outputs" in result.stderr
+    assert "one class folder for each of the model's 10 outputs" in result.stderr
     assert "Received: 2 in" in result.stderr
 
 
@@ -534,3 +534,15 @@ def test_probabilities_leaves_a_softmax_alone():
     once = probabilities(logits)
     np.testing.assert_allclose(once.sum(), 1, rtol=1e-6)
     np.testing.assert_array_equal(probabilities(once), once)
+
+
+def test_what_is_not_read_as_an_image_is_said(model_file, tmp_path):
+    folder = tmp_path / "n01440764"
+    folder.mkdir()
+    Image.new("RGB", (40, 40), "blue").save(folder / "a.png")
+    for name in ("b.gif", "c.tif", "._a.png"):
+        (folder / name).write_bytes(b"not read")
+    result = run("evaluate", tmp_path, "--model", model_file)
+    assert result.exit_code == 0, result.output
+    expected = f"1 image in {tmp_path}. Files left out: 1 .gif, 1 .tif, 1 hidden."
+    assert expected in result.output.replace("\n", " ").replace("  ", " ")

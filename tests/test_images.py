@@ -10,7 +10,6 @@ from keras_mobileone.data.images import (
     find_images,
     left_out_sentence,
     list_images,
-    list_labelled_images,
     load_crops,
 )
 
@@ -146,8 +145,13 @@ def test_images_are_listed_in_order(folders):
 
 
 def test_labels_come_from_the_folders(folders):
-    labels = [(path.name, label) for path, label in list_labelled_images(folders)]
-    assert labels == [("a.jpg", 0), ("b.JPEG", 0), ("c.png", 999)]
+    source = ClassFolders.of_outputs(folders, 1000)
+    names = [path.name for path in source.paths]
+    assert names == ["a.jpg", "b.JPEG", "c.png"]
+    assert source.labels.tolist() == [0, 0, 999]
+    assert ClassFolders.of_outputs(folders, 2).labels.tolist() == [0, 0, 1]
+    backwards = ClassFolders.of_outputs(folders, 2, ["n15075141", "n01440764"])
+    assert backwards.labels.tolist() == [1, 1, 0]
 
 
 def test_links_are_followed_and_hidden_files_skipped(folders, picture, tmp_path_factory):
@@ -185,8 +189,8 @@ def test_a_directory_without_images_is_an_error(tmp_path):
 
 def test_a_folder_that_is_no_class_is_named(folders):
     (folders / "n01440764").rename(folders / "tench")
-    with pytest.raises(ValueError, match=r"'tench' with a\.jpg"):
-        list_labelled_images(folders)
+    with pytest.raises(ValueError, match=r"WordNet id\. Received: 2 in .*, among them tench"):
+        ClassFolders.of_outputs(folders, 1000)
 
 
 def test_crops_come_in_the_order_asked_for(tmp_path):

@@ -14,7 +14,7 @@ from keras import layers
 from PIL import Image
 
 import keras_mobileone
-from keras_mobileone import MobileOne, Variant, train_qat
+from keras_mobileone import ImageConfig, MobileOne, Variant, set_image_config, train_qat
 from keras_mobileone.data.imagenet import preprocess_input
 from keras_mobileone.export.qat import export_qat
 from keras_mobileone.litert import flatbuffer
@@ -535,12 +535,29 @@ def test_command_without_the_extra_names_it(folder, tmp_path, monkeypatch):
 
 
 def test_wordnet_folders_take_the_outputs_of_imagenet(tmp_path):
-    from keras_mobileone.training.qat_classifier import output_names
+    from keras_mobileone.data.folders import output_folders
 
     folders = ["n01440764", "n02102040"]
-    names = output_names(folders, 1000, tmp_path)
+    names = output_folders(folders, 1000, tmp_path)
     assert [names.index(folder) for folder in folders] == [0, 217]
-    assert output_names(folders, 2, tmp_path) == folders
+    assert output_folders(folders, 2, tmp_path) == folders
+
+
+@pytest.mark.parametrize("mean", [0.0, 127.5])
+def test_images_are_cropped_and_normalized_as_the_model_takes_them(mean, folder, tmp_path):
+    """What a training batch holds, compared with a photograph prepared by hand."""
+    from keras_mobileone.data.images import evaluation_crop, load_image
+    from keras_mobileone.training.qat_classifier import Settings, read_data
+
+    config = ImageConfig((32, 32), mean=(mean,) * 3, std=(2.0,) * 3, crop_fraction=0.5)
+    model = set_image_config(keras.models.load_model(folder / "2.keras"), config)
+    train, val = read_data(folder, model)
+    for images in (train, val):
+        batch, labels = next(images.in_order(Settings(1e-5, 3, None)))
+        expected = [evaluation_crop(load_image(path), 32, 0.5) for path in images.paths[:3]]
+        np.testing.assert_allclose(batch, (np.stack(expected) - mean) / 2, atol=1e-4)
+        expected = [train.folders.index(path.parent.name) for path in images.paths[:3]]
+        assert labels.tolist() == expected
 
 
 @pytest.mark.slow

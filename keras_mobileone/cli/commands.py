@@ -29,6 +29,7 @@ from keras_mobileone.cli.sources import (
     VARIANT_CHOICE,
     about_options,
     load_source,
+    print_images,
     read_classes,
     read_labels,
     source_options,
@@ -121,6 +122,7 @@ def evaluate_command(
     if json_file:
         require_writable(json_file)
     predictor, default_fraction = load_source(variant, weights, model_file)
+    print_images(directory)
     with progress_steps() as step:
         result = evaluate(
             predictor,
@@ -243,6 +245,7 @@ def deploy_command(
 
     if weights == "auto":
         weights = weights_at_hand(variant or "s0")
+    print_images(calibration)
     with progress_steps() as step, without_native_logs():
         report = deploy(
             variant,

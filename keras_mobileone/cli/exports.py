@@ -25,6 +25,7 @@ from keras_mobileone.cli.sources import (
     Command,
     about_options,
     load_source,
+    print_images,
     read_labels,
     source_options,
 )
@@ -104,6 +105,7 @@ def export_tflite_command(
     labels = read_labels(labels_file, weights)
     activation = "softmax" if softmax else None
     predictor, _ = load_source(variant, weights, model_file, activation, size)
+    print_images(calibration)
     with console.status("Exporting"), without_native_logs():
         report = export_tflite(
             keras_model(predictor, model_file, size, softmax),

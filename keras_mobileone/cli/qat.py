@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from keras_mobileone.cli.console import KerasCommand, console, stop
+from keras_mobileone.cli.sources import print_images
 
 
 @click.command("qat", cls=KerasCommand)
@@ -50,6 +51,7 @@ def qat_command(
     packages()
     check_output(output)
     checkpoint_file(run_directory, resume)
+    print_images(data)
     try:
         report = train_qat(
             load_keras(model_file),

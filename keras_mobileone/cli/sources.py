@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_mobileone.cli.console import without_native_logs
+from keras_mobileone.cli.console import console, without_native_logs
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.variants import VARIANTS, get_variant
 
@@ -88,6 +88,14 @@ def load_source(
         deploy=True,
     )
     return load_predictor(model), network.crop_fraction
+
+
+def print_images(directory: Path | None) -> None:
+    """Prints how many images are below a directory, and which files are not read as images."""
+    from keras_mobileone.data.images import describe_images
+
+    if directory is not None and directory.is_dir():
+        console.print(describe_images(directory), markup=False)
 
 
 def read_classes(path: Path | None) -> Sequence[str] | None:

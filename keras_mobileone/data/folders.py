@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_mobileone.data.imagenet import NUM_CLASSES, class_index, classes
 from keras_mobileone.data.images import (
     IMAGE_SUFFIXES,
     find_images,
@@ -84,6 +85,42 @@ class ClassFolders:
         self.labels = np.concatenate(labels)
         self.images = len(self.files)
 
+    @classmethod
+    def of_outputs(
+        cls, root: str | os.PathLike, outputs: int, classes: Sequence[str] | None = None
+    ) -> "ClassFolders":
+        """Opens class folders and labels them with the outputs of a classifier.
+
+        Args:
+            root: The directory of the class folders. For 1,000 outputs they may be named by WordNet
+                id, such as `n01440764/`, and some may be missing. Otherwise there is one folder for
+                each output, in sorted order.
+            outputs: Number of outputs of the classifier.
+            classes: Names of the folders in the order of the outputs. None: the order described for
+                `root`.
+
+        Raises:
+            FileNotFoundError: If `root` is not a directory.
+            ValueError: If the number of classes is not that of the outputs.
+
+        Examples:
+            >>> ClassFolders.of_outputs("photos", outputs=2).labels
+            array([0, 0, 0, 0, 1, 1, 1, 1])
+        """
+        if classes is None:
+            return cls(root, output_folders(class_folders(root), outputs, root))
+        if len(classes) != outputs:
+            raise InputValueError(
+                f"Expected one name in `classes` for each of the model's {outputs} outputs. "
+                f"Received: {len(classes)}: {some(classes)}."
+            )
+        return cls(root, classes)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Path of each image, in the order of `files`."""
+        return [self.root / file for file in self.files]
+
     def stream(
         self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
     ) -> "tf.data.Dataset":
@@ -151,6 +188,31 @@ def class_folders(root: str | os.PathLike) -> list[str]:
             f"Expected one folder of images for each class in {root}. Received: no folder."
         )
     return sorted(names)
+
+
+def output_folders(folders: Sequence[str], outputs: int, root: str | os.PathLike) -> Sequence[str]:
+    """Returns the class folder that each output of a classifier stands for.
+
+    Args:
+        folders: Sorted names of the class folders in `root`.
+        outputs: Number of outputs of the classifier.
+        root: The directory, for the message.
+
+    Raises:
+        ValueError: If the folders are not those of the outputs.
+    """
+    imagenet = outputs == NUM_CLASSES
+    others = [name for name in folders if name not in class_index()]
+    if imagenet and not others:
+        return [wnid for wnid, _ in classes()]
+    if len(folders) != outputs:
+        raise InputValueError(
+            f"Expected one class folder for each of the model's {outputs} outputs"
+            f"{', or folders named by WordNet id' if imagenet else ''}. Received: {len(folders)} "
+            f"in {root}{', among them' if imagenet else ':'} {some(others or folders)}. Pass a "
+            "directory with the classes of the model."
+        )
+    return folders
 
 
 def folder_splits(directory: str | os.PathLike) -> dict[str, Path]:

@@ -190,6 +190,13 @@ def find_images(directory: str | os.PathLike) -> tuple[list[str], Counter]:
     return files, left_out
 
 
+def describe_images(directory: str | os.PathLike) -> str:
+    """Returns a line that says how many images are below a directory, and what was left out."""
+    files, left_out = find_images(directory)
+    images = "1 image" if len(files) == 1 else f"{len(files)} images"
+    return f"{images} in {directory}. {left_out_sentence(left_out)}".rstrip()
+
+
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
     """Says how many files were left out and of which suffixes; empty if there are none."""
     if not left_out:
@@ -215,30 +222,6 @@ def _is_loop(place: str, name: str) -> bool:
         return False
     target, here = os.path.realpath(path), os.path.realpath(place)
     return os.path.commonpath([target, here]) == target
-
-
-def list_labelled_images(directory: str | os.PathLike) -> list[tuple[Path, int]]:
-    """Lists images in folders named by WordNet id, with ImageNet's class indices.
-
-    Args:
-        directory: Where to look, see `list_images`.
-
-    Returns:
-        Pairs of a path and its class index.
-
-    Raises:
-        FileNotFoundError: If the directory does not exist.
-        ValueError: If it holds no image, or one in a folder that names no ImageNet class.
-    """
-    paths = list_images(directory)
-    labels = image_labels(paths)
-    if labels is None:
-        path = next(path for path in paths if path.parent.name not in class_index())
-        raise InputValueError(
-            "Expected class folders named by ImageNet's WordNet ids, such as n01440764. "
-            f"Received: folder {path.parent.name!r} with {path.name}."
-        )
-    return list(zip(paths, labels.tolist(), strict=True))
 
 
 def image_labels(

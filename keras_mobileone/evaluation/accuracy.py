@@ -1,10 +1,9 @@
 """`evaluate`: accuracy of a Keras model or a TFLite file on class folders of images."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -13,18 +12,17 @@ import numpy as np
 
 from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.data.image_config import ImageConfig
-from keras_mobileone.data.imagenet import NUM_CLASSES
-from keras_mobileone.data.images import list_labelled_images, load_crops, spread
+from keras_mobileone.data.images import load_crops, spread
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.metrics import agreement, best_classes
 from keras_mobileone.evaluation.predictor import Predictor, as_predictor
-from keras_mobileone.files import atomic_write
+from keras_mobileone.reports import Report
 
 BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Report):
     """Result of `evaluate`.
 
     Attributes:
@@ -47,11 +45,6 @@ class Evaluation:
     images_per_second: float
     image_size: tuple[int, int]
     crop_fraction: float
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the result to `path` as JSON. The file is replaced in one step."""
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def evaluate(
@@ -109,10 +102,10 @@ def evaluate(
     if reference is not None:
         predictors.append(as_predictor(reference, threads))
     outputs = _number_of_classes(predictors)
-    labelled = label_images(directory, outputs, classes)
-    if limit is not None:
-        labelled = spread(labelled, limit)
-    paths, labels = [path for path, _ in labelled], np.array([label for _, label in labelled])
+    folders = ClassFolders.of_outputs(directory, outputs, classes)
+    chosen = spread(range(folders.images), limit or folders.images)
+    files, labels = folders.paths, folders.labels[chosen]
+    paths = [files[index] for index in chosen]
     crop_fraction = crop_fraction or predictors[0].image_config.crop_fraction
     start = time.perf_counter()
     scores = predict_images(predictors, paths, crop_fraction, progress)
@@ -162,31 +155,6 @@ def predict_images(
         if progress:
             progress(start + len(pixels), len(paths))
     return [np.concatenate(batches) for batches in outputs]
-
-
-def label_images(
-    directory: str | os.PathLike, outputs: int, classes: Sequence[str] | None = None
-) -> list[tuple[Path, int]]:
-    """Lists the images in class folders, each with the index of the output for its class.
-
-    Args:
-        directory, classes: As in `evaluate`.
-        outputs: Number of outputs of the classifier.
-
-    Raises:
-        ValueError: If the number of classes is not that of the outputs.
-    """
-    if classes is None and outputs == NUM_CLASSES:
-        return list_labelled_images(directory)
-    folders = ClassFolders(directory, classes)
-    if len(folders.classes) != outputs:
-        raise InputValueError(
-            f"Expected one class for each of the model's {outputs} outputs. Received: "
-            f"{len(folders.classes)} in {directory if classes is None else '`classes`'}. "
-            "Pass a directory with one folder for each class that the model knows."
-        )
-    paths = [folders.root / file for file in folders.files]
-    return list(zip(paths, folders.labels.tolist(), strict=True))
 
 
 def _number_of_classes(predictors: Sequence[Predictor]) -> int:

@@ -1,7 +1,7 @@
 """`compare`: how closely one classifier follows another."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -12,10 +12,11 @@ from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.accuracy import predict_images
 from keras_mobileone.evaluation.metrics import agreement, best_classes, sqnr
 from keras_mobileone.evaluation.predictor import Predictor, as_predictor
+from keras_mobileone.reports import Report
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Report):
     """Result of `compare`: outputs of a candidate and of a reference on the same images.
 
     Attributes:
@@ -40,10 +41,6 @@ class Comparison:
     candidate_top1: int | None
     reference_top5: int | None
     candidate_top5: int | None
-
-    def to_dict(self) -> dict:
-        """Converts the comparison to plain data for JSON."""
-        return asdict(self)
 
 
 def compare(

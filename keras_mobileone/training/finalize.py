@@ -1,10 +1,9 @@
 """The results of a training run: the finished model, fused, evaluated and exported."""
 
-import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from keras_mobileone.files import atomic_write
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.models.network import build
 from keras_mobileone.quantization.calibration import CALIBRATION_IMAGES
+from keras_mobileone.reports import Report
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.recipe import Recipe
 from keras_mobileone.training.trainer import Trainer
@@ -30,7 +30,7 @@ EVALUATION_BATCH = 32
 
 
 @dataclass(frozen=True)
-class TrainingReport:
+class TrainingReport(Report):
     """Result of `keras_mobileone.train`.
 
     Attributes:
@@ -65,11 +65,6 @@ class TrainingReport:
     skipped: list[str]
     seconds: float
     conditions: dict[str, str]
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the report as JSON, atomically."""
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, keras.Model]:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_mobileone.data.folders import ClassFolders, class_folders, folder_splits
-from keras_mobileone.data.imagenet import (
-    NUM_CLASSES,
-    class_index,
-    classes,
-    labels_of,
-    preprocess_input,
+from keras_mobileone.data.folders import (
+    ClassFolders,
+    class_folders,
+    folder_splits,
+    output_folders,
 )
+from keras_mobileone.data.image_config import ImageConfig, image_config
+from keras_mobileone.data.imagenet import labels_of
 from keras_mobileone.data.images import load_crops, spread
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.qat import export_qat
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import tf_keras
 
 CALIBRATION_IMAGES = 100
-CROP_FRACTION = 0.875
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
@@ -87,7 +86,8 @@ def train_qat(
     its number alone, so that a training that was stopped and resumed gives the same file.
 
     Args:
-        model: Classifier of normalized RGB images, with logits or probabilities.
+        model: Classifier of RGB images, with logits or probabilities. The images are cropped and
+            normalized as `image_config(model)` says.
         data: Directory that holds train/ and, if there is one, val/ with one folder of photographs
             for each class, or these folders directly. Their sorted order is the model's; for
             ImageNet's 1,000 outputs the WordNet ids say which class they are.
@@ -174,24 +174,28 @@ class LabeledImages:
 
     Attributes:
         paths, labels: One of each for every image.
-        size: (height, width) that the model takes.
+        config: How the model takes images.
         folders: Class folders in the order of their indices.
     """
 
     paths: Sequence[Path]
     labels: np.ndarray
-    size: tuple[int, int]
+    config: ImageConfig
     folders: Sequence[str]
+
+    def crops(self, paths: Sequence[Path]) -> Iterator[np.ndarray]:
+        """Decoded and cropped images, uint8."""
+        return load_crops(paths, self.config.image_size, self.config.crop_fraction)
 
     def batches(self, order: np.ndarray, flips: np.ndarray, batch_size: int) -> Batches:
         """Normalized images and labels; those in `flips` are mirrored."""
-        crops = load_crops([self.paths[i] for i in order], self.size, CROP_FRACTION)
+        crops = self.crops([self.paths[i] for i in order])
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             images = np.stack([next(crops) for _ in chosen])
             mirrored = flips[start : start + batch_size]
             images[mirrored] = images[mirrored, :, ::-1]
-            yield preprocess_input(images), self.labels[chosen]
+            yield self.config.normalize(images), self.labels[chosen]
 
     def in_order(self, settings: Settings) -> Batches:
         """Batches of all images, none of them mirrored."""
@@ -209,38 +213,20 @@ def read_data(
     data: str | os.PathLike, model: keras.Model
 ) -> tuple[LabeledImages, LabeledImages | None]:
     """Training and validation images of a directory, labeled as the outputs of `model` are."""
-    outputs, size = model.output_shape, model.input_shape[1:3]
+    outputs, config = model.output_shape, image_config(model)
     if not isinstance(outputs, tuple) or len(outputs) != 2:
         raise InputValueError(
             f"Expected a classifier with one output. Received: {model.name!r} with {outputs}."
         )
     splits = folder_splits(data)
     folders = class_folders(splits["train"])
-    names = output_names(folders, outputs[-1], splits["train"])
+    names = output_folders(folders, outputs[-1], splits["train"])
 
     def read(split: str) -> LabeledImages:
         source = ClassFolders(splits[split], names)
-        paths = [source.root / file for file in source.files]
-        return LabeledImages(paths, source.labels, size, folders)
+        return LabeledImages(source.paths, source.labels, config, folders)
 
     return read("train"), read("val") if "val" in splits else None
-
-
-def output_names(folders: Sequence[str], outputs: int, root: Path) -> Sequence[str]:
-    """The class folder that each output of a model stands for.
-
-    Raises:
-        ValueError: If the folders are not those of the outputs.
-    """
-    if outputs == NUM_CLASSES and folders and all(name in class_index() for name in folders):
-        return [wnid for wnid, _ in classes()]
-    if len(folders) != outputs:
-        raise InputValueError(
-            f"Expected one class folder for each of the model's {outputs} outputs"
-            f"{', or folders named by WordNet id' if outputs == NUM_CLASSES else ''}. "
-            f"Received: {len(folders)} in {root}."
-        )
-    return folders
 
 
 def make_student(
@@ -251,7 +237,7 @@ def make_student(
         return quantize_aware(model)
     status("Equalizing")
     paths = spread(train.paths, CALIBRATION_IMAGES)
-    images = preprocess_input(np.stack(list(load_crops(paths, train.size, CROP_FRACTION))))
+    images = train.config.normalize(np.stack(list(train.crops(paths))))
     return quantize_aware(equalize(model, images).model, images)
 
 
