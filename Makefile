@@ -52,7 +52,7 @@ coverage: $(VENV)/installed  ## lines and branches that the fast tests reach
 	$(BIN)/coverage report
 
 docs: $(VENV)/installed  ## the pages in site/; a broken link is an error
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 package: $(VENV)/installed  ## wheel and sdist in dist/, checked in an empty environment
 	rm -rf dist
@@ -67,7 +67,7 @@ test-arm64: arm64-machine $(VENV)/installed  ## the files on emulated arm64; Deb
 arm64-machine:  # before anything is installed
 	@$(PYTHON) tests/arm64/emulator.py
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
