@@ -49,7 +49,11 @@ class Evaluation:
     crop_fraction: float
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the result to `path` as JSON. The file is replaced in one step."""
+        """Writes the result to a JSON file, which is replaced atomically.
+
+        Args:
+            path: Path of the file.
+        """
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
@@ -73,8 +77,8 @@ def evaluate(
         directory: Directory of class folders. For a model of ImageNet's 1,000 classes they are
             named by WordNet id, such as `n01440764/`, and some may be missing. For any other model
             there is one folder for each output, in sorted order.
-        image_config: How `model` takes images. None: as its graph or its metadata tell. To pass the
-            configuration of `reference`, make a predictor of it with `load_predictor`.
+        image_config: How `model` takes images. None: according to its graph or its metadata. To
+            set the configuration of `reference`, make a predictor of it with `load_predictor`.
         crop_fraction: Side of the center crop divided by the short side of the resized image. None:
             the crop fraction in the configuration of `model`, see `ImageConfig`.
         classes: Names of the folders in the order of the outputs, such as the lines of
@@ -172,6 +176,9 @@ def label_images(
     Args:
         directory, classes: As in `evaluate`.
         outputs: Number of outputs of the classifier.
+
+    Returns:
+        Pairs of a path and an index.
 
     Raises:
         ValueError: If the number of classes is not that of the outputs.
