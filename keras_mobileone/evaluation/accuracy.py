@@ -1,4 +1,4 @@
-"""`evaluate`: accuracy of a Keras model or a TFLite file on class folders of images."""
+"""`evaluate`: measures the accuracy of a Keras model or a TFLite file on class folders."""
 
 import json
 import os
@@ -113,10 +113,10 @@ def evaluate(
     if reference is not None:
         predictors.append(as_predictor(reference, threads))
     outputs = _number_of_classes(predictors)
-    labelled = label_images(directory, outputs, classes)
+    labeled = label_images(directory, outputs, classes)
     if limit is not None:
-        labelled = spread(labelled, limit)
-    paths, labels = [path for path, _ in labelled], np.array([label for _, label in labelled])
+        labeled = spread(labeled, limit)
+    paths, labels = [path for path, _ in labeled], np.array([label for _, label in labeled])
     crop_fraction = crop_fraction or predictors[0].image_config.crop_fraction
     start = time.perf_counter()
     scores = predict_images(predictors, paths, crop_fraction, progress)

@@ -1,4 +1,4 @@
-"""`compare`: how closely one classifier follows another."""
+"""`compare`: measures how much the outputs of two classifiers differ."""
 
 import os
 from dataclasses import asdict, dataclass

@@ -59,7 +59,7 @@ def load_predictor(
     Raises:
         FileNotFoundError: If the file does not exist.
         ValueError: If the file is damaged or has a different format, if the input is not one RGB
-            image, or if nothing tells how the model takes images.
+            image, or if it is not known how the model takes images.
 
     Examples:
         >>> model = km.MobileOneS0(weights="imagenette", classes=10, deploy=True)
@@ -143,7 +143,7 @@ class LiteRTPredictor:
         config = config or read_file_config(content)
         if config is None:
             raise InputValueError(
-                "Expected a TFLite file whose metadata tell how it takes images. "
+                "Expected a TFLite file whose metadata describe how it takes images. "
                 f"Received: {path}, which has no such metadata. Pass image_config=ImageConfig(…), "
                 "or export the model again with keras_mobileone.export_tflite."
             )

@@ -100,7 +100,7 @@ def export_coreml(
             `"scores"`. None: a classifier if there are labels.
         image: True: the package takes an RGB image, which it normalizes as the model needs. False:
             it takes what the model takes, as a multi-array (1, height, width, channels) of float32.
-        normalize: For a model whose graph does not tell what it takes: True if it takes what
+        normalize: For a model whose graph does not show what it takes: True if it takes what
             `preprocess_input` returns, False if it takes pixels. See `image_config`.
         minimum_deployment_target: Oldest system that has to read the package: `"iOS15"` to
             `"iOS18"`, or the macOS version of that year.

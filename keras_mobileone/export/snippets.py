@@ -113,7 +113,7 @@ def _labels(labels: Sequence[str] | None, place: str) -> str:
 
 
 def _expected(expected: Sequence[tuple[str, float]], runtime: str) -> tuple[str, str]:
-    """Returns name and value of the property that tells the answer for the example image."""
+    """Returns name and value of the property with the expected classes of the example image."""
     answers = ", ".join(f"{label} {score:.3f}" for label, score in expected)
     return f"{EXAMPLE_IMAGE} gives", f"{answers} ({runtime})"
 

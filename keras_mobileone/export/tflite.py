@@ -106,7 +106,7 @@ def export_tflite(
     Raises:
         ValueError: If arguments are out of range or contradict each other, the calibration is
             missing, the model has several inputs or an open image size, the number of labels is not
-            that of the outputs, or the graph of the model does not tell what it takes.
+            that of the outputs, or the graph of the model does not show what it takes.
         TypeError: If `model` is subclassed and has no graph.
         ArithmeticError: If the outputs of the file differ too much from those of the model.
         OSError: If `path` cannot be written.

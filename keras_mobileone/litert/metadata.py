@@ -104,13 +104,13 @@ def require_file_config(content: bytes) -> ImageConfig:
         The configuration, see `read_file_config`.
 
     Raises:
-        ValueError: If the metadata do not tell how the file takes images.
+        ValueError: If the metadata do not describe how the file takes images.
     """
     config = read_file_config(content)
     if config is None:
         raise InputValueError(
-            "Expected a TFLite file whose metadata tell how it takes images. Received: a file "
-            "without such metadata. Write it with keras_mobileone.export_tflite."
+            "Expected a TFLite file whose metadata describe how it takes images. Received: a file "
+            "without such metadata. Export the model with keras_mobileone.export_tflite."
         )
     return config
 

@@ -325,12 +325,16 @@ def scheme() -> Any:
     tfmot, _ = packages()
 
     class AsAnnotated:
+        """A transformation of the graph that changes nothing."""
+
         def apply(self, model: Any, layer_quantize_map: Any) -> tuple[Any, Any]:
             return model, layer_quantize_map
 
     base: Any = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme
 
     class Scheme(base):
+        """The 8-bit scheme, in which each layer keeps the rule of its annotation."""
+
         def get_layout_transformer(self) -> AsAnnotated:
             return AsAnnotated()
 

@@ -194,7 +194,7 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the sentence of Keras' message that tells the cause of the error."""
+    """Returns the sentence of Keras' message that gives the cause of the error."""
     _, marker, innermost = str(error).rpartition("Exception encountered: ")
     return first_line(ValueError(innermost) if marker else error).split(". ")[0].rstrip(".")
 
@@ -250,6 +250,6 @@ def _has_top(model: keras.Model) -> bool:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Lists the first names, and tells how many more there are."""
+    """Lists the first names, and the number of the others."""
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return ", ".join(names[:SHOWN_NAMES]) + more
