@@ -53,8 +53,8 @@ Args:
         `(None, None, 3)` if `include_top` is `False`.
     pooling: Optional pooling mode when `include_top` is `False`: `None` for the feature map of the
         last stage, `"avg"` or `"max"` for its global average or maximum pooling.
-    classes: Number of classes of the classifier. `weights="imagenette"` implies 10, also if
-        `classes=1000` is passed, since that cannot be told from the default.
+    classes: Number of classes of the classifier. `weights="imagenette"` implies 10, even if
+        `classes=1000` is passed, which cannot be distinguished from the default.
     classifier_activation: Activation of the classifier. `None` returns the logits.
     name: Name of the model.
     deploy: Whether to build the fused network of stock Keras layers, for inference, instead of the
@@ -95,7 +95,7 @@ _NAMED_VARIANT = """
 
 
 def _documented(builder: Builder) -> Builder:
-    """Adds the sections that all functions have in common to the docstring of one."""
+    """Adds the sections that all functions share to the docstring of `builder`."""
     any_variant = "variant" in inspect.signature(builder).parameters
     example = _OWN_VARIANT if any_variant else _NAMED_VARIANT.format(name=builder.__name__)
     common = _DOCUMENTATION.format(
@@ -159,7 +159,7 @@ def _check_arguments(
     classes: Any,
     classifier_activation: Activation,
 ) -> None:
-    """Raises if an argument has a wrong type or value, or contradicts another one."""
+    """Raises an error if an argument has a wrong type or value, or contradicts another one."""
     if not isinstance(weights, (str, os.PathLike, type(None))):
         raise InputTypeError(
             f"`weights` must be None, {KNOWN_WEIGHTS} or the path of a file. "
@@ -175,8 +175,8 @@ def _check_arguments(
     if known and include_top and classes != expected:
         raise InputValueError(
             f"The classifier of the {weights} weights has {expected} classes. "
-            f"Received: classes={classes}. Use classes={expected}, or include_top=False and a "
-            "classifier of your own."
+            f"Received: classes={classes}. Use classes={expected}, or include_top=False with a "
+            "new classifier."
         )
     if pooling not in (None, "avg", "max"):
         raise InputValueError(
@@ -220,7 +220,7 @@ def _image_input(
 
 
 def _check_shape(shape: tuple[int | None, ...], include_top: bool, weights: Any) -> None:
-    """Raises if images of this shape do not fit the network or the weights."""
+    """Raises ValueError if images of this shape do not fit the network or the weights."""
     if len(shape) != 3 or shape[2] is None:
         raise InputValueError(
             "The input shape must be (height, width, channels), with the channels last. "
@@ -234,7 +234,7 @@ def _check_shape(shape: tuple[int | None, ...], include_top: bool, weights: Any)
     if include_top and None in shape:
         raise InputValueError(
             f"With include_top=True the image size must be fixed. Received: input_shape={shape}. "
-            "Give a size, or use include_top=False."
+            "Pass a size, or use include_top=False."
         )
     if any(size is not None and size < MIN_SIZE for size in shape[:2]):
         raise InputValueError(
@@ -401,8 +401,8 @@ def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
     """Lists the names of the networks, as `timm.list_models` does.
 
     Args:
-        filter: Pattern with `*` and `?` that the names must match. An empty one matches all.
-        pretrained: List only networks for which ImageNet weights are known.
+        filter: Pattern with `*` and `?` that the names must match. An empty pattern matches all.
+        pretrained: Whether to list only networks with published ImageNet weights.
 
     Returns:
         Sorted names, which `MobileOne` and `get_variant` accept.

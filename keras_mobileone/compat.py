@@ -1,7 +1,8 @@
-"""The private names of Keras and its companion packages that this package uses.
+"""The private names of Keras and related packages that this package uses.
 
-A new release may change these names without notice. They are used here and nowhere else, each with
-the reason why no public name serves, and tests/test_compat.py fails if one of them is gone.
+A new release may change these names without notice. They are used only in this module, and each
+docstring gives the reason why no public name suffices. tests/test_compat.py fails if one of them is
+missing.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import keras
 def flatten_layers(layer: keras.Layer, include_self: bool = True) -> list[keras.Layer]:
     """Returns a layer and all layers inside it, at any depth, each of them once.
 
-    `keras.Model.layers` does not look into layers that are not models. It misses the convolutions
-    and the batch normalization inside a `MobileOneBlock` or a wrapper such as `TimeDistributed`.
+    `keras.Model.layers` does not list the layers inside layers that are not models, such as the
+    convolutions and the batch normalization of a `MobileOneBlock` or a wrapper.
 
     Args:
         layer: Any layer or model.
@@ -42,9 +43,9 @@ def run_through_graph(model: keras.Model, inputs: Any, call: Callable) -> Any:
 
 
 def producer(tensor: Any) -> Any:
-    """Returns the layer or operation that a symbolic tensor is an output of.
+    """Returns the layer or operation that produced a symbolic tensor.
 
-    No public attribute of a `keras.KerasTensor` leads to its operation.
+    A `keras.KerasTensor` has no public attribute for its operation.
     """
     return tensor._keras_history.operation
 
@@ -52,16 +53,16 @@ def producer(tensor: Any) -> Any:
 def lambda_output_shape(layer: keras.layers.Lambda) -> Any:
     """Returns the argument `output_shape` of a `Lambda` layer as it was passed.
 
-    The layer's configuration holds it in a serialized form, which Keras refuses to read back.
+    The configuration of the layer contains it in a serialized form, which Keras refuses to load.
     """
     return layer._output_shape
 
 
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:
-    """Returns the position of a variable among those that an optimizer was built with.
+    """Returns the position of a variable in the list that an optimizer was built with.
 
-    Keras' own optimizers find their slots by this position. A dictionary by identity would not
-    work, since `tf.distribute` passes other objects for the same variables to the optimizer.
+    Keras' optimizers find their slots by this position. A dictionary by identity would not work,
+    since `tf.distribute` passes different objects for the same variables to the optimizer.
     """
     return optimizer._get_variable_index(variable)
 
@@ -69,7 +70,7 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variab
 def output_quantizer_variables(layer: Any) -> dict[str, Any]:
     """Returns the output range variables of a layer wrapped by tensorflow-model-optimization.
 
-    The variables `min_var` and `max_var` hold the range of the layer's quantized output. The
-    toolkit learns it in training and has no public way to set it from calibration.
+    The variables `min_var` and `max_var` are the range of the quantized output of the layer. The
+    toolkit learns it during training and has no public way to set it from calibration.
     """
     return layer._output_quantizer_vars

@@ -3,18 +3,23 @@
 `keras.models.load_model` looks up the class of a layer in a registry and imports no modules other
 than those of Keras itself. A module of this package registers its classes when it is imported, but
 it imports Keras to do so, which takes seconds. The modules are therefore imported at once if Keras
-has been imported already, and right after Keras otherwise.
+has been imported already, and right after Keras otherwise. Keras itself is imported before the first
+module of this package that imports it: otherwise that module would be half-way through when the
+modules of the classes, which may need it, are imported.
 """
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
 KERAS = "keras"
+PACKAGE = __name__.partition(".")[0]
+IMPORTS_KERAS = re.compile(r"^(import|from) keras\b", re.MULTILINE)
 # The modules that hold `@keras.saving.register_keras_serializable`.
 MODULES = (
     "keras_mobileone.layers.block",
@@ -43,7 +48,12 @@ class KerasFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Returns the specification of Keras with another loader, and None for other modules."""
+        """Returns the specification of Keras with another loader, and None for other modules.
+
+        For a module of this package that imports Keras, Keras is imported first.
+        """
+        if fullname.startswith(f"{PACKAGE}.") and imports_keras(fullname, path):
+            importlib.import_module(KERAS)
         if fullname != KERAS:
             return None
         sys.meta_path.remove(self)  # or the next line would call this method again
@@ -51,6 +61,14 @@ class KerasFinder(MetaPathFinder):
         if spec is not None and spec.loader is not None:
             spec.loader = RegisteringLoader(spec.loader)
         return spec
+
+
+def imports_keras(name: str, path: Sequence[str] | None) -> bool:
+    """Returns whether a module that has not been loaded yet imports Keras as it is loaded."""
+    spec = PathFinder.find_spec(name, path)
+    if spec is None or not isinstance(spec.loader, SourceFileLoader):
+        return False
+    return IMPORTS_KERAS.search(spec.loader.get_source(name) or "") is not None
 
 
 class RegisteringLoader(Loader):

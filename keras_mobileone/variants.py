@@ -1,7 +1,7 @@
-"""Widths, branches and squeeze-and-excitation of MobileOne-S0 … S4, as frozen data.
+"""The architectures of MobileOne-S0 … S4 as frozen data.
 
-Source: table 2 of the paper (arXiv 2206.04040) and `mobileone.py` of
-github.com/apple/ml-mobileone.
+Widths, branches and squeeze-and-excitation come from table 2 of the paper (arXiv 2206.04040) and
+from `mobileone.py` of github.com/apple/ml-mobileone.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from keras_mobileone.errors import InputTypeError, InputValueError
 
 STAGE_NAMES = ("stage1", "stage2", "stage3", "stage4")
 
-# The fields of a `Variant` with one entry for each stage, and what each field must hold.
+# The fields of a `Variant` that have one entry for each stage, and the types of the fields.
 _STAGE_FIELDS = ("widths", "se_pairs", "depths", "base_filters")
 _FIELD_TYPES = (
     (("widths",), Real, "a tuple of four numbers, one for each stage"),
@@ -28,18 +28,20 @@ _FIELD_TYPES = (
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One MobileOne block of a network: its arguments and its place.
+    """Arguments and position of a MobileOne block in a network.
 
     Attributes:
-        name: Name of its layer, e.g. `"stage3_pair2_pointwise"`.
-        stage: 0 for the stem, else 1 … 4.
-        position: Index inside the stage, counting depthwise and pointwise blocks alike, from 0.
-        filters: Output channels.
+        name: Name of the layer, for example `"stage3_pair2_pointwise"`.
+        stage: 0 for the stem, otherwise 1 … 4.
+        position: Index in the stage, counted from 0 over depthwise and pointwise blocks.
+        filters: Number of output channels.
         kernel_size: Side of the square kernel, in pixels.
-        strides: 1 or 2.
-        depthwise: One filter for each channel, instead of a dense convolution.
+        strides: Stride, 1 or 2.
+        depthwise: Whether the convolution is depthwise, with one filter for each channel, instead
+            of dense.
         num_conv_branches: Number k of equal convolution branches at train time.
-        se_ratio: Reduction of the squeeze-and-excitation, 0 for none.
+        se_ratio: Bottleneck channels of the squeeze-and-excitation divided by `filters`; 0 for no
+            squeeze-and-excitation.
     """
 
     name: str
@@ -55,19 +57,21 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class Variant:
-    """The architecture of a MobileOne: a published one, or one of your own.
+    """The architecture of a MobileOne, either published or user-defined.
 
     Attributes:
-        name: Used for the model and in reports.
+        name: Name of the architecture, used for the model and in reports.
         widths: Multiplier of `base_filters` for each of the four stages.
-        num_conv_branches: Number k of convolution branches of each block at train time; the stem
-            has 1.
-        se_pairs: For each stage, how many of its last pairs (depthwise and pointwise block) have
-            squeeze-and-excitation, in both blocks.
-        depths: Pairs in each stage.
-        base_filters: Channels of each stage at width 1.
-        se_ratio: Reduction inside squeeze-and-excitation.
-        crop_fraction: Side of the center crop over the resized short side, for evaluation.
+        num_conv_branches: Number k of convolution branches of each block at train time. The stem
+            always has 1.
+        se_pairs: For each stage, the number of its last pairs (of a depthwise and a pointwise
+            block) that have squeeze-and-excitation in both blocks.
+        depths: Number of pairs in each stage.
+        base_filters: Number of channels of each stage at width 1.
+        se_ratio: Bottleneck channels of the squeeze-and-excitation divided by the channels of the
+            block.
+        crop_fraction: Side of the center crop divided by the short side of the resized image, for
+            evaluation.
 
     Raises:
         TypeError: If a field has the wrong type.
@@ -101,7 +105,7 @@ class Variant:
         self._require_ranges()
 
     def _require_types(self) -> None:
-        """Raises if a field has the type of another one, as after a slip in the order."""
+        """Raises TypeError if a field has a wrong type, as after a mistake in the order."""
         if not isinstance(self.name, str):
             raise InputTypeError(
                 "`name` must be a string; it is the first argument of a Variant. "
@@ -120,14 +124,14 @@ class Variant:
                 if wrong:
                     raise InputTypeError(
                         f"`{field}` must be {expected}. Received: {field}={value!r}. "
-                        "Name the arguments of a Variant, so that none takes another's place."
+                        "Pass the arguments of a Variant by keyword, so that none is misplaced."
                     )
 
     def _require_ranges(self) -> None:
-        """Raises if the value of a field is out of range."""
+        """Raises ValueError if a field is out of range."""
         if min(self.widths) <= 0 or min(self.stage_filters) < 1:
             raise InputValueError(
-                "`widths` must leave each stage at least one channel. "
+                "`widths` must be positive and give each stage at least one channel. "
                 f"Received: widths={self.widths}."
             )
         if self.num_conv_branches < 1 or min(self.depths) < 1:
@@ -137,7 +141,7 @@ class Variant:
             )
         if any(not 0 <= se <= depth for se, depth in zip(self.se_pairs, self.depths, strict=True)):
             raise InputValueError(
-                "`se_pairs` counts pairs of a stage and must lie between 0 and `depths`. "
+                "`se_pairs` must lie between 0 and `depths` for each stage. "
                 f"Received: se_pairs={self.se_pairs}, depths={self.depths}."
             )
         if not 0 < self.se_ratio <= 1 or not 0 < self.crop_fraction <= 1:
@@ -148,16 +152,16 @@ class Variant:
 
     @property
     def stage_filters(self) -> tuple[int, ...]:
-        """Output channels of the four stages."""
+        """Number of output channels of each of the four stages."""
         return tuple(int(f * w) for f, w in zip(self.base_filters, self.widths, strict=True))
 
     @property
     def stem_filters(self) -> int:
-        """Output channels of the stem: never more than a full-width first stage."""
+        """Number of output channels of the stem, at most the channels of stage 1 at width 1."""
         return min(self.base_filters[0], self.stage_filters[0])
 
     def blocks(self) -> Iterator[BlockSpec]:
-        """The blocks from stem to last stage, in order."""
+        """Yields the blocks in order, from the stem to the last stage."""
         yield BlockSpec("stem", 0, 0, self.stem_filters, 3, 2, False, 1, 0.0)
         channels = self.stem_filters
         for stage, (depth, filters, se_pairs) in enumerate(
@@ -191,6 +195,9 @@ def get_variant(name: str) -> Variant:
 
     Args:
         name: `"s0"` … `"s4"`, or `"mobileone_s0"` … `"mobileone_s4"`, in upper or lower case.
+
+    Returns:
+        The `Variant`.
 
     Raises:
         ValueError: If no variant has that name.

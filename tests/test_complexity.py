@@ -118,7 +118,8 @@ def test_work_grows_with_the_image(tiny):
 def test_an_open_input_size_is_an_error(tiny):
     backbone = MobileOne(tiny, weights=None, include_top=False)
     with pytest.raises(
-        ValueError, match=r"'tiny' is open.*input_shape=\(height, width, channels\)"
+        ValueError,
+        match=r"'tiny' depends on its input size.*input_shape=\(height, width, channels\)",
     ):
         model_complexity(backbone)
 

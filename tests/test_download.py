@@ -130,7 +130,7 @@ def test_a_wrong_checksum_is_an_error_and_the_file_removed(cache, server):
 
 def test_a_cut_connection_is_an_error_and_the_part_removed(cache, server):
     server.behaviour = "cut"
-    half = f"cut after {len(CONTENT) // 2} of {len(CONTENT)} bytes"
+    half = f"closed after {len(CONTENT) // 2} of {len(CONTENT)} bytes"
     with pytest.raises(FileNotFoundError, match=half):
         pretrained.find_imagenet_weights(S0, deploy=False)
     assert files_below(cache) == []
@@ -154,7 +154,7 @@ def test_the_error_tells_what_was_sought_and_where(behaviour, cache, server, mon
     message = str(raised.value)
     for told in (FILENAME, file.url, file.sha256, str(own), str(cache)):
         assert told in message
-    reason = {"missing": "404", "cut": "cut after", "no server": "refused"}[behaviour]
+    reason = {"missing": "404", "cut": "closed after", "no server": "refused"}[behaviour]
     assert reason in message
     assert files_below(cache) == []
 
@@ -180,7 +180,7 @@ def test_a_file_that_stood_there_survives_a_failed_download(cache, server):
     cache.mkdir(parents=True)
     (cache / FILENAME).write_bytes(b"old")
     server.behaviour = "cut"
-    with pytest.raises(OSError, match="cut after"):
+    with pytest.raises(OSError, match="closed after"):
         pretrained.download(pretrained.PRETRAINED[S0.name], cache)
     assert (cache / FILENAME).read_bytes() == b"old"
     assert files_below(cache) == [FILENAME]

@@ -235,7 +235,7 @@ def test_a_file_without_metadata_is_asked_about(base, tmp_path):
 
     path = tmp_path / "bare.tflite"
     path.write_bytes(convert(base, "float32"))
-    with pytest.raises(ValueError, match="metadata tell how it takes images"):
+    with pytest.raises(ValueError, match="metadata describe how it takes images"):
         load_predictor(path)
     pixels = np.random.default_rng(1).integers(0, 256, (2, *SIZE), np.uint8)
     scores = load_predictor(path, image_config=km.image_config(base))(pixels)
@@ -259,7 +259,7 @@ def test_evaluate_and_compare_take_a_configuration(base, wrapped, tmp_path):
         Image.fromarray(image).save(folder / "image.png")
     unclear = wrapped(ops.square)
     config = km.ImageConfig(SIZE[:2], crop_fraction=1.0)
-    with pytest.raises(ValueError, match="metadata tell how it takes images"):
+    with pytest.raises(ValueError, match="metadata describe how it takes images"):
         km.evaluate(path, tmp_path / "images")
     result = km.evaluate(path, tmp_path / "images", image_config=config)
     assert (result.images, result.top1) == (10, int((best == np.arange(10)).sum()))

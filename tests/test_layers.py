@@ -266,7 +266,7 @@ def test_an_unknown_activation_or_keyword_is_an_error():
 
 
 def test_a_depthwise_block_keeps_its_channels():
-    with pytest.raises(ValueError, match=r"16 input channels and filters=8 in block 'narrow'"):
+    with pytest.raises(ValueError, match=r"filters=8 with 16 input channels in block 'narrow'"):
         MobileOneBlock(8, depthwise=True, name="narrow")(np.zeros((1, 8, 8, 16), np.float32))
 
 

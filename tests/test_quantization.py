@@ -322,7 +322,7 @@ def test_compare_takes_files_models_and_labels(model, images, tmp_path):
     assert (found.agreement, found.reference_top1, found.candidate_top1) == (1, 2, 1)
     assert found.sqnr == pytest.approx(10 * np.log10(14 / 8))
     assert found.cosine == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         compare_outputs(reference, reference[:, :1])
 
 

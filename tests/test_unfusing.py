@@ -281,8 +281,8 @@ def test_a_dataset_of_images(fused, tiny, images):
 
 
 WRONG = {
-    "no image": (lambda x: x[:0], ValueError, "must hold images"),
-    "no batch": (lambda x: iter([]), ValueError, "must hold images"),
+    "no image": (lambda x: x[:0], ValueError, "must contain at least one image"),
+    "no batch": (lambda x: iter([]), ValueError, "must contain at least one image"),
     "a number": (lambda x: 5, TypeError, "array or an iterable.*Received: int"),
     "one image": (lambda x: x[0], ValueError, r"\(count, 64, 64, 3\).*\(64, 64, 3\)"),
     "another size": (lambda x: x[:, :32], ValueError, r"Received: shape \(16, 32, 64, 3\)"),
@@ -307,7 +307,7 @@ def test_wrong_data(case, fused, tiny, images):
 
 
 def test_a_train_time_model(tiny_model, tiny, images):
-    with pytest.raises(ValueError, match="'tiny', which has its train-time branches"):
+    with pytest.raises(ValueError, match="'tiny', which has train-time branches"):
         unfuse(tiny_model, tiny, images)
 
 
@@ -319,9 +319,9 @@ def test_another_variant(fused, images):
         unfuse(fused, wider, images)
 
 
-def test_layers_besides(fused, tiny, images):
+def test_additional_layers(fused, tiny, images):
     model = keras.Model(fused.input, layers.Dense(2, name="mine")(fused.output))
-    with pytest.raises(ValueError, match=r"layer 'mine' besides.*pass the MobileOne alone"):
+    with pytest.raises(ValueError, match=r"additional layer 'mine'.*pass only that part"):
         unfuse(model, tiny, images)
 
 

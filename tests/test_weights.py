@@ -141,7 +141,7 @@ def test_half_precision_files_are_read(models, tiny, load, tmp_path, noise, rela
 
 @pytest.mark.parametrize("file_format", COMMON_FORMATS)
 def test_no_train_time_model_from_fused_weights(file_format, save, load):
-    with pytest.raises(ValueError, match=r"holds fused weights.*deploy=True"):
+    with pytest.raises(ValueError, match=r"contains fused weights.*deploy=True"):
         load(save("fused", file_format))
 
 
@@ -353,7 +353,7 @@ def test_an_unknown_suffix_is_answered_with_the_known_ones(tmp_path, load):
 def test_a_keras_file_of_another_model_is_refused(tmp_path, load):
     inputs = keras.Input(SIZE)
     keras.Model(inputs, keras.layers.Flatten()(inputs)).save(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match=r"other\.keras does not hold the layers of tiny"):
+    with pytest.raises(ValueError, match=r"other\.keras does not have the layers of tiny"):
         load(tmp_path / "other.keras")
 
 
@@ -427,7 +427,7 @@ def test_fused_files_serve_only_for_deploy(places):
     own, cache = places
     (own / FUSED).touch()
     assert pretrained.find_imagenet_weights(S0, deploy=True) == own / FUSED
-    with pytest.raises(FileNotFoundError, match=f"{FUSED} is there, but it is fused.*deploy=True"):
+    with pytest.raises(FileNotFoundError, match=f"{FUSED} exists, but it is fused.*deploy=True"):
         pretrained.find_imagenet_weights(S0, deploy=False)
     (cache / TRAIN).touch()
     assert pretrained.find_imagenet_weights(S0, deploy=False) == cache / TRAIN

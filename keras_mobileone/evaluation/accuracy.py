@@ -1,4 +1,4 @@
-"""`evaluate`: accuracy of a Keras model or a TFLite file on class folders of images."""
+"""`evaluate`: measures the accuracy of a Keras model or a TFLite file on class folders."""
 
 import os
 import time
@@ -66,8 +66,8 @@ def evaluate(
         directory: Directory of class folders. For a model of ImageNet's 1,000 classes they are
             named by WordNet id, such as `n01440764/`, and some may be missing. For any other model
             there is one folder for each output, in sorted order.
-        image_config: How `model` takes images. None: as its graph or its metadata tell. To pass the
-            configuration of `reference`, make a predictor of it with `load_predictor`.
+        image_config: How `model` takes images. None: according to its graph or its metadata. To
+            set the configuration of `reference`, make a predictor of it with `load_predictor`.
         crop_fraction: Side of the center crop divided by the short side of the resized image. None:
             the crop fraction in the configuration of `model`, see `ImageConfig`.
         classes: Names of the folders in the order of the outputs, such as the lines of

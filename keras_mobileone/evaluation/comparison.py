@@ -1,4 +1,4 @@
-"""`compare`: how closely one classifier follows another."""
+"""`compare`: measures how much the outputs of two classifiers differ."""
 
 import os
 from dataclasses import dataclass
@@ -60,8 +60,8 @@ def compare(
         images: Directory of images, or an array of pixels (count, height, width, 3) uint8.
         labels: Class index of each image. None: for a directory of class folders named by WordNet
             id, the indices in ImageNet; otherwise there are no labels.
-        image_config: How `candidate` takes images. None: as its graph or its metadata tell. To pass
-            the configuration of `reference`, make a predictor of it with `load_predictor`.
+        image_config: How `candidate` takes images. None: according to its graph or its metadata. To
+            set the configuration of `reference`, make a predictor of it with `load_predictor`.
         crop_fraction: Side of the center crop divided by the short side of the resized image, for a
             directory. None: the crop fraction in the configuration of `reference`, see
             `ImageConfig`.
@@ -101,13 +101,16 @@ def compare_outputs(
         reference, candidate: Outputs of shape (images, classes).
         labels: Class index of each image, or None.
 
+    Returns:
+        A `Comparison`.
+
     Raises:
         ValueError: If the shapes differ.
     """
     if reference.shape != candidate.shape or (labels is not None and len(labels) != len(reference)):
         raise InputValueError(
-            "Expected outputs of one shape, and a label for each image. Received: outputs of shape "
-            f"{reference.shape} and {candidate.shape}, and "
+            "Expected outputs of the same shape, and a label for each image. Received: outputs of "
+            f"shapes {reference.shape} and {candidate.shape}, and "
             f"{'no' if labels is None else len(labels)} labels."
         )
     products = (reference * candidate).sum(1, dtype=np.float64)

@@ -5,7 +5,10 @@ from numpy.typing import ArrayLike
 
 
 def sqnr(reference: ArrayLike, candidate: ArrayLike) -> float:
-    """Signal-to-quantization-noise ratio, 10·log10(Σ reference² / Σ difference²), in dB."""
+    """Computes the signal-to-quantization-noise ratio in dB.
+
+    It is 10·log10(Σ reference² / Σ (reference − candidate)²).
+    """
     reference, candidate = np.asarray(reference), np.asarray(candidate)
     signal = float(np.square(reference, dtype=np.float64).sum())
     noise = float(np.square(reference - candidate, dtype=np.float64).sum())
@@ -13,10 +16,10 @@ def sqnr(reference: ArrayLike, candidate: ArrayLike) -> float:
 
 
 def best_classes(scores: np.ndarray, count: int = 5) -> np.ndarray:
-    """Returns the indices of the highest scores, best first: (images, count)."""
+    """Returns the indices of the `count` highest scores, best first, shape (images, count)."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def agreement(reference: np.ndarray, candidate: np.ndarray) -> int:
-    """Counts the images for which both have the same best class."""
+    """Counts the images for which both outputs have the same best class."""
     return int((reference.argmax(1) == candidate.argmax(1)).sum())

@@ -16,7 +16,7 @@ from keras_mobileone.weights.loading import load_keras
 
 
 class Predictor(Protocol):
-    """A classifier of RGB pixels.
+    """A classifier that takes RGB pixels.
 
     Attributes:
         name: Name of the model or file, for reports.
@@ -50,8 +50,8 @@ def load_predictor(
     Args:
         source: The model, or the path of the file.
         threads: Number of CPU threads for a TFLite file.
-        image_config: How the model takes images. None: as its graph or its metadata tell, see
-            `keras_mobileone.image_config`. Needed for TFLite files without metadata.
+        image_config: How the model takes images. None: according to its graph or its metadata, see
+            `keras_mobileone.image_config`. It is required for TFLite files without metadata.
 
     Returns:
         A `Predictor`: a function from uint8 pixels (batch, height, width, 3) to scores.
@@ -59,7 +59,7 @@ def load_predictor(
     Raises:
         FileNotFoundError: If the file does not exist.
         ValueError: If the file is damaged or has a different format, if the input is not one RGB
-            image, or if nothing tells how the model takes images.
+            image, or if it is not known how the model takes images.
 
     Examples:
         >>> model = km.MobileOneS0(weights="imagenette", classes=10, deploy=True)
@@ -88,8 +88,8 @@ def as_predictor(
         return load_predictor(source, threads, image_config)
     if image_config is not None:
         raise InputValueError(
-            "`image_config` needs a model or the path of a file. Received: a predictor, which has "
-            "a configuration. Pass image_config to load_predictor instead."
+            "`image_config` needs a model or the path of a file. Received: a predictor, which "
+            "already has a configuration. Pass image_config to load_predictor instead."
         )
     return source
 
@@ -99,7 +99,7 @@ class KerasPredictor:
 
     Args:
         model: The model.
-        config: How it takes images. None: as `image_config` finds out.
+        config: How the model takes images. None: the result of `image_config`.
     """
 
     def __init__(self, model: keras.Model, config: ImageConfig | None = None) -> None:
@@ -122,9 +122,9 @@ class LiteRTPredictor:
     """Runs a TFLite file with ai-edge-litert, one image at a time.
 
     Args:
-        path: The file.
+        path: Path of the file.
         threads: Number of CPU threads.
-        config: How it takes images. None: as its metadata tell.
+        config: How the file takes images. None: according to its metadata.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class LiteRTPredictor:
         config = config or read_file_config(content)
         if config is None:
             raise InputValueError(
-                "Expected a TFLite file whose metadata tell how it takes images. "
+                "Expected a TFLite file whose metadata describe how it takes images. "
                 f"Received: {path}, which has no such metadata. Pass image_config=ImageConfig(…), "
                 "or export the model again with keras_mobileone.export_tflite."
             )

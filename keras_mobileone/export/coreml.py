@@ -91,15 +91,16 @@ def export_coreml(
             MobileOne blocks are fused first; `model` itself is not changed.
         path: Directory to create, ending in `.mlpackage`. If the export fails, it is not created.
         compute_precision: `"float16"` or `"float32"` weights and arithmetic.
-        labels: Names of the classes in the order of the outputs. None: those that the model
-            carries, or else ImageNet's for a model of 1,000 classes. Core ML needs labels that all
-            differ; in ImageNet two pairs of classes share a name, which the default tells apart.
+        labels: Names of the classes in the order of the outputs. None: the labels attached to the
+            model, or else ImageNet's for a model of 1,000 classes. Core ML needs labels that all
+            differ; in ImageNet two pairs of classes share a name, and the default gives them
+            different labels.
         classifier: True: the package is a classifier, which returns the best label and the
             probability of each label. False: it returns the outputs of the model as the multi-array
             `"scores"`. None: a classifier if there are labels.
         image: True: the package takes an RGB image, which it normalizes as the model needs. False:
             it takes what the model takes, as a multi-array (1, height, width, channels) of float32.
-        normalize: For a model whose graph does not tell what it takes: True if it takes what
+        normalize: For a model whose graph does not show what it takes: True if it takes what
             `preprocess_input` returns, False if it takes pixels. See `image_config`.
         minimum_deployment_target: Oldest system that has to read the package: `"iOS15"` to
             `"iOS18"`, or the macOS version of that year.
@@ -241,8 +242,8 @@ def _check_arguments(
         raise InputValueError(f"`path` must end in .mlpackage. Received: {path}.")
     if path.exists():
         raise FileExistsError(
-            f"Expected the path of a new package. Received: {path}, which exists. Remove it first, "
-            "or choose a different name."
+            f"Expected the path of a new package. Received: {path}, which exists. Remove it, or "
+            "choose a different name."
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -264,7 +265,7 @@ def _labels(
     classifier: bool | None,
     config: ImageConfig,
 ) -> list[str] | None:
-    """Returns the labels of a classifier, or None for a package that is no classifier."""
+    """Returns the labels of a classifier, or None if the package is not a classifier."""
     if classifier is False:
         if labels is not None:
             raise InputValueError(

@@ -51,8 +51,8 @@ def export_qat(
     labels. Repeated exports of a model give identical files.
 
     Args:
-        qat_model: What `quantize_aware` returned, trained or not.
-        path: File to write, ending in `.tflite`. It is replaced in one step.
+        qat_model: Result of `quantize_aware`, trained or not.
+        path: File to write, ending in `.tflite`. An existing file is replaced atomically.
         normalize: As in `export_tflite`.
         input_dtype: Type of the file's input: `"float32"`, `"int8"` or `"uint8"`.
         output_dtype: Type of the file's output: `"float32"`, `"int8"` or `"uint8"`.

@@ -1,4 +1,4 @@
-"""`ExportReport`: what the TFLite exports return."""
+"""`ExportReport`, the result of the TFLite exports."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ class ExportReport(Report):
         path: Path of the file.
         precision: One of `PRECISIONS`; `"int8"` for `export_qat`.
         bytes: Size of the file.
-        inputs, outputs: Name, shape, type and quantization of each.
+        inputs, outputs: Name, shape, type and quantization of each input and output.
         operators: How often each TFLite operator occurs.
-        image_config: How the file takes images, as its metadata tell.
+        image_config: How the file takes images, according to its metadata.
         labels: Names of the classes in the file, or None.
         expected: (label, score) of the five best classes of `images.example_image`, computed with
             LiteRT; None for a model that does not classify RGB images.

@@ -1,4 +1,4 @@
-"""What a developer needs to use an exported file in an app: its properties, and example code."""
+"""Describes how to use an exported file in an app: its properties, and example code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def describe(tensor: TensorInfo) -> str:
 
 
 def _statistics(config: ImageConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Returns mean and standard deviation that the app has to apply; None if it passes pixels."""
+    """Returns the mean and standard deviation that the app must apply; None if it passes pixels."""
     if config.mean is None or config.std is None or config.takes_pixels:
         return None
     return config.mean, config.std
@@ -113,7 +113,7 @@ def _labels(labels: Sequence[str] | None, place: str) -> str:
 
 
 def _expected(expected: Sequence[tuple[str, float]], runtime: str) -> tuple[str, str]:
-    """Returns name and value of the property that tells the answer for the example image."""
+    """Returns name and value of the property with the expected classes of the example image."""
     answers = ", ".join(f"{label} {score:.3f}" for label, score in expected)
     return f"{EXAMPLE_IMAGE} gives", f"{answers} ({runtime})"
 
@@ -211,7 +211,7 @@ def _kotlin(report: ExportReport) -> str:
 
 
 def _plain_bytes(report: ExportReport) -> bool:
-    """Whether the file takes the bytes of an image as they are."""
+    """Returns whether the file takes the bytes of an image without conversion."""
     (source,) = report.inputs
     return report.image_config.takes_pixels and source[2:] == ("uint8", 1, 0)
 

@@ -69,8 +69,8 @@ def export_tflite(
 ) -> ExportReport:
     """Writes `model` as a TFLite file with a fixed batch of 1, metadata and labels.
 
-    The file is run on images that are prepared as its metadata tell, and its outputs are compared
-    with those of `model`.
+    The file is run on images that are prepared according to its metadata, and its outputs are
+    compared with those of `model`.
 
     Args:
         model: Keras model with one image input of fixed size: Functional, Sequential, nested, or
@@ -94,11 +94,11 @@ def export_tflite(
         output_dtype: Type of the file's output for `"int8"`: `"float32"`, `"int8"` or `"uint8"`.
         plain: For `"int8"` and `"int16x8"`, whether to keep the converter's own result, without
             equalization and correction, for comparison.
-        labels: Names of the classes in the order of the outputs, for the metadata. None: those that
-            the model carries, or else ImageNet's for a model of 1,000 classes.
+        labels: Names of the classes in the order of the outputs, for the metadata. None: the labels
+            attached to the model, or else ImageNet's for a model of 1,000 classes.
         about: Description, author, license and version for the metadata.
-        verify: Whether to refuse an error beyond the limit of the precision (`ERROR_LIMITS`).
-            `plain` has no limit.
+        verify: Whether to refuse an error beyond the limit of the precision (`ERROR_LIMITS`). With
+            `plain` there is no limit.
 
     Returns:
         An `ExportReport`.
@@ -106,7 +106,7 @@ def export_tflite(
     Raises:
         ValueError: If arguments are out of range or contradict each other, the calibration is
             missing, the model has several inputs or an open image size, the number of labels is not
-            that of the outputs, or the graph of the model does not tell what it takes.
+            that of the outputs, or the graph of the model does not show what it takes.
         TypeError: If `model` is subclassed and has no graph.
         ArithmeticError: If the outputs of the file differ too much from those of the model.
         OSError: If `path` cannot be written.
@@ -160,14 +160,17 @@ def export_tflite(
 def write_file(
     path: Path, content: bytes, file: ImageConfig, classes: Sequence[str] | None, **facts: Any
 ) -> ExportReport:
-    """Writes an exported file, and reports what it holds.
+    """Writes an exported file and describes it in a report.
 
     Args:
         path: The file to write.
-        content: Its content, with metadata.
-        file: How it takes images.
-        classes: Names of the classes that it brings, or None.
+        content: Content of the file, with metadata.
+        file: How the file takes images.
+        classes: Names of the classes in the file, or None.
         **facts: The other attributes of the report.
+
+    Returns:
+        An `ExportReport`.
     """
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     report = ExportReport(
@@ -239,14 +242,14 @@ def _check_error(error: float, precision: str, name: str, compared: str) -> None
         raise VerificationError(
             f"Expected outputs of the file within {limit:g} of those of "
             f"{name!r}, relative to their largest magnitude. Received: {error:.2g} on "
-            f"{compared}. No file was written. Pass verify=False to write it nevertheless."
+            f"{compared}. No file was written. Pass verify=False to write it anyway."
         )
 
 
 def expected_classes(
     content: bytes, labels: Sequence[str] | None
 ) -> tuple[tuple[str, float], ...] | None:
-    """Classifies the example image with a file, prepared as the metadata of the file tell.
+    """Classifies the example image with a file, prepared according to the metadata of the file.
 
     Args:
         content: Content of the file with its metadata.
@@ -271,13 +274,13 @@ def _compare(
 ) -> tuple[str, float]:
     """Compares the outputs of a file with those of the model that was exported.
 
-    The images are prepared separately for each: for the model as its configuration tells, and for
-    the file as a client does that knows nothing but its metadata. A mistake in one of the two shows
-    as an error.
+    The images are prepared separately: for the model according to its configuration, and for the
+    file as a client would that knows only its metadata. A mistake in one of the two causes a large
+    error.
 
     Args:
         model: The exported model.
-        config: How it takes images.
+        config: How the model takes images.
         content: Content of the file with its metadata.
         names: Names of the outputs of the model, in order.
         calibration: Images in the units of the file, or None.
@@ -290,7 +293,7 @@ def _compare(
     if len(run.outputs) != len(names):
         raise VerificationError(
             f"Expected a file with the {len(names)} outputs of {model.name!r}. Received: "
-            f"{len(run.outputs)}. Give each output a layer of its own, such as Identity."
+            f"{len(run.outputs)}. Give each output a separate layer, such as Identity."
         )
     if calibration is not None:
         # The ranges of an integer file fit images like these, not noise.

@@ -1,4 +1,4 @@
-"""Batch normalization of a branch, by TensorFlow's fused operator where there is one."""
+"""Batch normalization that uses TensorFlow's fused operator where it is available."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ FUSED_DTYPES = ("float32", "float16", "bfloat16")
 
 
 class FusedBatchNorm(keras.layers.BatchNormalization):
-    """`BatchNormalization` of images that trains faster on TensorFlow, with the same values.
+    """`BatchNormalization` for images that trains faster on TensorFlow, with the same results.
 
-    Keras computes mean, variance and output by separate operators, which keep several tensors of
-    the size of the input for the backward pass; the fused operator keeps only the input.
+    Keras computes mean, variance and output with separate operators, which keep several tensors of
+    the size of the input for the backward pass. The fused operator keeps only the input.
 
     Args:
         **kwargs: The arguments of `keras.layers.BatchNormalization`.
@@ -23,11 +23,11 @@ class FusedBatchNorm(keras.layers.BatchNormalization):
         `(batch, height, width, channels)`, floating point.
 
     Output shape:
-        The input's.
+        Same shape as the input.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalizes by the statistics of the batch (`training`) or by the moving statistics."""
+        """Normalizes with the batch statistics if `training`, else with the moving statistics."""
         if not (training and self.trainable and self._fuses(inputs)):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
@@ -37,9 +37,9 @@ class FusedBatchNorm(keras.layers.BatchNormalization):
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=self.epsilon
         )
-        # Of n values the operator normalizes with the sum of squares over n, but returns it over
-        # n − 1 (Bessel's correction, the estimate for the population that the batch comes from).
-        # Keras tracks the variance of the batch itself, over n.
+        # The operator normalizes n values with their sum of squares divided by n, but returns that
+        # sum divided by n − 1 (Bessel's correction, which estimates the variance of the population
+        # that the batch comes from). Keras tracks the variance of the batch itself, with n.
         count = ops.cast(ops.size(inputs) // inputs.shape[-1], variance.dtype)
         track(self, mean, variance * (count - 1) / count)
         return outputs
@@ -54,10 +54,10 @@ class FusedBatchNorm(keras.layers.BatchNormalization):
 
 
 def track(norm: keras.layers.BatchNormalization, mean: Any, variance: Any) -> None:
-    """Moves the moving statistics of a batch normalization towards the statistics of a batch.
+    """Updates the moving statistics of a batch normalization with the statistics of a batch.
 
     Args:
-        norm: The layer.
+        norm: The layer to update.
         mean: Mean of each channel over the batch, shape (channels,).
         variance: Variance of each channel over the batch, without Bessel's correction.
     """

@@ -1,4 +1,4 @@
-"""`MobileOneBlock`, the trainable multi-branch layer, and the stock layers it folds into."""
+"""`MobileOneBlock`, the trainable multi-branch layer, and the stock layers that it folds into."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ from keras_mobileone.layers import one_pass, reparameterization
 from keras_mobileone.layers.batch_norm import FusedBatchNorm
 
 Tensor = Any  # a tensor or variable of Keras' backend
-Shape = tuple[Any, ...]  # None for an open size
+Shape = tuple[Any, ...]  # an unknown size is None
 Activation = str | Callable[[Tensor], Tensor] | None
 
-# The authors leave both at PyTorch's defaults: eps 1e-5 and momentum 0.1, which Keras counts from
-# the other end. Keras' own epsilon of 1e-3 gives wrong outputs with their weights.
+# The authors leave both at PyTorch's defaults: eps 1e-5 and momentum 0.1, which is 0.9 in Keras'
+# convention. Keras' default epsilon of 1e-3 gives wrong outputs with the authors' weights.
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
 
@@ -31,8 +31,8 @@ _FOLDED = ContextVar("folded", default=False)
 def folded_inference() -> Iterator[None]:
     """Within this context, inference calls fold the branches on the fly.
 
-    The outputs are the same for a fraction of the work, which serves to validate a network during
-    its training. Elsewhere inference runs the branches, so that `fuse` is checked against them.
+    The outputs are the same at a fraction of the cost, which speeds up validation during training.
+    Outside this context, inference runs the branches, so that `fuse` can be checked against them.
     """
     token = _FOLDED.set(True)
     try:
@@ -44,20 +44,21 @@ def folded_inference() -> Iterator[None]:
 class PlainBlock:
     """The deploy form of a block: a short chain of stock Keras layers.
 
-    Zero padding (stride 2 only), convolution, squeeze-and-excitation if any, activation. The last
-    layer carries the name of the block, so that features are found under the same name before and
-    after fusing.
+    The layers are zero padding (at stride 2 only), a convolution, optional squeeze-and-excitation,
+    and an activation. The last layer has the name of the block, so that features have the same name
+    before and after fusing.
 
     Args:
-        name: Name of the block; the other layers are named after it.
-        filters: Output channels.
-        kernel_size: Side of the kernel, odd.
-        strides: Stride, equal in both directions.
-        depthwise: Depthwise instead of dense convolution.
-        se_ratio: Reduction of the squeeze-and-excitation; 0 leaves it out.
+        name: Name of the block, which is the prefix of the names of its other layers.
+        filters: Number of output channels.
+        kernel_size: Side of the square kernel, which must be odd.
+        strides: Stride along both axes.
+        depthwise: Whether to use a depthwise convolution instead of a dense one.
+        se_ratio: Bottleneck channels of the squeeze-and-excitation divided by `filters`; 0 for no
+            squeeze-and-excitation.
         activation: Keras activation identifier, or None.
-        trainable: Given to each layer that has weights.
-        dtype: Dtype policy of each layer.
+        trainable: Whether the layers that have weights are trainable.
+        dtype: Dtype policy of the layers.
     """
 
     def __init__(
@@ -76,8 +77,8 @@ class PlainBlock:
         linear = activation is keras.activations.linear
         common = {"trainable": trainable, "dtype": dtype}
         margin = (kernel_size - 1) // 2
-        # At stride 1 "same" pads `margin` on each side. At stride 2 it would pad right and bottom
-        # only, unlike the training code of the weights, so the padding is made explicit there.
+        # At stride 1, "same" pads `margin` on each side. At stride 2 it would pad only on the right
+        # and at the bottom, unlike the code that trained the weights, so the padding is explicit.
         explicit_pad = strides > 1 and margin > 0
         self.pad = (
             layers.ZeroPadding2D(margin, name=f"{name}_pad", dtype=dtype) if explicit_pad else None
@@ -117,10 +118,10 @@ class SqueezeExcite:
     """Squeeze-and-excitation as stock layers: x · sigmoid(W₂ relu(W₁ mean(x) + b₁) + b₂).
 
     Args:
-        filters: Channels of the input.
-        ratio: Channels of the bottleneck over `filters`.
-        prefix: Start of the names of the inner layers.
-        name: Name of the last layer, the multiplication.
+        filters: Number of input channels.
+        ratio: Bottleneck channels divided by `filters`.
+        prefix: Prefix of the names of the inner layers.
+        name: Name of the last layer, which multiplies.
         **common: `trainable` and `dtype` of the layers.
     """
 
@@ -141,14 +142,14 @@ class SqueezeExcite:
 
     @property
     def convolutions(self) -> tuple[layers.Layer, layers.Layer]:
-        """The two layers that hold weights."""
+        """The two layers that have weights."""
         return self.reduce, self.expand
 
 
 def convolution(
     filters: int, kernel_size: int, strides: int, depthwise: bool, **kwargs: Any
 ) -> layers.Layer:
-    """`Conv2D`, or a `DepthwiseConv2D` when `depthwise`."""
+    """Returns a `DepthwiseConv2D` layer if `depthwise`, else a `Conv2D` layer."""
     if depthwise:
         return layers.DepthwiseConv2D(kernel_size, strides=strides, **kwargs)
     return layers.Conv2D(filters, kernel_size, strides=strides, **kwargs)
@@ -158,36 +159,42 @@ def convolution(
 class MobileOneBlock(layers.Layer):
     """Trainable multi-branch block of MobileOne.
 
-    Sums `num_conv_branches` convolutions with batch normalization, a 1×1 "scale" convolution with
-    batch normalization (when the kernel is larger than 1), and a batch-normalized "skip" of the
-    input (when it has the output's shape); then squeeze-and-excitation and activation. `fuse`
-    folds all of it into one convolution.
+    The block sums `num_conv_branches` convolutions with batch normalization, a 1×1 "scale"
+    convolution with batch normalization (if the kernel is larger than 1×1), and a batch-normalized
+    "skip" of the input (if it has the shape of the output). Optional squeeze-and-excitation and an
+    activation follow. `fuse` folds all branches into one convolution.
 
     Reference: [MobileOne: An Improved One millisecond Mobile Backbone](
     https://arxiv.org/abs/2206.04040), figure 3.
 
     Args:
-        filters: Output channels. For a depthwise block it must equal the input channels.
-        kernel_size: Side of the square kernel, odd. Padding keeps the size at stride 1.
-        strides: Stride, equal in both directions.
-        depthwise: One filter for each channel, instead of a dense convolution.
+        filters: Number of output channels. For a depthwise block, it must be the number of input
+            channels.
+        kernel_size: Side of the square kernel, which must be odd. At stride 1 the padding keeps the
+            size of the image.
+        strides: Stride along both axes.
+        depthwise: Whether to use depthwise convolutions, with one filter for each channel, instead
+            of dense ones.
         num_conv_branches: Number k of convolution branches, at least 1.
-        se_ratio: Channels of the squeeze-and-excitation's bottleneck over `filters`; 0 for none.
+        se_ratio: Bottleneck channels of the squeeze-and-excitation divided by `filters`; 0 for no
+            squeeze-and-excitation.
         activation: Keras activation identifier, or None.
-        synchronized: Batch statistics over all replicas of a `tf.distribute` strategy.
-        one_pass: Train all branches through one convolution where that costs less (see
-            `onepass`): the same outputs, gradients and moving statistics, up to rounding.
-        **kwargs: `name`, `dtype`, `trainable`.
+        synchronized: Whether to compute batch statistics over all replicas of a `tf.distribute`
+            strategy.
+        one_pass: Whether to train all branches through one convolution where that is faster (see
+            `layers.one_pass`). Outputs, gradients and moving statistics are the same up to
+            rounding.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`, `dtype` and `trainable`.
 
     Input shape:
-        `(batch, height, width, channels)`, channels last, floating point.
+        `(batch, height, width, channels)`, floating point.
 
     Output shape:
         `(batch, ceil(height / strides), ceil(width / strides), filters)`.
 
     Raises:
-        ValueError: For an argument out of range, for a depthwise block whose input does not have
-            `filters` channels, and when Keras is set to channels first.
+        ValueError: If an argument is out of range, if the input of a depthwise block does not have
+            `filters` channels, or if Keras is set to channels first.
 
     Examples:
         >>> block = MobileOneBlock(32, num_conv_branches=4)
@@ -214,7 +221,7 @@ class MobileOneBlock(layers.Layer):
         require_channels_last()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise InputValueError(
-                "`kernel_size` must be odd, so that smaller branches can be centred in it. "
+                "`kernel_size` must be odd, so that smaller branches can be centered in it. "
                 f"Received: kernel_size={kernel_size}."
             )
         if filters < 1 or strides < 1 or num_conv_branches < 1 or not 0 <= se_ratio <= 1:
@@ -237,8 +244,9 @@ class MobileOneBlock(layers.Layer):
         channels = input_shape[-1]
         if self.depthwise and channels != self.filters:
             raise InputValueError(
-                f"A depthwise block keeps its channels. Received: {channels} input channels and "
-                f"filters={self.filters} in block {self.name!r}."
+                "`filters` of a depthwise block must be the number of its input channels. "
+                f"Received: filters={self.filters} with {channels} input channels in block "
+                f"{self.name!r}."
             )
         height, width = (None if s is None else s + 2 * self._margin for s in input_shape[1:3])
         padded = (input_shape[0], height, width, channels)
@@ -255,7 +263,7 @@ class MobileOneBlock(layers.Layer):
         self.skip_norm: layers.BatchNormalization | None = None
         self.se: SqueezeExcite | None = None
         if self.kernel_size > 1:
-            # Not a strided convolution: see `call`.
+            # The convolution is not strided, see `_branch_by_branch`.
             self.scale_layer = self._conv(1, 1, "scale", shape=(*output_shape[:3], channels))
             self.scale_norm = self._norm("scale_norm", output_shape)
         if channels == self.filters and self.strides == 1:
@@ -309,8 +317,8 @@ class MobileOneBlock(layers.Layer):
         return self.activation(x)
 
     def _in_one_pass(self, input_shape: Shape) -> bool:
-        """Whether the branches train through one convolution, because it costs less work."""
-        # A frozen norm computes with its moving statistics, which needs no moments.
+        """Returns whether the branches train through one convolution, because that is faster."""
+        # A frozen norm uses its moving statistics, which need no moments of the input.
         if not self.one_pass or not all(norm.trainable for _, norm in self._branches()):
             return False
         *image, channels = input_shape
@@ -340,9 +348,9 @@ class MobileOneBlock(layers.Layer):
         return outputs + bias
 
     def _kernels_and_norms(self, dtype: str) -> list[tuple[Tensor, layers.BatchNormalization]]:
-        """Kernel and norm of each branch, with the kernels padded to the size of the block.
+        """Returns kernel and norm of each branch, with all kernels padded to the block's size.
 
-        A kernel has shape (side, side, in, filters), in a depthwise block (side, side, filters).
+        A kernel has shape (side, side, in, filters), or (side, side, filters) if depthwise.
         """
         identity = reparameterization.identity_kernel(self.filters, self.depthwise)
         pairs = []
@@ -356,7 +364,7 @@ class MobileOneBlock(layers.Layer):
         return pairs
 
     def _branches(self) -> list[tuple[layers.Layer | None, layers.BatchNormalization]]:
-        """Convolution and norm of each branch; the convolution of the skip branch is None."""
+        """Returns convolution and norm of each branch, with None for the skip's convolution."""
         pairs = list(zip(self.conv_layers, self.conv_norms, strict=True))
         pairs += [(self.scale_layer, self.scale_norm), (None, self.skip_norm)]
         return [(conv, norm) for conv, norm in pairs if norm is not None]
@@ -368,9 +376,9 @@ class MobileOneBlock(layers.Layer):
             branch = norm(conv(padded), training=training)
             x = branch if x is None else x + branch
         if self.scale_layer is not None and self.scale_norm is not None:
-            # Picking pixels, then convolving densely, is the same function as a strided 1×1
-            # convolution, whose weight gradient oneDNN computes out of bounds on AVX-512
-            # processors when the input has 3 channels: training then dies at random.
+            # Picking pixels and then convolving at stride 1 equals a strided 1×1 convolution. For
+            # an input of 3 channels, oneDNN computes the weight gradient of the strided convolution
+            # out of bounds on AVX-512 processors, so that training crashes at random.
             picked = one_pass.pick_pixels(inputs, self.strides)
             x = x + self.scale_norm(self.scale_layer(picked), training=training)
         if self.skip_norm is not None:
@@ -401,12 +409,12 @@ class MobileOneBlock(layers.Layer):
         }
 
     def folded_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel and bias of the one convolution that equals this block at inference, in float64.
+        """Returns kernel and bias of the convolution that equals the block's branches at inference.
 
         Returns:
-            kernel: (kernel_size, kernel_size, in, filters), or with trailing axes (filters, 1)
-                for a depthwise block, as the stock Keras layer wants it.
-            bias: (filters,).
+            kernel: float64, shape (kernel_size, kernel_size, in, filters), or (kernel_size,
+                kernel_size, filters, 1) for a depthwise block, as the stock Keras layer expects.
+            bias: float64, shape (filters,).
         """
         branches = [
             reparameterization.Branch(self._kernel(conv), _batch_norm(norm))
@@ -422,7 +430,7 @@ class MobileOneBlock(layers.Layer):
         return kernel[..., 0] if self.depthwise else kernel
 
     def plain(self) -> PlainBlock:
-        """Returns the fused block: stock layers with their weights, to be called in any graph."""
+        """Returns the fused block: stock layers with weights, which can be called in any graph."""
         if not self.built:
             raise InputValueError(
                 f"Block {self.name!r} has no weights yet. Call it on an input before fusing it."
@@ -448,10 +456,16 @@ class MobileOneBlock(layers.Layer):
         return block
 
     def fuse(self) -> keras.Model:
-        """Returns a Functional model of stock Keras layers with this block's inference output.
+        """Returns a Functional model of stock Keras layers with the block's inference output.
 
-        Input shape `(batch, height, width, channels)` with free batch and size. The block itself
-        stays as it is. See `keras_mobileone.fuse` for whole models.
+        The model takes any batch and image size. The block itself does not change. See
+        `keras_mobileone.fuse` for whole models.
+
+        Returns:
+            A `keras.Model` with input shape `(batch, height, width, channels)`.
+
+        Raises:
+            ValueError: If the block has not been built.
         """
         block = self.plain()
         channels = self.conv_layers[0].input_spec.axes[-1]

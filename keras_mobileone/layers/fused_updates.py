@@ -1,7 +1,7 @@
-"""Updates of variables by one TensorFlow operator instead of half a dozen.
+"""Updates of variables with one TensorFlow operator instead of half a dozen.
 
-S0 has 1,097 variables with a velocity, an average, or a batch's statistics to move towards in each
-step; with images of 32 pixels such operators were half of the step.
+In each step, S0 updates 1,097 variables with a velocity, an average, or the statistics of a batch.
+With images of 32 pixels such operators took half of the step.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ Tensor = Any  # a tensor or variable of Keras' backend
 def move_average(average: Tensor, value: Tensor, decay: float) -> None:
     """Assigns decay · average + (1 − decay) · value to `average`.
 
-    It subtracts a difference, so that an average that has reached its value does not change.
+    The update subtracts a difference, so that an average that equals its value does not change.
 
     Args:
-        average: Variable.
-        value: Tensor or variable of its shape and dtype.
-        decay: In [0, 1].
+        average: Variable to update.
+        value: Tensor or variable with the shape and dtype of `average`.
+        decay: Weight of the old average, in [0, 1].
     """
     resource = resource_of(average)
     if resource is None:
@@ -36,14 +36,14 @@ def move_average(average: Tensor, value: Tensor, decay: float) -> None:
 
 
 def moved(average: Tensor, value: Tensor, decay: float) -> Tensor:
-    """The tensor that `move_average` assigns."""
+    """Returns the tensor that `move_average` assigns."""
     return average - (1 - decay) * (average - value)
 
 
 def resource_of(variable: Tensor) -> Tensor | None:
-    """The handle of the one TensorFlow variable behind `variable`.
+    """Returns the resource handle of the TensorFlow variable behind `variable`.
 
-    None on other backends, and under a `tf.distribute` strategy, which may keep copies.
+    Returns None on other backends, and under a `tf.distribute` strategy, which may keep copies.
     """
     if keras.backend.backend() != "tensorflow":
         return None
@@ -51,5 +51,5 @@ def resource_of(variable: Tensor) -> Tensor | None:
 
     if tf.distribute.has_strategy():
         return None
-    # Keras' optimizer hands the inner one to `update_step`.
+    # Keras' optimizer passes the TensorFlow variable itself to `update_step`.
     return (variable.value if isinstance(variable, keras.Variable) else variable).handle

@@ -1,20 +1,20 @@
-"""Training all branches of a block through one convolution, exactly.
+"""Exact training of all branches of a block through one convolution.
 
 A branch b is γ_b · (W_bᵀq − mean_b) / √(var_b + ε) + β_b, where q is the window of the input that a
-kernel sees at a position. Over a batch, with m the mean of q over images and positions and Σ its
-covariance,
+kernel sees at a position. Let m be the mean of q over all images and positions of a batch, and Σ
+its covariance. Then
 
     mean_b = W_bᵀ m        var_b = diag(W_bᵀ Σ W_b)
 
-and so for the 1×1 and the skip branch, whose kernels are zero beside their centre. The statistics
-of every branch follow from two moments of the input, none needs its own output, and all of them sum
-up to one convolution:
+The 1×1 and the skip branch are included: their kernels are zero outside the center. The statistics
+of every branch follow from the two moments of the input, without the output of the branch, and the
+sum of all branches is one convolution:
 
     Σ_b branch_b = Kᵀ (q − m) + Σ_b β_b        K = Σ_b W_b · γ_b / √(var_b + ε)
 
-Gradients come from the same expressions. Neither the outputs of the branches nor their gradients
-are ever stored. `DenseWindow` and `DepthwiseWindow` are the two kinds
-of moments; docs/methods/one_pass.md derives them.
+The gradients follow from the same expressions. Neither the outputs of the branches nor their
+gradients are ever stored. `DenseWindow` and `DepthwiseWindow` compute the moments of the two kinds
+of convolution; docs/methods/one_pass.md derives them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,9 +35,9 @@ from keras_mobileone.layers.window_moments import (
 
 Tensor = Any  # a tensor or variable of Keras' backend
 
-# Measured with TensorFlow on CPUs: what the batch normalization of a value costs, in
-# multiplications of a convolution; and the values of a channel, times branches, from which on the
-# depthwise moments pay, whose cost is in part the same for any number of values.
+# Both were measured with TensorFlow on CPUs. NORM_COST is the cost of the batch normalization of a
+# value, in multiplications of a convolution. DEPTHWISE_WORK is the number of values of a channel,
+# times branches, from which depthwise moments are faster. Part of their cost is constant.
 NORM_COST = 32
 DEPTHWISE_WORK = 2**13
 
@@ -45,13 +45,13 @@ DEPTHWISE_WORK = 2**13
 def fold_branches(
     window: "DenseWindow | DepthwiseWindow", branches: Iterable[tuple[Tensor, keras.Layer]]
 ) -> Tensor:
-    """Computes the training-mode output of a block's branches by one convolution.
+    """Computes the training-mode output of a block's branches with one convolution.
 
-    The moving statistics of the norms are updated as by a training step.
+    The moving statistics of the norms are updated as in a training step.
 
     Args:
         window: `DenseWindow` or `DepthwiseWindow` of the block's input.
-        branches: Pairs of a kernel, of the block's full size in the layout of Keras, and its
+        branches: Pairs of a kernel, which has the block's full size and Keras' layout, and its
             `BatchNormalization`.
 
     Returns:
@@ -77,11 +77,11 @@ def fold_moving(
     """Folds the branches of a block, with their moving statistics, into one convolution.
 
     Args:
-        branches: As for `fold_branches`.
-        dtype: To compute in.
+        branches: Pairs of a kernel and its `BatchNormalization`, as in `fold_branches`.
+        dtype: Dtype of the computation.
 
     Returns:
-        The kernel, in the shape of those given, and the bias (filters,).
+        The kernel, with the shape of the given kernels, and the bias, shape (filters,).
     """
     kernel: Tensor = 0
     bias: Tensor = 0
@@ -97,7 +97,10 @@ def fold_moving(
 
 
 def dense_pays(channels: int, filters: int, kernel_size: int, branches: int) -> bool:
-    """Whether a dense block trains faster in one pass, by its multiplications at each position."""
+    """Returns whether a dense block trains faster in one pass.
+
+    The estimate counts multiplications at each position.
+    """
     window = kernel_size**2 * channels
     one_pass = 2 * window**2 + 3 * window * filters
     kernels = branches * window + (channels if kernel_size > 1 else 0)
@@ -105,10 +108,10 @@ def dense_pays(channels: int, filters: int, kernel_size: int, branches: int) -> 
 
 
 def depthwise_pays(values: int | None, kernel_size: int, strides: int, branches: int) -> bool:
-    """Whether a depthwise block trains faster in one pass.
+    """Returns whether a depthwise block trains faster in one pass.
 
     Args:
-        values: How many values each channel has, over images and positions; None if unknown.
+        values: Number of values of a channel over images and positions; None if unknown.
         kernel_size: Side of the kernel.
         strides: Stride of the convolution.
         branches: Number of convolution branches.
@@ -121,24 +124,24 @@ def depthwise_pays(values: int | None, kernel_size: int, strides: int, branches:
 def pick_pixels(inputs: Tensor, strides: int) -> Tensor:
     """Picks every `strides`-th pixel of (batch, height, width, channels) along both axes.
 
-    It pools single pixels, which TensorFlow does several times faster than a strided slice.
+    It pools windows of one pixel, which is several times faster in TensorFlow than a strided slice.
     """
     return inputs if strides == 1 else ops.average_pool(inputs, 1, strides, padding="valid")
 
 
 class DenseWindow:
-    """Moments of the windows of a dense convolution: all channels of all taps together.
+    """Moments of the windows of a dense convolution, which hold all channels of all taps.
 
     Args:
-        inputs: (batch, height, width, channels), any floating point.
-        kernel_size: Side of the kernel, odd.
-        strides: Of the convolution.
-        synchronized: Moments over all replicas of a `tf.distribute` strategy.
+        inputs: Shape (batch, height, width, channels), any floating point.
+        kernel_size: Side of the kernel, which must be odd.
+        strides: Stride of the convolution.
+        synchronized: Whether to compute moments over all replicas of a `tf.distribute` strategy.
     """
 
     def __init__(self, inputs: Tensor, kernel_size: int, strides: int, synchronized: bool) -> None:
         self._windows = _windows(inputs, kernel_size, strides)
-        # Statistics in float32 at least, also in mixed precision.
+        # Statistics are computed at least in float32, also in mixed precision.
         self.dtype = keras.backend.result_type(inputs.dtype, "float32")
         flat = ops.reshape(self._windows, (-1, self._windows.shape[-1]))
         sums = ops.stop_gradient(ops.sum(ops.cast(flat, self.dtype), axis=0))
@@ -148,14 +151,18 @@ class DenseWindow:
         self._mean, self._covariance = _mean_and_covariance(moments, count, synchronized)
 
     def statistics(self, weights: Tensor) -> list[Tensor]:
-        """Mean and variance of the outputs of `weights` (branches, taps · channels, filters)."""
+        """Returns mean and variance of the outputs of kernels.
+
+        Args:
+            weights: Shape (branches, taps · channels, filters).
+        """
         branches, _, filters = weights.shape
         flat = ops.reshape(ops.transpose(weights, (1, 0, 2)), (-1, branches * filters))
         values = ops.matmul(self._mean, flat), squares(self._covariance, flat)
         return [ops.reshape(value, (branches, filters)) for value in values]
 
     def convolve(self, weights: Tensor, bias: Tensor) -> Tensor:
-        """The convolution of the windows less the mean of its outputs, plus `bias`."""
+        """Returns the convolution of the windows, minus the mean of its outputs, plus `bias`."""
         bias = bias - ops.matmul(self._mean, weights)
         kernel = ops.cast(weights, self._windows.dtype)[None, None]
         outputs = ops.conv(self._windows, kernel, padding="valid")
@@ -166,15 +173,15 @@ class DepthwiseWindow:
     """Moments of the 3×3 windows of each channel, at stride 1.
 
     Args:
-        inputs: (batch, height, width, channels), any floating point.
-        synchronized: Moments over all replicas of a `tf.distribute` strategy.
+        inputs: Shape (batch, height, width, channels), any floating point.
+        synchronized: Whether to compute moments over all replicas of a `tf.distribute` strategy.
     """
 
     def __init__(self, inputs: Tensor, synchronized: bool) -> None:
         self.inputs = inputs
         self.dtype = keras.backend.result_type(inputs.dtype, "float32")
         images, height, width, _ = ops.shape(inputs)
-        # The sum over images is all that the means need.
+        # The means need only the sum over the images.
         image = ops.stop_gradient(ops.sum(ops.cast(inputs, self.dtype), axis=0))
         sums, images = _over_replicas((tap_sums(image), images), synchronized)
         count = ops.cast(images * height * width, self.dtype)
@@ -182,13 +189,13 @@ class DepthwiseWindow:
         self._mean, self._covariance = _mean_and_covariance(moments, count, synchronized)
 
     def statistics(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the outputs of `weights` (branches, taps, channels)."""
+        """Returns mean and variance of the outputs of `weights` (branches, taps, channels)."""
         squares = weights[:, :, None] * weights[:, None]
         variance = ops.sum(squares * self._covariance, axis=(1, 2))
         return ops.sum(self._mean * weights, axis=1), variance
 
     def convolve(self, weights: Tensor, bias: Tensor) -> Tensor:
-        """The convolution of the input less the mean of its outputs, plus `bias`."""
+        """Returns the convolution of the input, minus the mean of its outputs, plus `bias`."""
         bias = ops.cast(bias - ops.sum(self._mean * weights, axis=0), self.inputs.dtype)
         kernel = ops.reshape(ops.cast(weights, self.inputs.dtype), (TAPS, TAPS, -1, 1))
         return ops.depthwise_conv(self.inputs, kernel, padding="same") + bias
@@ -197,7 +204,13 @@ class DepthwiseWindow:
 def _mean_and_covariance(
     moments: Tensor, count: Tensor, synchronized: bool
 ) -> tuple[Tensor, Tensor]:
-    """Mean and covariance over all replicas, from the moments of one replica and their count."""
+    """Returns mean and covariance over all replicas.
+
+    Args:
+        moments: Sums and centered products of this replica.
+        count: Number of windows of all replicas.
+        synchronized: Whether to sum the moments over all replicas.
+    """
     (moments,) = _over_replicas((moments,), synchronized)
     return moments[0] / count, moments[1:] / count
 
@@ -207,7 +220,7 @@ def _stack(tensors: Iterable[Tensor], dtype: str) -> Tensor:
 
 
 def _windows(inputs: Tensor, kernel_size: int, strides: int) -> Tensor:
-    """The zero-padded windows of a convolution.
+    """Extracts the zero-padded windows of a convolution.
 
     Returns:
         Shape (batch, ceil(height / strides), ceil(width / strides), taps · channels).
@@ -217,7 +230,7 @@ def _windows(inputs: Tensor, kernel_size: int, strides: int) -> Tensor:
         return pick_pixels(inputs, strides)
     inputs = ops.pad(inputs, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
     if keras.backend.backend() == "tensorflow":
-        # A kernel that picks the taps: strided slices of few channels are several times slower.
+        # A kernel picks the taps, since strided slices of few channels are several times slower.
         taps = kernel_size**2 * inputs.shape[-1]
         kernel = np.reshape(np.eye(taps), (kernel_size, kernel_size, -1, taps))
         return ops.conv(inputs, ops.cast(kernel, inputs.dtype), strides, padding="valid")
@@ -231,7 +244,7 @@ def _windows(inputs: Tensor, kernel_size: int, strides: int) -> Tensor:
 
 
 def _over_replicas(tensors: tuple[Tensor, ...], synchronized: bool) -> Sequence[Tensor]:
-    """Sums over the replicas, as Keras' synchronized BatchNormalization does."""
+    """Sums tensors over all replicas, as Keras' synchronized `BatchNormalization` does."""
     if not synchronized:
         return tensors
     import tensorflow as tf

@@ -1,12 +1,12 @@
 """The algebra of structural reparameterization, in NumPy float64.
 
-A MobileOne block is, at inference, a sum of linear branches over the same input: convolutions,
-each followed by batch normalization, and a batch normalization alone (the skip). A sum of
-convolutions is one convolution; this module finds its kernel and bias (sections 3.2 of
-arXiv 2206.04040 and of RepVGG, arXiv 2101.03697).
+At inference, a MobileOne block is a sum of linear branches over the same input: convolutions, each
+followed by batch normalization, and a batch normalization alone (the skip). A sum of convolutions
+is one convolution. This module computes its kernel and bias (section 3.2 of arXiv 2206.04040, and
+section 3.2 of RepVGG, arXiv 2101.03697).
 
-Kernels carry their output channel on the last axis: (height, width, in, out) when dense,
-(height, width, channels) when depthwise. Folding is then the same line for both.
+The last axis of a kernel is the output channel: (height, width, in, out) for a dense convolution,
+(height, width, channels) for a depthwise one. The same line of code folds both.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ import numpy as np
 
 
 class BatchNormParameters(NamedTuple):
-    """Inference-time batch normalization of c channels; each array has shape (c,)."""
+    """Parameters of inference-time batch normalization; each array has shape (channels,)."""
 
     gamma: np.ndarray
     beta: np.ndarray
@@ -33,21 +33,25 @@ class Branch(NamedTuple):
 
 
 def identity_kernel(channels: int, depthwise: bool) -> np.ndarray:
-    """1×1 kernel that passes its input through: the skip branch seen as a convolution."""
+    """Returns the 1×1 kernel of the identity: the skip branch written as a convolution."""
     return np.ones((1, 1, channels)) if depthwise else np.eye(channels)[None, None]
 
 
 def fold_branch(branch: Branch) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias of a convolution equal to `branch`: γ/√(σ²+ε)·W and β − γμ/√(σ²+ε)."""
+    """Returns kernel γ/√(σ²+ε)·W and bias β − γμ/√(σ²+ε) of a convolution equal to `branch`."""
     gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in branch.norm[:4])
     scale = gamma / np.sqrt(variance + branch.norm.epsilon)
     return np.asarray(branch.kernel, np.float64) * scale, beta - mean * scale
 
 
 def fold(branches: Iterable[Branch], kernel_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One kernel and bias equal to the sum of `branches`.
+    """Returns kernel and bias of one convolution equal to the sum of `branches`.
 
-    Smaller kernels are centered, so every kernel side must be odd and `kernel_size` the largest.
+    Smaller kernels are centered in the largest one, so the sides of all kernels must be odd.
+
+    Args:
+        branches: The branches to sum.
+        kernel_size: Side of the largest kernel.
 
     Returns:
         kernel: float64, (kernel_size, kernel_size, …) with the trailing axes of the branches.

@@ -1,20 +1,20 @@
-"""First and second moments of the windows that a convolution sees, with gradients written out.
+"""First and second moments of the windows that a convolution sees, with explicit gradients.
 
-Both window types return one tensor: row 0 holds the sums, the rest the centered products. For
-windows q of n values, over all images and positions,
+Both window types return one tensor: row 0 holds the sums, the other rows hold the centered
+products. For windows q of n values, summed over all images and positions,
 
     row 0:         Σ q_i
     row 1 + i:     Σ (q_i − m_i) (q_j − m_j)    for j = 0 … n − 1
 
-The constant m keeps a small variance visible beside a large mean. Where m is the mean, the gradient
-of the products is that of the covariance. The backward pass needs nothing but the input.
+Subtracting the constant m preserves a small variance next to a large mean. If m is the mean, the
+gradient of the products is that of the covariance. The backward pass needs only the input.
 
-docs/methods/window_moments.md works an example in one dimension through by hand, and
+docs/methods/window_moments.md works through an example in one dimension by hand, and
 docs/methods/one_pass.md derives the formulas.
 
-Shapes in comments: B images of H × W pixels with C channels; P = B · H · W positions. A 3×3 window
-has 9 taps, numbered row by row, so that tap 4 is its center. The distance of two taps is their lag;
-there are 5×5 = 25 lags.
+Comments give shapes for B images of H × W pixels with C channels, with P = B · H · W positions. A
+3×3 window has 9 taps, numbered row by row, so that tap 4 is its center. The offset between two taps
+is their lag; there are 5×5 = 25 lags.
 """
 
 from collections.abc import Callable
@@ -24,20 +24,21 @@ import keras
 import numpy as np
 from keras import ops
 
-Tensor = Any  # of any backend
+Tensor = Any  # a tensor of Keras' backend
 
 TAPS = 3  # side of the kernel of a depthwise window
-LAGS = 2 * TAPS - 1  # distances of two taps along one axis: -2, -1, 0, 1, 2
+LAGS = 2 * TAPS - 1  # offsets between two taps along one axis: -2, -1, 0, 1, 2
 
 
 def _with_gradient(function: Callable) -> Callable:
-    """`ops.custom_gradient` of a function with one output, in a form that every backend calls."""
+    """Wraps a function of one output in `ops.custom_gradient`, in a form for every backend."""
 
     @ops.custom_gradient
     def wrapped(*inputs: Tensor) -> tuple[Tensor, Callable]:
         output, gradient = function(*inputs)
 
-        def backward(*args: Tensor, upstream: Tensor = None) -> Tensor:  # PyTorch names it
+        # PyTorch passes the gradient as a keyword argument, other backends as a positional one.
+        def backward(*args: Tensor, upstream: Tensor = None) -> Tensor:
             return gradient(args[0] if upstream is None else upstream)
 
         return output, backward
@@ -46,15 +47,15 @@ def _with_gradient(function: Callable) -> Callable:
 
 
 def dense_moments(x: Tensor, sums: Tensor, m: Tensor) -> Tensor:
-    """Sums and centered products of the rows of a matrix, in the dtype of m.
+    """Computes sums and centered products of the rows of a matrix, in the dtype of m.
 
     Args:
-        x: One window in each row, shape (P, n).
+        x: Matrix with one window in each row, shape (P, n).
         sums: Sums of the columns of x, shape (n,).
-        m: Constant to center with, shape (n,).
+        m: Constant to subtract, shape (n,).
 
     Returns:
-        Shape (1 + n, n): the sums, then (x − m)ᵀ (x − m).
+        Tensor of shape (1 + n, n): the sums, then (x − m)ᵀ (x − m).
     """
 
     @_with_gradient
@@ -74,14 +75,14 @@ def dense_moments(x: Tensor, sums: Tensor, m: Tensor) -> Tensor:
 
 
 def squares(covariance: Tensor, x: Tensor) -> Tensor:
-    """xᵀ · covariance · x for each column of a matrix: the diagonal of that product alone.
+    """Computes xᵀ · covariance · x for each column of x, which is the diagonal of that product.
 
     Args:
-        covariance: Symmetric, shape (n, n).
-        x: Shape (n, k).
+        covariance: Symmetric matrix, shape (n, n).
+        x: Matrix, shape (n, k).
 
     Returns:
-        Shape (k,).
+        Tensor of shape (k,).
     """
 
     @_with_gradient
@@ -98,12 +99,15 @@ def squares(covariance: Tensor, x: Tensor) -> Tensor:
 
 
 def depthwise_moments(x: Tensor, image: Tensor, m: Tensor) -> Tensor:
-    """Per-channel sums and centered products of all 3×3 windows, shape (10, 9, C).
+    """Computes per-channel sums and centered products of all 3×3 windows.
 
     Args:
-        x: Shape (B, H, W, C); windows reach over its border, where they see zeros.
+        x: Shape (B, H, W, C). Windows extend beyond its border, where they see zeros.
         image: Sum of x over the batch, shape (H, W, C), in the dtype of m.
-        m: Constant to center with, shape (9, C); the result has its dtype.
+        m: Constant to subtract, shape (9, C). The result has its dtype.
+
+    Returns:
+        Tensor of shape (10, 9, C): the sums, then the products.
     """
 
     @_with_gradient
@@ -122,16 +126,16 @@ def depthwise_moments(x: Tensor, image: Tensor, m: Tensor) -> Tensor:
 
 
 def _tap_moments(x: Tensor, image: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of the taps, (9, C), and products of two taps less m, (9, 9, C).
+    """Computes sums of the taps, (9, C), and centered products of two taps, (9, 9, C).
 
-    With c the mean of the channel, the window of x is the window of z = x − c, plus c times the
-    window of an image of ones; both are padded with zeros.
+    If c is the mean of the channel, a window of x is the window of z = x − c, plus c times the
+    window of an image of ones. Both images are padded with zeros.
     """
     images, height, width, _ = (ops.cast(n, m.dtype) for n in ops.shape(x))
     count = images * height * width
     c = m[TAPS**2 // 2]  # (C,): the tap in the center sees every pixel once
     z = image - images * c  # (H, W, C), summed over the batch
-    # Sums of products of two taps of the ones, and of a tap of the ones and a tap of z.
+    # Sums of products of two taps of the ones, and of a tap of the ones with a tap of z.
     ones_ones = images * _pair_sums(ops.ones_like(image[..., :1]))  # (9, 9, 1)
     ones_z = _pair_sums(z)  # (9, 9, C)
     ones, z = _diagonal(ones_ones), _diagonal(ones_z)  # (9, 1), (9, C): sums of the taps
@@ -147,17 +151,17 @@ def _tap_moments(x: Tensor, image: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tap_sums(image: Tensor) -> Tensor:
-    """Sum of each tap over all windows of an image (H, W, C): shape (9, C)."""
+    """Returns the sum of each tap over all windows of an image (H, W, C), shape (9, C)."""
     return _diagonal(_pair_sums(image))
 
 
 def _diagonal(pairs: Tensor) -> Tensor:
-    """Entries (i, i) of an array (9, 9, C): shape (9, C)."""
+    """Returns the entries (i, i) of an array (9, 9, C), shape (9, C)."""
     return ops.reshape(pairs, (TAPS**4, -1))[:: TAPS**2 + 1]
 
 
 def _pair_sums(image: Tensor) -> Tensor:
-    """Sum of tap j over the windows whose tap i also lies inside the image, as (9 i, 9 j, C)."""
+    """Sums tap j over the windows whose tap i also lies inside the image, as (9 i, 9 j, C)."""
     height, width, _ = ops.shape(image)
     rows, columns = (ops.cast(_both_inside(n), image.dtype) for n in (height, width))
     sums = ops.matmul(rows, ops.reshape(image, (height, -1)))  # (3 · 3, W · C)
@@ -168,10 +172,12 @@ def _pair_sums(image: Tensor) -> Tensor:
 
 
 def _both_inside(length: Any) -> Any:
-    """For taps i and j along one axis: whether pixel r is tap j of a window whose tap i is inside.
+    """Returns whether pixel r is tap j of a window whose tap i lies inside the image.
+
+    Taps i and j and pixel r are counted along one axis.
 
     Returns:
-        Boolean, shape (3 i · 3 j, length).
+        Boolean array of shape (3 i · 3 j, length).
     """
     xp = np if isinstance(length, int) else ops
     r = xp.arange(length)  # (length,)
@@ -182,18 +188,18 @@ def _both_inside(length: Any) -> Any:
 
 
 def _tap_products(x: Tensor, c: Tensor) -> Tensor:
-    """Products of two taps of the 3×3 windows of x − c, summed over windows and images.
+    """Sums the products of two taps of the 3×3 windows of x − c over windows and images.
 
-    Autocorrelation minus the terms whose window is not there: where both taps are in the upper row
-    of the window, the last row of the image takes no part; where both are in the lower row, the
-    first row of the image; columns likewise.
+    The result is the autocorrelation minus the terms of windows that do not exist. If both taps are
+    in the upper row of the window, the last row of the image is left out; if both are in the lower
+    row, the first row of the image is left out. The same holds for columns.
 
     Args:
-        x: Shape (B, H, W, C). Outside the image x − c counts as zero.
+        x: Shape (B, H, W, C). Outside the image, x − c counts as zero.
         c: Shape (C,), in the dtype of the result.
 
     Returns:
-        Shape (9, 9, C).
+        Tensor of shape (9, 9, C).
     """
     z = ops.cast(x, c.dtype) - c  # (B, H, W, C)
     rows, columns = _ends(z, axis=1), _ends(z, axis=2)  # (B, 1, W, 2C), (B, H, 1, 2C)
@@ -211,20 +217,20 @@ def _tap_products(x: Tensor, c: Tensor) -> Tensor:
 
 
 def _tap_products_gradient(x: Tensor, both: Tensor, constants: Tensor) -> Tensor:
-    """The gradient of each pixel, summed over the windows of which it is a tap i.
+    """Computes the gradient of each pixel, summed over the windows of which it is a tap i.
 
-    It is Σ_j both(i, j) · tap j + constants(i).
+    The gradient of tap i is Σ_j both(i, j) · tap j + constants(i).
 
-    All pixels together get one convolution, whose kernel adds up `both` for each lag, and one
-    constant. Pixels at the border are taps of fewer windows, which is corrected there.
+    One convolution, whose kernel sums `both` for each lag, and one constant give the gradient of
+    all pixels. Pixels at the border are taps of fewer windows, which is corrected afterwards.
 
     Args:
         x: Shape (B, H, W, C).
-        both: Symmetric in its first two axes, shape (9, 9, C).
+        both: Shape (9, 9, C), symmetric in the first two axes.
         constants: Shape (9, C).
 
     Returns:
-        Shape (B, H, W, C), in the dtype of `both`.
+        Tensor of shape (B, H, W, C), in the dtype of `both`.
     """
     channels, dtype = x.shape[-1], both.dtype
     pairs = ops.reshape(both, (-1, channels))  # (81, C)
@@ -245,23 +251,24 @@ def _tap_products_gradient(x: Tensor, both: Tensor, constants: Tensor) -> Tensor
 
 
 def _convolve(x: Tensor, kernel: Tensor, rows: int, columns: int) -> Tensor:
-    """Depthwise convolution; kernel (rows · columns · ends, C), where `_ends` defines ends."""
+    """Convolves depthwise with a kernel (rows · columns · ends, C), where `_ends` defines ends."""
     kernel = ops.reshape(kernel, (rows, columns, -1, 1))
     return ops.depthwise_conv(x, kernel, padding="same")
 
 
 def _ends(x: Tensor, axis: int) -> Tensor:
-    """First and last row (axis 1) or column (axis 2) of an image (B, H, W, C).
+    """Returns the first and last row (axis 1) or column (axis 2) of images (B, H, W, C).
 
     Returns:
-        Shape (B, 1, W, 2C) or (B, H, 1, 2C): the channels of the first, then those of the last.
+        Tensor of shape (B, 1, W, 2C) or (B, H, 1, 2C): the channels of the first line, then those
+        of the last line.
     """
     before = (slice(None),) * axis
     return ops.concatenate([x[*before, :1], x[*before, -1:]], axis=-1)
 
 
 def _add_to_ends(x: Tensor, ends: Tensor, axis: int) -> Tensor:
-    """x (B, H, W, C) with `ends`, in the layout of `_ends`, added to its first and last line."""
+    """Adds `ends`, in the layout of `_ends`, to the first and last line of x (B, H, W, C)."""
     first, last = ops.split(ends, 2, axis=-1)
     length = ops.shape(x)[axis]
     for position, line in ((0, first), (length - 1, last)):
@@ -275,9 +282,9 @@ def _add_to_ends(x: Tensor, ends: Tensor, axis: int) -> Tensor:
 
 
 def _add_in_place(x: Tensor, line: Tensor, axis: int, position: Any) -> Tensor:
-    """x with `line` added to its row or column at `position`, without a copy of x.
+    """Adds `line` to the row or column of x at `position`, without a copy of x.
 
-    Nothing else may use x, which TensorFlow overwrites.
+    TensorFlow overwrites x, so nothing else may use it.
     """
     import tensorflow as tf
 
@@ -290,15 +297,15 @@ def _add_in_place(x: Tensor, line: Tensor, axis: int, position: Any) -> Tensor:
 
 
 def _border_matrices() -> tuple[np.ndarray, np.ndarray]:
-    """How products of taps add up from sums over an image, its border lines, and its corners.
+    """Returns matrices that map sums over an image, its border lines and its corners to taps.
 
     Returns:
-        (81, 25 + 2 · 5 + 2 · 5 + 4): products of two taps, from the sums at each lag.
-        (9, 1 + 2 + 2 + 4): sums of taps, from sums of pixels.
+        (81, 25 + 2 · 5 + 2 · 5 + 4): maps the sums at each lag to products of two taps.
+        (9, 1 + 2 + 2 + 4): maps sums of pixels to sums of taps.
     """
     products = np.zeros((TAPS**2, TAPS**2, _PRODUCTS[-1] + 4))
     sums = np.zeros((TAPS**2, _PIXELS[-1] + 4))
-    # Which line at the border (0 the first, 1 the last) two taps leave out.
+    # The border line (0 for the first, 1 for the last) that two taps leave out.
     left_out = {(0, 0): 1, (2, 2): 0}
     for i, j, k, m in np.ndindex((TAPS,) * 4):
         tap, other = TAPS * i + j, TAPS * k + m
@@ -329,23 +336,23 @@ def _count(
         corners[2 * column + row] = 1
 
 
-# Where the sums over border rows, over border columns and of corners begin: among the products at
-# each lag, and among the sums of pixels.
+# Indices at which the sums over border rows, border columns and corners begin, among the products
+# at each lag and among the sums of pixels.
 _PRODUCTS = np.cumsum([LAGS**2, 2 * LAGS, 2 * LAGS])
 _PIXELS = np.cumsum([1, 2, 2])
 _TAP_PRODUCTS, _TAP_SUMS = _border_matrices()  # (81, 49), (9, 9)
 
 
 def _autocorrelation(z: Tensor, rows: int, columns: int) -> Tensor:
-    """Sums of z(p) · z(p + d) over images and positions p, where z is zero outside the image.
+    """Sums z(p) · z(p + d) over images and positions p, where z is zero outside the image.
 
     Args:
         z: Shape (B, H, W, C).
-        rows: Number of lags d along the height, odd: they lie symmetrically around zero.
-        columns: Number of lags along the width, odd.
+        rows: Number of lags d along the height, symmetric around zero and therefore odd.
+        columns: Number of lags along the width, also odd.
 
     Returns:
-        Shape (rows, columns, C).
+        Tensor of shape (rows, columns, C).
     """
     half = _half_autocorrelation(z, rows // 2, columns // 2)  # (rows, columns // 2 + 1, C)
     # z(p) z(p + d) and z(p) z(p − d) have the same sum.
@@ -353,9 +360,10 @@ def _autocorrelation(z: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _half_autocorrelation(z: Tensor, down: int, right: int) -> Tensor:
-    """Autocorrelation at the lags from (−down, 0) to (down, right): (2 down + 1, right + 1, C).
+    """Computes the autocorrelation at lags (−down, 0) … (down, right): (2 down + 1, right + 1, C).
 
-    This half has few columns, since oneDNN is several times slower with more than three.
+    The half with few columns is computed, since oneDNN is several times slower with more than
+    three.
     """
     rows, columns = 2 * down + 1, right + 1
     padded = ops.pad(z, [(0, 0), (down, down), (0, right), (0, 0)])  # (B, H + 2 down, W + right, C)
@@ -371,10 +379,10 @@ def _half_autocorrelation(z: Tensor, down: int, right: int) -> Tensor:
 
 
 def _weight_gradient(inputs: Tensor, outputs: Tensor, rows: int, columns: int) -> Tensor:
-    """The gradient of a depthwise kernel, (rows, columns, C), in one sweep over the image.
+    """Computes the gradient of a depthwise kernel, (rows, columns, C), in one pass over the image.
 
-    Entry (i, j) of this gradient is Σ outputs(p) · inputs(p + (i, j)): an autocorrelation if both
-    are the same image.
+    Entry (i, j) of this gradient is Σ outputs(p) · inputs(p + (i, j)), which is an autocorrelation
+    if both are the same image.
     """
     import tensorflow as tf
 

@@ -1,1 +1,1 @@
-"""The TFLite file format: writing, reading, running."""
+"""TFLite files: converting, reading, describing and running them."""

@@ -26,10 +26,11 @@ def convert(
     """Converts a fused `model` to the content of a TFLite file.
 
     Args:
-        model, precision, input_dtype, output_dtype: As in `export_tflite`.
-        normalize: Configuration whose normalization the file performs before the model, or None.
+        model: Fused model with one image input of fixed size.
+        precision, input_dtype, output_dtype: As in `export_tflite`.
         images: Calibration images for the integer precisions, in the units that the file takes.
-        output_names: Names of the file's outputs. None: those of the model.
+        normalize: Configuration whose normalization the file performs before the model, or None.
+        output_names: Names of the outputs of the file. None: those of the model.
 
     Returns:
         The content of the file.
@@ -66,11 +67,12 @@ def convert_function(
     """Converts a function of one image batch to the content of a TFLite file.
 
     Args:
-        serve: Takes a float32 tensor (1, height, width, channels) and returns the outputs by name.
+        serve: Function that takes a float32 tensor (1, height, width, channels) and returns the
+            outputs by name.
         source: Name of the input, and its shape without the batch.
         variables: The `tf.Variable`s that `serve` reads.
         precision, input_dtype, output_dtype: As in `export_tflite`.
-        images: Calibration images for the integer precisions, in the units that the file takes.
+        images: Calibration images for the integer precisions, in the units that the file takes, or
             None if `serve` contains the ranges as fake quantization.
 
     Returns:
@@ -78,9 +80,9 @@ def convert_function(
     """
     import tensorflow as tf
 
-    # The converter folds variables into the file only if it finds them as tf.Variables on the
-    # object it is given. Keras 3 tracks them elsewhere, so they would stay resources that are read
-    # at run time.
+    # The converter folds variables into the file only if they are attributes of the module as
+    # tf.Variables. Keras 3 tracks them elsewhere, so they would remain resources that are read at
+    # run time.
     module = tf.Module()
     module.variables_of_model = list(variables)
     input_name, shape = source
@@ -115,7 +117,7 @@ def normalized(pixels: Tensor, config: ImageConfig) -> Tensor:
     if config.mean is None or config.std is None:
         raise InputValueError(
             "Expected a configuration of RGB images. Received: one without mean and standard "
-            "deviation. Leave the normalization out."
+            "deviation. Leave out the normalization."
         )
     import tensorflow as tf
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ai_edge_litert.schema_py_generated import ModelT
 
 IDENTIFIER = b"TFL3"
-Table = dict[int, Any]  # from the number of a field in a schema to its value
+Table = dict[int, Any]  # maps the number of a field in a schema to its value
 Reader = Any  # `flatbuffers.table.Table`, positioned on a table of a flatbuffer
 
 
@@ -41,6 +41,12 @@ class TensorInfo(NamedTuple):
 
 def read_tflite(path: str | os.PathLike) -> bytes:
     """Reads and checks the content of a TFLite file.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The content of the file.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -84,7 +90,7 @@ def serialize(model: "ModelT") -> bytes:
 
 
 def with_buffer(content: bytes, name: str, buffer: bytes) -> bytes:
-    """Adds one entry to the metadata table of a TFLite file and returns the new content."""
+    """Adds an entry to the metadata table of a TFLite file and returns the new content."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = parse(content)
@@ -106,7 +112,7 @@ def read_buffer(content: bytes, name: str) -> bytes | None:
 
 
 def root(buffer: bytes) -> Reader:
-    """Returns the root table of any flatbuffer, to be read by the numbers of its fields."""
+    """Returns the root table of any flatbuffer, whose fields are read by their numbers."""
     from flatbuffers import Table
     from flatbuffers.encode import Get
     from flatbuffers.packer import uoffset
@@ -217,7 +223,7 @@ def operator_counts(content: bytes) -> dict[str, int]:
 
 
 def inputs_and_outputs(content: bytes) -> tuple[list[TensorInfo], list[TensorInfo]]:
-    """Returns the inputs and the outputs of the first subgraph."""
+    """Returns the inputs and the outputs of the first subgraph of a TFLite file."""
     model = parse(content)
     graph = model.subgraphs[0]
     names = {}
@@ -242,7 +248,7 @@ def inputs_and_outputs(content: bytes) -> tuple[list[TensorInfo], list[TensorInf
 
 
 def open_inputs(content: bytes) -> list[tuple[str, tuple[int, ...]]]:
-    """Returns name and shape of each input with open dimensions, which are -1 in the shape."""
+    """Returns name and shape of each input that has open dimensions, with -1 for each of them."""
     graph = parse(content).subgraphs[0]
     tensors = [graph.tensors[index] for index in graph.inputs]
     shapes = [

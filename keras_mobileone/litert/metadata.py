@@ -23,7 +23,7 @@ from keras_mobileone.litert.flatbuffer import Table, TensorInfo
 FIELD = "TFLITE_METADATA"
 CONFIG_FIELD = "KERAS_MOBILEONE_IMAGE_CONFIG"
 IDENTIFIER = b"M001"
-# The oldest version of the schema that has all fields used here.
+# The oldest version of the schema that has all fields that are used here.
 PARSER_VERSION = "1.0.0"
 LABELS_FILE = "labels.txt"
 # Codes of the schema's enumerations and unions.
@@ -49,12 +49,11 @@ def with_metadata(
         name: Name of the model.
         about: Description, author, license and version.
         labels: Names of the classes, or None for a model that has none.
-        config: How the file takes its images. The fields of the standard tell any client the size,
-            mean and standard deviation. The whole configuration is also stored as JSON for this
-            package.
+        config: How the file takes images. Standard fields give size, mean and standard deviation to
+            any client. The whole configuration is also stored as JSON for this package.
 
     Returns:
-        The content of the new file. The labels are a zip archive after the model.
+        The content of the new file. The labels are in a zip archive after the model.
     """
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     subgraph = {
@@ -70,14 +69,15 @@ def with_metadata(
 
 
 def read_file_config(content: bytes) -> ImageConfig | None:
-    """Reads from the metadata of a TFLite file how it takes its images.
+    """Reads from the metadata of a TFLite file how it takes images.
 
     Args:
         content: Content of the file.
 
     Returns:
-        The configuration that this package stored. For files of other tools, a configuration with
-        the size, mean and standard deviation of the standard metadata. None if there are none.
+        The configuration that this package stored. For a file from another tool, a configuration
+        with the size, mean and standard deviation of the standard metadata, or None if it has no
+        such metadata.
     """
     names = _labels_in(io.BytesIO(content))
     labels = None if names is None else tuple(names)
@@ -95,25 +95,32 @@ def read_file_config(content: bytes) -> ImageConfig | None:
 
 
 def require_file_config(content: bytes) -> ImageConfig:
-    """Does what `read_file_config` does for a file whose metadata this package wrote.
+    """Reads how a TFLite file takes images, and requires that its metadata describe it.
+
+    Args:
+        content: Content of the file.
+
+    Returns:
+        The configuration, see `read_file_config`.
 
     Raises:
-        ValueError: If the metadata do not tell how the file takes images.
+        ValueError: If the metadata do not describe how the file takes images.
     """
     config = read_file_config(content)
     if config is None:
         raise InputValueError(
-            "Expected a TFLite file whose metadata tell how it takes images. Received: a file "
-            "without such metadata. Write it with keras_mobileone.export_tflite."
+            "Expected a TFLite file whose metadata describe how it takes images. Received: a file "
+            "without such metadata. Export the model with keras_mobileone.export_tflite."
         )
     return config
 
 
 def _read_normalization(described: bytes) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Reads mean and standard deviation of the first input from metadata of the standard schema.
+    """Reads mean and standard deviation of the first input from standard metadata.
 
     Returns:
-        Both for each channel or for all channels, or None if the metadata lack them.
+        Mean and standard deviation, each with one value for each channel or one for all channels;
+        None if the metadata lack them.
     """
     table = flatbuffer.root(described)
     subgraph = flatbuffer.items(table, 3)[:1]
@@ -128,12 +135,12 @@ def _read_normalization(described: bytes) -> tuple[tuple[float, ...], tuple[floa
 
 
 def read_labels(path: str | os.PathLike) -> list[str] | None:
-    """Reads the names of the classes inside a TFLite file; None if it has none."""
+    """Reads the names of the classes in a TFLite file; None if it has none."""
     return _labels_in(path)
 
 
 def _labels_in(file: str | os.PathLike | io.BytesIO) -> list[str] | None:
-    """Reads the labels in the zip archive that follows the model; None without them."""
+    """Reads the labels from the zip archive that follows the model; None if there is none."""
     if not zipfile.is_zipfile(file):
         return None
     with zipfile.ZipFile(file) as archive:

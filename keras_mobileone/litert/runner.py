@@ -1,4 +1,4 @@
-"""Runs TFLite files of any type with ai-edge-litert, on real values."""
+"""Runs TFLite files with ai-edge-litert, with real values for inputs and outputs of any type."""
 
 import numpy as np
 
@@ -18,10 +18,10 @@ class LiteRTRunner:
         threads: Number of CPU threads.
 
     Attributes:
-        inputs, outputs: Name, shape, type and quantization of each.
+        inputs, outputs: Name, shape, type and quantization of each input and output.
 
     Raises:
-        ValueError: If the runtime cannot prepare the file.
+        ValueError: If LiteRT cannot run the file.
     """
 
     def __init__(self, content: bytes, threads: int = 1) -> None:
@@ -40,7 +40,7 @@ class LiteRTRunner:
         """Runs the file once.
 
         Args:
-            batch: Real values of the shape of the file's input. An integer input is quantized.
+            batch: Real values with the shape of the input. They are quantized for an integer input.
 
         Returns:
             The outputs as float32 real values, by name.
@@ -55,14 +55,14 @@ class LiteRTRunner:
 
 
 def to_real(stored: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """Dequantizes a tensor to float32; floating point values are returned as they are."""
+    """Dequantizes a tensor to float32. Floating-point values are only cast."""
     if info.scale is None or info.zero_point is None:
         return stored.astype(np.float32)
     return (stored.astype(np.float32) - info.zero_point) * np.float32(info.scale)
 
 
 def to_stored(real: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """Quantizes real values as a tensor needs them: rounded, and clipped to its type."""
+    """Quantizes real values for a tensor: they are rounded and clipped to its type."""
     if info.scale is None or info.zero_point is None:
         return real.astype(info.dtype)
     limits = np.iinfo(info.dtype)

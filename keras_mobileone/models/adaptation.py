@@ -1,4 +1,4 @@
-"""Variations of a model for an export: probabilities instead of logits, another image size."""
+"""Adapts a model for an export: probabilities instead of logits, a different image size."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from keras_mobileone.models.graph import ends_in_softmax, inputs_and_outputs, re
 
 
 def with_softmax(model: keras.Model) -> keras.Model:
-    """Returns a model of probabilities, made from a classifier that may give logits.
+    """Returns a classifier that outputs probabilities, made from one that may output logits.
 
     Args:
         model: Functional or Sequential classifier with one output of shape (batch, classes).
@@ -19,7 +19,7 @@ def with_softmax(model: keras.Model) -> keras.Model:
         `model` itself if it ends in a softmax, else a model that shares its layers and appends one.
 
     Raises:
-        ValueError: If the model has another output.
+        ValueError: If the output of the model has a different shape, or there are several outputs.
 
     Examples:
         >>> logits = km.MobileOneS0(
@@ -42,17 +42,17 @@ def with_softmax(model: keras.Model) -> keras.Model:
 
 
 def at_size(model: keras.Model, size: int) -> keras.Model:
-    """Returns a model that shares the layers of `model` and takes square images of another size.
+    """Returns a model that shares the layers of `model` and takes square images of a given size.
 
     Args:
         model: Functional or Sequential model with one image input.
         size: Height and width of the images in pixels.
 
     Returns:
-        `model` itself if it takes this size already, else a new model.
+        `model` itself if it already takes this size, else a new model.
 
     Raises:
-        ValueError: If the model has several inputs, or a layer that only fits one image size.
+        ValueError: If the model has several inputs, or a layer that fits only one image size.
 
     Examples:
         >>> model = km.MobileOneS0(weights=None, classes=10, deploy=True)
@@ -78,5 +78,5 @@ def at_size(model: keras.Model, size: int) -> keras.Model:
 
 
 def call_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    """Calls a layer."""
+    """Calls a layer with the given arguments."""
     return layer(*args, **kwargs)

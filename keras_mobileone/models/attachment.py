@@ -4,7 +4,7 @@ from typing import Protocol
 
 import keras
 
-# Key in the configuration of a Keras model, which Keras writes to a .keras file.
+# Key in the configuration of a Keras model, which Keras writes into the `.keras` file.
 CONFIG_KEY = "image_config"
 
 
@@ -17,10 +17,10 @@ class Attachable(Protocol):
 
 
 def attach(model: keras.Model, value: Attachable) -> None:
-    """Attaches `value` to `model` and adds it to what `model.get_config()` returns.
+    """Attaches `value` to `model` and adds it to the result of `model.get_config()`.
 
-    Keras ignores the additional key when it loads a file, so a model of stock layers still loads
-    where this package is not installed.
+    Keras ignores the additional key when it loads a file, so that a model of stock layers still
+    loads where this package is not installed.
     """
     setattr(model, CONFIG_KEY, value)
     if not isinstance(model.get_config, _ConfigWithAttachment):
@@ -28,12 +28,12 @@ def attach(model: keras.Model, value: Attachable) -> None:
 
 
 def attached(model: keras.Model) -> Attachable | None:
-    """Returns the value that was attached to `model` last, or None."""
+    """Returns the value that was last attached to `model`, or None."""
     return getattr(model, CONFIG_KEY, None)
 
 
 def copy_attachment(source: keras.Model, target: keras.Model) -> keras.Model:
-    """Attaches the value of `source`, if it has one, to `target`, and returns `target`."""
+    """Attaches the value of `source`, if any, to `target`, and returns `target`."""
     value = attached(source)
     if value is not None:
         attach(target, value)
@@ -41,7 +41,7 @@ def copy_attachment(source: keras.Model, target: keras.Model) -> keras.Model:
 
 
 class _ConfigWithAttachment:
-    """Replaces `get_config` of one model: adds the attached value."""
+    """Replacement for the `get_config` of one model that adds the attached value."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model, self._get_config = model, model.get_config

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of any Keras model."""
+"""Counts parameters and multiply-accumulates of any Keras model."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,8 @@ from keras_mobileone.models.variant_complexity import Complexity
 
 Tensor = Any  # a tensor or variable of Keras' backend
 
-# Layers with weights that do one operation a value or less: free, like every elementwise one.
+# Layers with weights that need at most one operation for each value. They count as free, like all
+# elementwise layers.
 FREE_WITH_WEIGHTS = (
     layers.BatchNormalization,
     layers.LayerNormalization,
@@ -23,7 +24,7 @@ FREE_WITH_WEIGHTS = (
     layers.PReLU,
     layers.Embedding,
 )
-# What multiplies without weights of its own and is not counted: layers, and functions of keras.ops
+# Operations that multiply without weights and are not counted: layers, and functions of keras.ops
 # by the names of their classes, which Keras does not export.
 UNCOUNTED_LAYERS = (layers.Dot, layers.Attention)
 UNCOUNTED_FUNCTIONS = {
@@ -41,18 +42,23 @@ def model_complexity(
     """Counts the parameters and multiply-accumulates of `model`.
 
     Args:
-        model: Functional or built Sequential model. A layer called twice counts twice. Counted are
-            MobileOneBlock, Conv2D, DepthwiseConv2D, SeparableConv2D, Dense, global average
-            pooling, and `keras.ops.matmul` and `einsum` of two tensors; others do not count.
-        input_shape: (height, width, channels) of its single input, where the model leaves it open.
-        strict: Raise for a layer or operation that multiplies and is not among these, instead of
-            leaving it out. Known for it are layers with weights other than normalization, PReLU
-            and Embedding, and the products of Keras; what a layer without weights does inside its
-            `call` is never seen.
+        model: Functional or built Sequential model. A layer that is called twice counts twice. The
+            layers that count are `MobileOneBlock`, `Conv2D`, `DepthwiseConv2D`, `SeparableConv2D`,
+            `Dense` and `GlobalAveragePooling2D`, and `keras.ops.matmul` and `keras.ops.einsum` of
+            two tensors. All others count as free.
+        input_shape: (height, width, channels) of the only input, if the model leaves it open.
+        strict: Whether to raise an error for a layer or operation that multiplies and is not one of
+            these, instead of leaving it out. Such layers are those with weights other than
+            normalization, `PReLU` and `Embedding`; such operations are Keras' products. The
+            operations inside the `call` of a layer without weights are never counted.
+
+    Returns:
+        A `Complexity`.
 
     Raises:
-        ValueError: If the size of the input is open and `input_shape` is not given, or, with
-            `strict`, if a part of the work can't be counted.
+        TypeError: If `model` is not a Keras model, or is subclassed and has no graph.
+        ValueError: If the input size is open and `input_shape` is not given or, with `strict`, if
+            the work of a layer or operation can't be counted.
 
     Examples:
         >>> model_complexity(keras_mobileone.MobileOneS0(weights=None, deploy=True))
@@ -69,7 +75,7 @@ def model_complexity(
         inputs = keras.Input(input_shape, dtype=model.inputs[0].dtype)
     elif any(None in tensor.shape[1:] for tensor in model.inputs):
         raise InputValueError(
-            f"The input size of {model.name!r} is open, and so is its work. "
+            f"The work of {model.name!r} depends on its input size, which is open. "
             "Received: input_shape=None. Pass input_shape=(height, width, channels)."
         )
     macs = dense_macs = 0
@@ -82,7 +88,7 @@ def model_complexity(
             raise InputValueError(
                 "Expected layers and operations whose work `model_complexity` can count. "
                 f"Received: {layer.name!r} of type {type(layer).__name__} in {model.name!r}. "
-                "Leave `strict` out to count the others."
+                "Pass strict=False to count only the others."
             )
         macs += work or 0
         dense_macs += (work or 0) if isinstance(layer, layers.Dense) else 0
@@ -98,7 +104,7 @@ def _size(variables: Iterable[Tensor]) -> int:
 
 
 def _macs(operation: Any, inputs: Sequence[Tensor], outputs: Tensor) -> int | None:
-    """Work of one call for one image; None if the operation multiplies in an unknown way."""
+    """Counts one call for one image; None if the operation multiplies in an unknown way."""
     if not isinstance(operation, keras.Layer):
         return _function_macs(operation, inputs, outputs)
     if isinstance(operation, MobileOneBlock):
@@ -125,7 +131,7 @@ def _block_macs(block: MobileOneBlock, outputs: Tensor) -> int:
 
 
 def _function_macs(function: Any, inputs: Sequence[Tensor], outputs: Tensor) -> int | None:
-    """Work of a function of keras.ops on symbolic tensors."""
+    """Counts one call of a function of `keras.ops` on symbolic tensors."""
     name = type(function).__name__
     if name == "Matmul":
         return math.prod(_sizes_of_one_image(outputs)) * inputs[0].shape[-1]
@@ -135,7 +141,7 @@ def _function_macs(function: Any, inputs: Sequence[Tensor], outputs: Tensor) -> 
 
 
 def _einsum_macs(subscripts: str, inputs: Sequence[Tensor]) -> int | None:
-    """Product of the sizes of all indices of two tensors; one alone is not multiplied."""
+    """Multiplies the sizes of all indices of two tensors; a single tensor needs no products."""
     terms = subscripts.replace(" ", "").split("->")[0].split(",")
     if len(terms) == 1:
         return 0
@@ -148,10 +154,10 @@ def _einsum_macs(subscripts: str, inputs: Sequence[Tensor]) -> int | None:
 
 
 def _sizes_of_one_image(tensor: Tensor) -> list[int]:
-    """Shape of a tensor with 1 for an open batch."""
+    """Returns the shape of a tensor with open sizes, such as the batch, replaced by 1."""
     return [1 if size is None else size for size in tensor.shape]
 
 
 def _kernel_macs(conv: keras.Layer) -> int:
-    """Multiply-accumulates of a convolution for one output pixel."""
+    """Returns the multiply-accumulates of a convolution for one output pixel."""
     return math.prod(conv.kernel.shape)

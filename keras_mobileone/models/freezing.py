@@ -1,4 +1,4 @@
-"""Freezing the batch normalization of a model for fine-tuning."""
+"""Freezes the batch normalization of a model for fine-tuning."""
 
 import keras
 
@@ -6,21 +6,21 @@ from keras_mobileone.compat import flatten_layers
 
 
 def freeze_batch_norm(model: keras.Model) -> int:
-    """Freezes every batch normalization of a model, those inside `MobileOneBlock`s included.
+    """Freezes every batch normalization of a model, including those inside `MobileOneBlock`s.
 
-    A frozen batch normalization uses its moving statistics in training too, and keeps them, gamma
-    and beta as they are. All other layers stay as trainable as they were. The usual loop over
-    `model.layers` does not reach the normalizations of a train-time MobileOne, since each of them
-    belongs to a branch inside a block.
+    A frozen batch normalization uses its moving statistics also in training, and does not update
+    them, gamma or beta. All other layers stay as they are. The usual loop over `model.layers` does
+    not reach the normalization layers of a train-time MobileOne, since each of them belongs to a
+    branch inside a block.
 
     Call `compile` afterwards, as after every change of `trainable`. A block with frozen
-    normalizations trains branch by branch instead of through one convolution, which is slower.
+    normalization trains branch by branch instead of through one convolution, which is slower.
 
     Args:
-        model: Any Keras model, which is changed in place.
+        model: Any Keras model. It is changed in place.
 
     Returns:
-        The number of batch normalization layers that were found. It is 0 for a fused model.
+        The number of batch normalization layers, which is 0 for a fused model.
 
     Examples:
         >>> model = keras_mobileone.MobileOneS0(weights=None, input_shape=(64, 64, 3))

@@ -1,4 +1,4 @@
-"""`fuse`: from a train-time model to a deploy model of stock Keras layers."""
+"""`fuse`: turns a train-time model into a deploy model of stock Keras layers."""
 
 from typing import Any
 
@@ -27,20 +27,21 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
     """Folds every MobileOne block of `model` into one plain convolution.
 
     Args:
-        model: Functional or built Sequential model in which `MobileOneBlock` occurs, at any depth
-            of nested models. It stays untouched.
-        verify: Run both models on random input and compare.
+        model: Functional or built Sequential model that contains `MobileOneBlock`s, at any depth of
+            nested models. It is not changed.
+        verify: Whether to run both models on random input and compare their outputs.
 
     Returns:
         A new Functional model of stock Keras layers, with the same inputs, outputs and layer
-        names. Saved, it loads with `keras.models.load_model` where this package is not installed.
+        names. After `model.save`, `keras.models.load_model` loads it where this package is not
+        installed.
 
     Raises:
-        TypeError: If `model` is not Functional or Sequential.
-        ValueError: If it holds no MobileOne block, or one inside a layer that is not a model (a
-            wrapper such as `TimeDistributed`), where it can't be replaced.
-        ArithmeticError: If `verify` finds outputs that differ by more than 1e-4 of their range;
-            names the first layer that does.
+        TypeError: If `model` is not a Keras model, or is subclassed and has no graph.
+        ValueError: If `model` contains no MobileOne block, or contains one inside a layer that is
+            not a model (a wrapper such as `TimeDistributed`), where it can't be replaced.
+        ArithmeticError: If `verify` finds outputs that differ by more than 1e-4 of their range.
+            The message names the first layer that differs.
 
     Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040).
 
@@ -52,8 +53,8 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
     model = as_functional(model)
     if not has_blocks(model):
         raise InputValueError(
-            f"Expected a model with MobileOne blocks. Received: {model.name!r}, which has none: "
-            "it is fused already, or of another family."
+            f"Expected a model with MobileOne blocks. Received: {model.name!r}, which has none. "
+            "It is already fused, or not a MobileOne."
         )
     replicas = {}
 
@@ -68,8 +69,9 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
     left = [layer.name for layer in flatten_layers(fused) if isinstance(layer, MobileOneBlock)]
     if left:
         raise InputValueError(
-            f"Blocks inside a layer that is not a model can't be fused: {', '.join(left)}. "
-            "Apply them in a Functional or Sequential model."
+            "Expected MobileOne blocks only in Functional and Sequential models, where they can be "
+            f"fused. Received: blocks inside other layers, {', '.join(left)}. Replace those layers "
+            "by models."
         )
     if verify:
         verify_equal(model, fused)
@@ -77,7 +79,7 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
 
 
 def has_blocks(model: keras.Model) -> bool:
-    """Whether a `MobileOneBlock` occurs in `model`, at any depth."""
+    """Returns whether `model` contains a `MobileOneBlock`, at any depth."""
     return any(isinstance(layer, MobileOneBlock) for layer in flatten_layers(model))
 
 
@@ -87,13 +89,19 @@ def verify_equal(
     """Compares the inference outputs of two models on random input, in float32.
 
     Models with a lower compute precision are compared through float32 copies, so that the check
-    finds wrong weights and not rounding.
+    detects wrong weights and not rounding.
+
+    Args:
+        model: The reference.
+        fused: The model to compare with it.
+        tolerance: Largest allowed difference, divided by the range of the reference output.
 
     Returns:
-        The largest difference over the range of the reference output.
+        The largest difference divided by the range of the reference output.
 
     Raises:
-        ArithmeticError: If that exceeds `tolerance`; names the first layer that differs.
+        ArithmeticError: If the difference exceeds `tolerance`. The message names the first layer
+            that differs.
     """
     model, fused = in_float32(model), in_float32(fused)
     inputs = random_input(model)
@@ -109,7 +117,7 @@ def verify_equal(
 
 
 def _relative_error(reference: Tensor, candidate: Tensor) -> float:
-    """Largest difference over the range of `reference`, for the output where it is worst."""
+    """Returns the largest difference of any output, divided by the range of its reference."""
     worst = 0.0
     for a, b in zip(keras.tree.flatten(reference), keras.tree.flatten(candidate), strict=True):
         a, b = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
@@ -123,17 +131,17 @@ def _relative_error(reference: Tensor, candidate: Tensor) -> float:
 def _first_difference(
     model: keras.Model, fused: keras.Model, inputs: Tensor, tolerance: float
 ) -> tuple[str, float]:
-    """Name and error of the first layer of both models whose outputs differ."""
+    """Returns name and error of the first layer whose outputs differ in both models."""
     names = [layer.name for layer in fused.layers]
     for layer in model.layers:
         if layer.name not in names:
             continue
-        twin = fused.get_layer(layer.name)
+        counterpart = fused.get_layer(layer.name)
         if isinstance(layer, keras.Model):
             nested_inputs = random_input(layer)
-            error = _relative_error(layer(nested_inputs), twin(nested_inputs))
+            error = _relative_error(layer(nested_inputs), counterpart(nested_inputs))
             if not error <= tolerance:
-                return _first_difference(layer, twin, nested_inputs, tolerance)
+                return _first_difference(layer, counterpart, nested_inputs, tolerance)
             continue
         reference, candidate = (
             keras.Model(inputs_and_outputs(m)[0], m.get_layer(layer.name).output)(

@@ -1,4 +1,4 @@
-"""Replaying the graph of a Keras model with some of its layer calls replaced."""
+"""Replays the graph of a Keras model with some of its layer calls replaced."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,29 +15,29 @@ from keras_mobileone.compat import (
 )
 from keras_mobileone.errors import InputTypeError, InputValueError, first_line
 
-Tensor = Any  # symbolic or not, of any backend, or a nested structure of such tensors
+Tensor = Any  # a symbolic tensor, a tensor of any backend, or a nested structure of tensors
 
-FREE_SIZE = 64  # pixels, stands in for a size the model leaves open
+FREE_SIZE = 64  # pixels, used for a size that the model leaves open
 
 
 def as_functional(model: keras.Model) -> keras.Model:
     """Returns a Functional model that computes what `model` computes, with the same layers.
 
-    This is the entrance for models of users: everything that follows reads a graph, which only
-    Functional models have.
+    Public functions convert the models of users with it, since the rest of the package reads the
+    graph, which only Functional models have.
 
     Args:
         model: A Functional model, a built Sequential model, or a subclassed model that has been
-            called or built and whose `call` accepts a symbolic tensor, as it does when it uses
-            layers and `keras.ops`. Models of all three kinds may be nested in it.
+            called or built and whose `call` accepts a symbolic tensor, as it does if it uses layers
+            and `keras.ops`. Models of all three kinds may be nested in it.
 
     Returns:
-        `model` itself if its graph can be read already. Otherwise a Functional model of the same
-        name that shares its layers and weights.
+        `model` itself if its graph can be read, otherwise a Functional model with the same name
+        that shares its layers and weights.
 
     Raises:
         TypeError: If `model` is not a Keras model, or if it or a nested model is subclassed and
-            has no graph: its `call` fails on a symbolic tensor.
+            its `call` fails on a symbolic tensor.
         ValueError: If a Sequential or subclassed model has no input shape yet.
 
     Examples:
@@ -72,14 +72,17 @@ def as_functional(model: keras.Model) -> keras.Model:
 
 
 def output_names(model: keras.Model) -> list[str]:
-    """One name for each output of a model, in the order of its outputs.
+    """Returns a unique name for each output of a model, in the order of the outputs.
 
-    An output has the name of the layer or operation that it comes from. Where several outputs come
-    from one layer, `model.output_names` repeats its name; here the second is called `name_1`, the
-    third `name_2`, so that no output is lost in a dictionary or a file.
+    An output has the name of the layer or operation that produces it. If one layer produces several
+    outputs, `model.output_names` repeats its name. Here the second is called `name_1`, the third
+    `name_2`, so that no output is lost in a dictionary or a file.
 
     Args:
         model: A Functional or built Sequential model.
+
+    Returns:
+        The names.
 
     Examples:
         >>> image = keras.Input((4,))
@@ -93,7 +96,7 @@ def output_names(model: keras.Model) -> list[str]:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """`names`, where a repeated one gets a number behind it that makes it a new one."""
+    """Returns `names` with a number appended to each repeated one, so that all are different."""
     unique: list[str] = []
     for name in names:
         candidate, number = name, 0
@@ -114,17 +117,19 @@ def rebuild(
     """Returns a new Functional model that is made by replaying the graph of `model`.
 
     Args:
-        model: A built Functional or Sequential model. Nested models are replayed too, each once.
-        call: `call(layer, *args, **kwargs)` stands for each layer call and returns its output.
-            Operations that are not layers (`keras.ops` on symbolic tensors) come to it as well.
+        model: A built Functional or Sequential model. It is not changed. Nested models are replayed
+            too, each of them once.
+        call: Function that takes `(layer, *args, **kwargs)`, is called instead of each layer, and
+            returns the output. It also receives operations that are not layers (`keras.ops` on
+            symbolic tensors).
         inputs: Symbolic inputs in the structure of `model.input`; new ones by default.
-        flatten: Replay nested models in place, once for each of their calls, so that `call` sees
-            the tensors that really flow, and the result has no nested models. A layer whose name
-            occurs several times is then named after the nested model too, `model_layer`; `call`
-            must return the output of a copy of such a layer.
+        flatten: Whether to replay nested models in place, once for each of their calls, so that
+            `call` receives the tensors of the whole model, and the result has no nested models. A
+            layer whose name occurs several times is then named after its nested model too, as in
+            `model_layer`; `call` must return the output of a copy of such a layer.
 
     Returns:
-        A `keras.Model` of no special class, not compiled. `model` is left as it was.
+        A plain `keras.Model`, which is not compiled.
 
     Raises:
         TypeError: If `model` or a nested model is neither Functional nor Sequential.
@@ -138,20 +143,23 @@ def rebuild(
 
 
 def called(model: keras.Model) -> keras.Model:
-    """`model`, after one call on symbolic inputs.
+    """Calls `model` once on symbolic inputs, and returns it.
 
-    A Functional model works without, but `keras.Model.export(…, format="onnx")` refuses models that
-    have never been called.
+    A Functional model works without this call, but `keras.Model.export(…, format="onnx")` refuses
+    models that have never been called.
     """
     model(_like(inputs_and_outputs(model)[0]))
     return model
 
 
 def replay(model: keras.Model, call: Callable, inputs: Tensor, *, flatten: bool = False) -> Tensor:
-    """The outputs of `model`'s graph on other symbolic inputs; for the arguments see `rebuild`.
+    """Replays the graph of `model` on other symbolic inputs and returns the outputs.
 
-    No model is made of them, so that `call` may use the layers of `model` themselves even if two
-    nested models have layers of the same name.
+    It does not make a model of them, so that `call` may use the layers of `model` themselves even
+    if two nested models have layers of the same name.
+
+    Args:
+        model, call, inputs, flatten: As in `rebuild`.
     """
     for source in (model, *nested_models(model)):
         require_graph(source)
@@ -168,7 +176,7 @@ def replay(model: keras.Model, call: Callable, inputs: Tensor, *, flatten: bool 
         return replicas[id(layer)](*args, **kwargs)
 
     def run(source: keras.Model, inputs: Tensor) -> Tensor:
-        # A model over the same tensors: a Sequential has no graph of its own.
+        # A model with the same tensors is needed, since a Sequential model has no graph.
         return run_through_graph(keras.Model(*inputs_and_outputs(source)), inputs, dispatch)
 
     return run(model, inputs)
@@ -178,7 +186,7 @@ class _FlatNames:
     """Unique names for the layers and operations of a flattened model.
 
     Args:
-        model: The model to be flattened.
+        model: The model to flatten.
         inputs: Symbolic inputs of the result.
     """
 
@@ -190,7 +198,7 @@ class _FlatNames:
         self.taken = {op.name for op in starts}
 
     def naming(self, call: Callable) -> Callable:
-        """`call`, after which each layer and operation that it added has a name of its own."""
+        """Wraps `call` so that each layer and operation that it adds gets a unique name."""
 
         def named(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
             outputs = call(layer, *args, **kwargs)
@@ -209,7 +217,7 @@ class _FlatNames:
         return named
 
     def rename(self, op: Any, name: str) -> None:
-        """Names a layer or operation, with a number behind the name if it is taken."""
+        """Renames a layer or operation, and appends a number if the name is taken."""
         *_, name = _unique([*self.taken, name])
         self.taken.add(name)
         if name != op.name:
@@ -217,7 +225,7 @@ class _FlatNames:
 
 
 def _operations(model: keras.Model, prefix: str) -> Iterator[tuple[Any, str]]:
-    """Layers and operations of a model, at any depth, and what to put before their names."""
+    """Yields the layers and operations of a model, at any depth, with prefixes for their names."""
     graph = keras.Model(*inputs_and_outputs(model))
     for op in graph.operations:
         if isinstance(op, keras.Model):
@@ -227,21 +235,30 @@ def _operations(model: keras.Model, prefix: str) -> Iterator[tuple[Any, str]]:
 
 
 def inputs_and_outputs(model: keras.Model) -> tuple[Tensor, Tensor]:
-    """The symbolic inputs and outputs of a Functional or Sequential model, as it is called."""
+    """Returns the symbolic inputs and outputs of a model in the structure of its `call`.
+
+    Args:
+        model: A Functional or built Sequential model.
+    """
     if isinstance(model, keras.Sequential):
         return model.inputs[0], model.outputs[0]
     return model.input, model.output
 
 
 def _like(tensors: Tensor, dtype: Callable[[str], str] = str) -> Tensor:
-    """New symbolic inputs with the shapes and names of `tensors`, and the same or other dtypes."""
+    """Returns new symbolic inputs with the shapes and names of `tensors`.
+
+    Args:
+        tensors: Symbolic tensors in any structure.
+        dtype: Function that maps the dtype of a tensor to that of the new input.
+    """
     return keras.tree.map_structure(
         lambda t: keras.Input(batch_shape=t.shape, dtype=dtype(t.dtype), name=t.name), tensors
     )
 
 
 def require_graph(model: keras.Model) -> None:
-    """Raises unless `model` is a Functional or a built Sequential model."""
+    """Raises an error unless `model` is a Functional or a built Sequential model."""
     if not isinstance(model, keras.Model):
         raise InputTypeError(f"Expected a Keras model. Received: {type(model).__name__}.")
     require_input_shape(model)
@@ -253,21 +270,21 @@ def require_graph(model: keras.Model) -> None:
 
 
 def require_input_shape(model: keras.Model) -> None:
-    """Raises if `model` is Sequential and has no input shape yet."""
+    """Raises ValueError if `model` is Sequential and has no input shape yet."""
     if isinstance(model, keras.Sequential) and not getattr(model, "inputs", None):
         raise InputValueError(
             f"The Sequential model {model.name!r} has no input shape yet. "
-            "Start it with keras.Input(...) or call it once."
+            "Begin it with keras.Input(...) or call it once."
         )
 
 
 def _has_graph(model: keras.Model) -> bool:
-    """Whether a model is Functional or Sequential."""
+    """Returns whether a model is Functional or Sequential."""
     return isinstance(model, keras.Sequential) or hasattr(model, "operations")
 
 
 def _known_inputs(model: keras.Model) -> Tensor:
-    """New symbolic inputs for a subclassed model, of the shape it was built or called with."""
+    """Returns a symbolic input of the shape that a subclassed model was built or called with."""
     shape = (model.get_build_config() or {}).get("input_shape")
     if shape is None or not all(side is None or isinstance(side, int) for side in shape):
         raise InputValueError(
@@ -278,21 +295,21 @@ def _known_inputs(model: keras.Model) -> Tensor:
 
 
 def _traced(model: keras.Model, inputs: Tensor) -> keras.Model:
-    """A subclassed model as a Functional one: the graph of its `call` on symbolic inputs."""
+    """Makes a Functional model of a subclassed one by calling it on symbolic inputs."""
     try:
         outputs = model.call(inputs)
         return keras.Model(inputs, outputs, name=model.name)
-    except Exception as error:  # whatever the `call` of a user's model raises
+    except Exception as error:  # the `call` of a user's model may raise any type
         raise InputTypeError(
             "Expected a Functional or Sequential model, or a subclassed one whose `call` accepts a "
             f"symbolic tensor. Received: {model.name!r} of type {type(model).__name__}, whose "
-            f"`call` fails on one: {first_line(error)} "
+            f"`call` fails with: {first_line(error)} "
             "Use keras.layers and keras.ops in it, or build the model with the functional API."
         ) from error
 
 
 def nested_models(model: keras.Model) -> Iterator[keras.Model]:
-    """Every model inside `model`, at any depth."""
+    """Yields every model inside `model`, at any depth."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield layer
@@ -300,9 +317,9 @@ def nested_models(model: keras.Model) -> Iterator[keras.Model]:
 
 
 def ends_in_softmax(model: keras.Model) -> bool:
-    """Whether the first output of a Functional model is a softmax, so that it gives probabilities.
+    """Returns whether the first output of a Functional model comes from a softmax.
 
-    A nested model at the end is looked into.
+    If the model ends in a nested model, the output of that model decides.
     """
     operation = producer(model.outputs[0])
     if isinstance(operation, keras.Model):
@@ -312,7 +329,13 @@ def ends_in_softmax(model: keras.Model) -> bool:
 
 
 def random_input(model: keras.Model, batch: int = 2, seed: int = 0) -> Tensor:
-    """Standard normal arrays (zeros for integer inputs) in the structure of `model.input`."""
+    """Returns standard normal arrays (zeros for integer inputs) in the structure of `model.input`.
+
+    Args:
+        model: A Functional or built Sequential model.
+        batch: Size of the batch.
+        seed: Seed of the random numbers.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(tensor: Any) -> np.ndarray:
@@ -327,19 +350,23 @@ def random_input(model: keras.Model, batch: int = 2, seed: int = 0) -> Tensor:
 def call_copy(
     copies: dict[int, keras.Layer], layer: Any, args: Iterable, kwargs: dict, **changes: Any
 ) -> Tensor:
-    """Calls a copy of `layer` that has its weights.
+    """Calls a copy of `layer` that has the same weights.
 
-    A layer without weights that can't be made from its configuration is called itself.
+    If a layer without weights can't be made from its configuration, the layer itself is called.
 
     Args:
-        copies: The copies made so far, by the id of their source; a layer has one copy.
+        copies: The copies made so far, by the id of their source. Each layer has one copy.
         layer: The source, a layer or a stateless operation.
         args: Positional arguments of the call.
         kwargs: Keyword arguments of the call.
-        **changes: Entries of the copy's configuration.
+        **changes: Entries to change in the configuration of the copy.
+
+    Returns:
+        The output of the call.
 
     Raises:
-        TypeError: If a layer with weights can't be made from its configuration; names it.
+        TypeError: If a layer with weights can't be made from its configuration. The message names
+            the layer.
     """
     if not isinstance(layer, keras.Layer):
         return type(layer).from_config(layer.get_config())(*args, **kwargs)
@@ -353,9 +380,9 @@ def call_copy(
 
 
 def _copy(layer: keras.Layer, changes: dict) -> keras.Layer:
-    """A layer of the configuration of `layer` with `changes`, without its weights."""
+    """Makes a layer with the configuration of `layer` and `changes`, without its weights."""
     if isinstance(layer, keras.layers.Lambda):
-        # Its configuration holds the function as code, which Keras refuses to read.
+        # The configuration contains the function as code, which Keras refuses to load.
         return type(layer)(
             layer.function,
             output_shape=lambda_output_shape(layer),
@@ -366,18 +393,18 @@ def _copy(layer: keras.Layer, changes: dict) -> keras.Layer:
         )
     try:
         return type(layer).from_config({**layer.get_config(), **changes})
-    except Exception as error:  # whatever the constructor of a user's layer raises
+    except Exception as error:  # the constructor of a user's layer may raise any type
         if not layer.weights:
             return layer
         raise InputTypeError(
             f"Expected layers that can be made from their configuration. Received: {layer.name!r} "
-            f"of type {type(layer).__name__}, which can't: {first_line(error)} "
+            f"of type {type(layer).__name__}, whose `from_config` fails with: {first_line(error)} "
             "Return every argument of its constructor from `get_config`."
         ) from error
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """`model` itself if it computes in float32, else a copy of it that does."""
+    """Returns `model` itself if it computes in float32, else a copy that does."""
     if all(layer.compute_dtype == "float32" for layer in flatten_layers(model)):
         return model
     replicas: dict[int, keras.Layer] = {}

@@ -1,4 +1,4 @@
-"""From a `Variant` to a Keras graph: stem, four stages, head."""
+"""Builds the Keras model of a `Variant`: stem, four stages, head."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,20 @@ Tensor = Any  # a tensor or variable of Keras' backend
 
 @keras.saving.register_keras_serializable(package="keras_mobileone")
 class MobileOneModel(keras.Model):
-    """A Functional train-time MobileOne that knows how to fuse itself."""
+    """A Functional train-time MobileOne with a method `fuse`."""
 
     def fuse(self, verify: bool = True) -> keras.Model:
-        """The deploy model: see `keras_mobileone.fuse`."""
+        """Returns the deploy model.
+
+        Args:
+            verify: Whether to run both models on random input and compare their outputs.
+
+        Returns:
+            A new Functional model of stock Keras layers, see `keras_mobileone.fuse`.
+
+        Raises:
+            ArithmeticError: If `verify` finds outputs that differ by more than 1e-4 of their range.
+        """
         return fuse(self, verify=verify)
 
 
@@ -38,20 +48,23 @@ def build(
     synchronized: bool = False,
     dtype: Any = None,
 ) -> keras.Model:
-    """The Keras model of `variant` on the symbolic image tensor `image`.
+    """Builds the Keras model of `variant` on the symbolic image tensor `image`.
 
     Args:
         variant: The network to build.
         image: Symbolic tensor of shape (batch, height, width, channels).
         include_top: Whether to add global average pooling and the classifier.
-        pooling: Without top: None, `"avg"` or `"max"`.
-        classes: Size of the classifier's output.
+        pooling: Pooling mode if `include_top` is False: None, `"avg"` or `"max"`.
+        classes: Number of classes of the classifier.
         classifier_activation: Activation of the classifier; None for logits.
         deploy: Whether to build the fused network of stock Keras layers.
-        inputs: The input of the model where it is not `image` itself.
-        name: Name of the model; the variant's by default.
-        synchronized: Whether batch statistics are those of all replicas, see `MobileOneBlock`.
-        dtype: Dtype policy of the layers; Keras' global one by default.
+        inputs: Input of the model, if it is not `image` itself.
+        name: Name of the model. Defaults to the name of the variant.
+        synchronized: Whether to compute batch statistics over all replicas, see `MobileOneBlock`.
+        dtype: Dtype policy of the layers. Defaults to Keras' global policy.
+
+    Returns:
+        A Functional model: a `keras.Model` if `deploy`, else a `MobileOneModel`.
     """
     x = image
     specs = list(variant.blocks())
@@ -67,7 +80,7 @@ def build(
             )
         x = block(x)
         if spec.stage and (following is None or following.stage != spec.stage):
-            # A name to find the stage's features by; does nothing and exports to nothing.
+            # The layer gives the features of the stage a name. It exports to no operator.
             x = layers.Identity(name=STAGE_NAMES[spec.stage - 1], dtype=dtype)(x)
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool", dtype=dtype)(x)
@@ -96,13 +109,13 @@ def _block_arguments(spec: BlockSpec) -> dict:
 
 
 def feature_extractor(model: keras.Model) -> keras.Model:
-    """A model with the four feature maps of a MobileOne as outputs.
+    """Returns a model whose outputs are the four feature maps of a MobileOne.
 
     Args:
-        model: What `MobileOneS0` … or `fuse` returned, with or without top. Weights are shared.
+        model: Result of `MobileOneS0` … or `fuse`, with or without top.
 
     Returns:
-        A model from `model.input` to a list of four tensors of shape
+        A model that shares the weights of `model`. Its outputs are a list of four tensors of shape
         (batch, ceil(height / s), ceil(width / s), channels) for the strides s of 4, 8, 16 and 32.
 
     Raises:

@@ -1,24 +1,24 @@
-"""`unfuse`: from a deploy model to a train-time model, to fine-tune fused weights.
+"""`unfuse`: turns a deploy model into a train-time model, to fine-tune fused weights.
 
-Every split of a fused kernel W and bias b into branches computes the same at inference. Training
-tells them apart, and starts well from this one:
+Every split of a fused kernel W and bias b into branches gives the same outputs at inference, but
+training depends on the split. This one is a good start:
 
-- *Branches differ.* Equal branches get equal gradients and stay equal for ever. Each convolution
-  takes W / k and a random part, the parts summing to zero; scale and skip take random shares, and
-  the last convolution what is then left of W.
-- *Branches are equally strong.* Of n branches each gets 0.5 … 1 times σ/√n of the output's standard
-  deviation σ, as if they were independent, so that no gamma is tiny. And no part's kernel exceeds
-  1/√n of W's norm, so that the sum does not cancel in float32.
-- *Kernels have the size of fresh ones.* BatchNorm takes any scale out of a kernel w again, but the
-  steps it makes grow with 1/‖w‖². So filters get the norm of He's initialization, and gamma the
-  rest.
-- *Batch statistics agree with moving ones.* A filter f sees patches of the block's input with some
-  mean m and covariance Σ; its output then has mean fᵀm and variance fᵀΣf. One pass over the data
-  collects m and Σ for every block, after which the statistics of any branch are algebra.
+- *Branches differ.* Equal branches would get equal gradients and remain equal. Each convolution
+  gets W / k plus a random part; the random parts sum to zero. Scale and skip get random shares, and
+  the last convolution gets the remainder of W.
+- *Branches are equally strong.* Each of n branches gets 0.5 … 1 times σ/√n of the output's standard
+  deviation σ, as if the branches were independent, so that no gamma is tiny. The norm of no part
+  exceeds 1/√n of the norm of W, so that the sum does not cancel in float32.
+- *Kernels have the norm of freshly initialized ones.* BatchNorm cancels any scale of a kernel w,
+  but the size of its training steps grows with 1/‖w‖². Filters therefore get the norm of He's
+  initialization, and gamma gets the rest of the scale.
+- *Batch statistics agree with moving statistics.* A filter f sees patches of the block's input with
+  mean m and covariance Σ, so its output has mean fᵀm and variance fᵀΣf. One pass over the data
+  collects m and Σ for every block. The statistics of any branch follow from them.
 
-The algebra is float64, on arrays of shape (groups, taps, outputs): (1, height · width · in, out)
-for a dense kernel, (channels, height · width, 1) for a depthwise one. Numbers that belong to a
-filter have 1 for taps.
+The computation is in float64, on arrays of shape (groups, taps, outputs): (1, height · width · in,
+out) for a dense kernel, (channels, height · width, 1) for a depthwise one. The axis `taps` has size
+1 for values that belong to a whole filter.
 """
 
 from collections.abc import Iterable, Iterator
@@ -41,11 +41,11 @@ Tensor = Any  # a tensor or variable of Keras' backend
 
 VERIFY_TOLERANCE = 1e-5  # of the output's largest magnitude
 VERIFY_IMAGES = 4
-CHUNK = 8  # images in the network at once: all inputs of blocks are held, 68 MB an image for S4
-HE_NORM = 2**0.5  # of a filter whose fan_in weights have variance 2 / fan_in (arXiv 1502.01852)
-FLOOR = 0.01  # of a layer's root mean square: filters and outputs below count as that large
+CHUNK = 8  # images per call, since the inputs of all blocks are kept: 68 MB per image for S4
+HE_NORM = 2**0.5  # norm of a filter whose weights have variance 2 / fan_in (arXiv 1502.01852)
+FLOOR = 0.01  # smallest size of filters and outputs, relative to the layer's root mean square
 TINY = 1e-30
-BRIGHTEST = 20.0  # above any normalized RGB value, below most pixels
+BRIGHTEST = 20.0  # larger than any normalized RGB value, smaller than most pixels
 
 
 def unfuse(
@@ -58,26 +58,28 @@ def unfuse(
     """Returns a train-time model with the outputs of `deploy_model`, ready to be fine-tuned.
 
     Args:
-        deploy_model: Fused MobileOne: from `fuse`, `MobileOne(…, deploy=True)` or a file of
-            either; with or without top. It stays untouched.
-        variant: What it is fused from: a `Variant`, or `"s0"` … `"s4"`.
-        data: Images like those to train with, at their size: a floating-point array of shape
+        deploy_model: Fused MobileOne with or without top, made by `fuse` or
+            `MobileOne(…, deploy=True)` or loaded from a file. It is not changed.
+        variant: Architecture of the model: a `Variant`, or `"s0"` … `"s4"`.
+        data: Images like the training images, at the same size: a floating-point array of shape
             (count, height, width, channels), normalized by `preprocess_input`, or an iterable of
-            such arrays, read once. BatchNorm's moving statistics are those of all of them
-            together; 64 … 256 images are good.
-        seed: Of the random parts of the branches.
+            such arrays, which is read once. The moving statistics of BatchNorm are computed from
+            all of them; 64 … 256 images are recommended.
+        seed: Seed of the random parts of the branches.
 
     Returns:
-        A model with random branches and the head of `deploy_model`. Its inference output is
-        `deploy_model`'s, and so is its training-mode output on `data` as one batch.
+        A model with random branches and the head of `deploy_model`. Its inference output equals
+        that of `deploy_model`, and so does its training-mode output on `data` as one batch.
 
     Raises:
-        TypeError: If `deploy_model` is no Functional model, or `data` no array or iterable.
-        ValueError: If `deploy_model` is not fused, or does not have the layers of `variant` and
-            no others; names them. If `data` is empty, misshapen, not finite or not normalized.
+        TypeError: If `deploy_model` is subclassed and has no graph, or if `data` is neither an
+            array nor an iterable.
+        ValueError: If `deploy_model` is not fused, or does not have exactly the layers of
+            `variant`. The message names the first difference. If `data` is empty, not finite, not
+            normalized or of a wrong shape.
         ArithmeticError: If the outputs differ by more than 1e-5 of the largest magnitude.
 
-    Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040), read backwards.
+    Reference: section 3.2 of [MobileOne](https://arxiv.org/abs/2206.04040), in reverse.
 
     Examples:
         >>> tiny = km.Variant("tiny", widths=(0.25,) * 4, num_conv_branches=2, depths=(1, 1, 1, 1))
@@ -90,8 +92,8 @@ def unfuse(
     deploy_model = as_functional(deploy_model)
     if has_blocks(deploy_model):
         raise InputValueError(
-            f"Expected a fused model. Received: {deploy_model.name!r}, which has its train-time "
-            "branches. Train it as it is."
+            f"Expected a fused model. Received: {deploy_model.name!r}, which has train-time "
+            "branches. Train this model itself."
         )
     head = _head(deploy_model)
     _require_fit(deploy_model, variant, head)
@@ -117,7 +119,7 @@ def unfuse(
 
 
 def _head(model: keras.Model) -> dict[str, Any]:
-    """The arguments of `build` that give the head of `model`."""
+    """Returns the arguments of `build` that describe the head of `model`."""
     layers = {layer.name: layer for layer in model.layers}
     classifier = layers.get(CLASSIFIER_NAME)
     if isinstance(classifier, keras.layers.Dense):
@@ -131,16 +133,16 @@ def _head(model: keras.Model) -> dict[str, Any]:
 
 
 def _require_fit(model: keras.Model, variant: Variant, head: dict[str, Any]) -> None:
-    """Raises unless `model` has exactly the layers of a deploy model of `variant`."""
+    """Raises ValueError unless `model` has exactly the layers of a deploy model of `variant`."""
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise InputValueError(
-            "Expected a model of one input and one output. Received: "
+            "Expected a model with one input and one output. Received: "
             f"{model.name!r} with {len(model.inputs)} and {len(model.outputs)}."
         )
     expected = _described(build(variant, keras.Input(model.input_shape[1:]), deploy=True, **head))
     found = _described(model)
     mistakes = [f"no layer {name!r}" for name in expected if name not in found]
-    mistakes += [f"layer {name!r} besides" for name in found if name not in expected]
+    mistakes += [f"additional layer {name!r}" for name in found if name not in expected]
     mistakes += [
         f"layer {name!r} is {found[name]} instead of {expected[name]}"
         for name in expected
@@ -149,8 +151,9 @@ def _require_fit(model: keras.Model, variant: Variant, head: dict[str, Any]) -> 
     if mistakes:
         more = f" ({len(mistakes) - 1} more differences)" if len(mistakes) > 1 else ""
         raise InputValueError(
-            f"Expected a fused {variant.name} and nothing else. Received: {model.name!r}: "
-            f"{mistakes[0]}{more}. Check the variant; of a larger model pass the MobileOne alone."
+            f"Expected a fused {variant.name} and nothing else. Received: {model.name!r}, "
+            f"{mistakes[0]}{more}. Check the variant. If the MobileOne is part of a larger model, "
+            "pass only that part."
         )
 
 
@@ -164,7 +167,7 @@ def _described(model: keras.Model) -> dict[str, str]:
 
 
 def _chunks(data: Any, input_shape: tuple[int | None, ...]) -> Iterator[np.ndarray]:
-    """Checked float32 images of `data`, a few at a time."""
+    """Checks the images of `data` and yields them as float32 arrays, a few at a time."""
     batches = [data] if hasattr(data, "shape") else data
     if not isinstance(batches, Iterable):
         raise InputTypeError(
@@ -177,13 +180,15 @@ def _chunks(data: Any, input_shape: tuple[int | None, ...]) -> Iterator[np.ndarr
             empty = False
             yield images[start : start + CHUNK]
     if empty:
-        raise InputValueError("`data` must hold images, best 64 … 256. Received: none.")
+        raise InputValueError(
+            "`data` must contain at least one image. Received: none. Pass 64 … 256 images."
+        )
 
 
 def _checked(batch: Any, input_shape: tuple[int | None, ...]) -> np.ndarray:
     if not hasattr(batch, "shape"):
         raise InputValueError(
-            "Batches of `data` must be arrays of images alone. "
+            "Batches of `data` must be arrays of images. "
             f"Received: a {type(batch).__name__}. Leave out labels."
         )
     images = ops.convert_to_numpy(batch)
@@ -201,12 +206,12 @@ def _checked(batch: Any, input_shape: tuple[int | None, ...]) -> np.ndarray:
         )
     if not np.isfinite(images).all():
         raise InputValueError(
-            "`data` must be finite. Received: NaN or infinity. Remove those images."
+            "`data` must be finite. Received: NaN or infinity. Remove images with such values."
         )
     if images.shape[3] == 3 and images.size and images.max() > BRIGHTEST:
         raise InputValueError(
-            f"`data` must be normalized, about -2.1 … 2.6. Received: values up to {images.max():g}."
-            " Pass the images through preprocess_input."
+            "`data` must be normalized to about -2.1 … 2.6. Received: values up to "
+            f"{images.max():g}. Pass the images through preprocess_input."
         )
     return images.astype(np.float32)
 
@@ -214,7 +219,7 @@ def _checked(batch: Any, input_shape: tuple[int | None, ...]) -> np.ndarray:
 def _measure(
     source: keras.Model, variant: Variant, chunks: Iterable[np.ndarray]
 ) -> tuple[dict[str, "_PatchMoments"], np.ndarray]:
-    """Moments of each block's input, by the name of the block, and a few of the images."""
+    """Returns the moments of each block's input by the name of the block, and a few images."""
     moments = {spec.name: _PatchMoments(spec) for spec in variant.blocks()}
     names = {layer.name for layer in source.layers}
     first_layers = [f"{n}_pad" if f"{n}_pad" in names else f"{n}_conv" for n in moments]
@@ -228,7 +233,11 @@ def _measure(
 
 
 class _PatchMoments:
-    """Mean and covariance of the patches under a block's filters, over images and positions."""
+    """Mean and covariance of the patches that the filters of a block see.
+
+    Args:
+        spec: The block.
+    """
 
     def __init__(self, spec: BlockSpec) -> None:
         self.spec = spec
@@ -246,7 +255,7 @@ class _PatchMoments:
         tensor = ops.pad(tensor, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
         if self.shift is None:
             self.shift = ops.convert_to_numpy(ops.mean(tensor, axis=(0, 1, 2)))
-        # Near the mean: the sums of squares would lose a small variance beside a large mean.
+        # Without the shift, sums of squares would lose a small variance next to a large mean.
         tensor = tensor - self.shift
         taps = [
             tensor[:, y : y + stride * height : stride, x : x + stride * width : stride]
@@ -258,14 +267,14 @@ class _PatchMoments:
         self.sums, self.products = self.sums + sums, self.products + products
 
     def mean(self, filters: np.ndarray) -> np.ndarray:
-        """Mean output of filters (groups, taps, outputs), as (groups, 1, outputs)."""
+        """Returns the mean output of filters (groups, taps, outputs) as (groups, 1, outputs)."""
         shift = np.tile(self.shift.astype(np.float64), self.spec.kernel_size**2)
         if self.spec.depthwise:
             shift = shift.reshape(self.spec.kernel_size**2, -1).T
         return (self.sums / self.count + shift.reshape(self.sums.shape)) @ filters
 
     def variance(self, filters: np.ndarray) -> np.ndarray:
-        """Variance of the output of filters, as (groups, 1, outputs)."""
+        """Returns the variance of the output of filters as (groups, 1, outputs)."""
         mean = self.sums / self.count
         covariance = self.products / self.count - mean * mean.swapaxes(1, 2)
         return np.maximum(np.sum(filters * (covariance @ filters), axis=1, keepdims=True), 0)
@@ -294,7 +303,15 @@ def _float64(tensor: Tensor) -> np.ndarray:
 
 
 class _Split:
-    """Distributes the kernel and bias of a fused block over the branches of a train-time block."""
+    """Distributes the kernel and bias of a fused block over the branches of a train-time block.
+
+    Args:
+        kernel: Kernel of the fused block.
+        bias: Bias of the fused block.
+        block: The train-time block.
+        moments: Moments of the input of the block.
+        rng: Generator of the random parts.
+    """
 
     def __init__(
         self,
@@ -316,12 +333,12 @@ class _Split:
         ]
 
     def sizes(self, filters: np.ndarray) -> tuple[Any, np.ndarray]:
-        """Norm of filters and standard deviation of their outputs on the data."""
+        """Returns the norm of filters and the standard deviation of their outputs on the data."""
         norm = np.linalg.norm(filters, axis=1, keepdims=True)
         return norm, np.sqrt(self.moments.variance(filters))
 
     def share(self, filters: np.ndarray) -> np.ndarray:
-        """`filters`, scaled to the share of the kernel that one branch takes."""
+        """Scales `filters` to a random share of the kernel that one branch may have."""
         ratios = (
             limit / np.maximum(size, TINY)
             for limit, size in zip(self.limits, self.sizes(filters), strict=True)
@@ -355,9 +372,17 @@ class _Split:
         kernel_norm: Any = HE_NORM,
         last: bool = False,
     ) -> None:
-        """Sets a branch to compute `filters`, and subtracts them from what is left."""
+        """Sets a branch to compute `filters`, and subtracts them from the remaining kernel.
+
+        Args:
+            filters: Filters (groups, taps, outputs) that the branch computes.
+            norm: Batch normalization of the branch.
+            conv: Convolution of the branch; None for the skip branch.
+            kernel_norm: Norm of each filter of the convolution.
+            last: Whether the branch gets the remaining bias.
+        """
         size = np.linalg.norm(filters, axis=1, keepdims=True)
-        # A pruned filter that no other branch has a part of: any direction, with gamma 0.
+        # A filter of zeros has no direction. It gets a random one, with gamma 0.
         direction = np.where(size > 0, filters, self.rng.standard_normal(filters.shape))
         stored = direction / np.linalg.norm(direction, axis=1, keepdims=True) * kernel_norm
         stored = stored.astype(np.float32).astype(np.float64)
@@ -379,13 +404,13 @@ class _Split:
         self.rest, self.rest_bias = self.rest - kernel, self.rest_bias - bias
 
     def centered(self, kernel: np.ndarray) -> np.ndarray:
-        """The filters of a 1×1 kernel, with taps for the whole patch."""
+        """Returns the filters of a 1×1 kernel, padded to the taps of the whole patch."""
         margin = (self.shape[0] - 1) // 2
         pads = [(margin, margin)] * 2 + [(0, 0)] * (kernel.ndim - 2)
         return _filters(np.pad(kernel, pads), self.block.depthwise)
 
     def cropped(self, filters: np.ndarray, kernel_size: int) -> np.ndarray:
-        """The inner `kernel_size` taps of filters, in the layout of a layer's kernel."""
+        """Returns the inner `kernel_size` taps of filters in the layout of a layer's kernel."""
         taps = filters[..., 0].T if self.block.depthwise else filters
         margin = (self.shape[0] - kernel_size) // 2
         inner = slice(margin, margin + kernel_size)
@@ -393,12 +418,12 @@ class _Split:
 
 
 def _rounded(values: Any) -> np.ndarray:
-    """`values` as float32 stores them, in float64."""
+    """Rounds `values` to float32, and returns them in float64."""
     return np.asarray(values, np.float32).astype(np.float64)
 
 
 def _filters(kernel: np.ndarray, depthwise: bool) -> np.ndarray:
-    """A kernel in the layout of its layer as (groups, taps, outputs)."""
+    """Reshapes a kernel in the layout of its layer to (groups, taps, outputs)."""
     if depthwise:
         return kernel.reshape(kernel.shape[0] ** 2, -1).T[:, :, None]
     return kernel.reshape(1, -1, kernel.shape[-1])
@@ -407,7 +432,7 @@ def _filters(kernel: np.ndarray, depthwise: bool) -> np.ndarray:
 def _verify(
     model: MobileOneModel, source: keras.Model, variant: Variant, images: np.ndarray
 ) -> None:
-    """Raises ArithmeticError if the models' inference outputs differ; names the first block."""
+    """Raises ArithmeticError if the inference outputs of two models differ."""
     names = [spec.name for spec in variant.blocks()]
     features = [
         keras.Model(m.input, [*(m.get_layer(name).output for name in names), m.output])(

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a `Variant`, by arithmetic: no network is built."""
+"""Counts parameters and multiply-accumulates of a `Variant` without building the network."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,17 @@ IMAGE_CHANNELS = 3
 
 
 class Complexity(NamedTuple):
-    """Size and work of a model.
+    """Number of parameters and multiply-accumulates of a model.
 
     Attributes:
-        trainable: Trainable parameters.
-        non_trainable: The others, such as the moving statistics of batch normalization.
-        macs: Multiply-accumulates for one image: convolutions, dense layers, products of two
-            tensors, and one for each value that a global average pooling adds up, which is how
-            fvcore counts. Biases, normalization, activations and everything else that works value
-            by value count as free.
-        dense_macs: The part of `macs` in dense layers, which is the classifier.
+        trainable: Number of trainable parameters.
+        non_trainable: Number of other parameters, such as the moving statistics of batch
+            normalization.
+        macs: Multiply-accumulates for one image: those of convolutions, dense layers and products
+            of two tensors, and one for each value that a global average pooling sums, as fvcore
+            counts. Biases, normalization, activations and all other elementwise operations count as
+            free.
+        dense_macs: The part of `macs` in dense layers, such as the classifier.
     """
 
     trainable: int
@@ -27,23 +28,23 @@ class Complexity(NamedTuple):
 
     @property
     def feature_macs(self) -> int:
-        """`macs` without the classifier: the work of the backbone."""
+        """The part of `macs` that is not in dense layers, which is the work of the backbone."""
         return self.macs - self.dense_macs
 
 
 def variant_complexity(
     variant: Variant, deploy: bool = False, image_size: int = 224, classes: int = 1000
 ) -> Complexity:
-    """Counts what `model_complexity` counts on the network of a variant.
+    """Computes the complexity of the network of a variant, as `model_complexity` counts it.
 
     Args:
-        variant: The network, with its classifier.
-        deploy: Count the fused network instead of the one that is trained.
+        variant: The architecture, which is counted with its classifier.
+        deploy: Whether to count the fused network instead of the train-time network.
         image_size: Side of the square RGB image in pixels.
-        classes: Outputs of the classifier.
+        classes: Number of classes of the classifier.
 
     Returns:
-        The counts, equal to those of the built network.
+        A `Complexity`, equal to that of the built network.
 
     Examples:
         >>> variant_complexity(km.VARIANTS["s0"], deploy=True).trainable
@@ -72,12 +73,12 @@ def variant_complexity(
 
 
 def _fused(block: BlockSpec, channels: int) -> tuple[int, int]:
-    """Values in the only kernel of a fused block, and its number of norms: none."""
+    """Counts the values in the only kernel of a fused block, and its norms, which are none."""
     return block.kernel_size**2 * _pairs(block, channels), 0
 
 
 def _branches(block: BlockSpec, channels: int) -> tuple[int, int]:
-    """Values in the kernels of all branches of a block, and the number of their norms."""
+    """Counts the values in the kernels of all branches of a block, and the norms."""
     scale = block.kernel_size > 1
     skip = channels == block.filters and block.strides == 1
     values = block.num_conv_branches * block.kernel_size**2 + scale
@@ -85,11 +86,11 @@ def _branches(block: BlockSpec, channels: int) -> tuple[int, int]:
 
 
 def _pairs(block: BlockSpec, channels: int) -> int:
-    """Pairs of an input and an output channel that a kernel connects."""
+    """Counts the pairs of an input and an output channel that a kernel connects."""
     return block.filters if block.depthwise else channels * block.filters
 
 
 def _squeeze_and_excitation(block: BlockSpec) -> tuple[int, int]:
-    """Values in the two kernels of squeeze-and-excitation, and in its two biases."""
+    """Counts the values in the two kernels of squeeze-and-excitation, and in its two biases."""
     reduced = max(1, int(block.filters * block.se_ratio))
     return 2 * block.filters * reduced, reduced + block.filters

@@ -1,1 +1,1 @@
-"""Full-integer int8 that keeps the accuracy."""
+"""Full-integer int8 quantization that keeps the accuracy."""

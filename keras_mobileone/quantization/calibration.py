@@ -16,7 +16,7 @@ CALIBRATION_IMAGES = 200  # taken from a directory, spread evenly over its files
 
 
 def calibration_batches(source: Any, config: ImageConfig) -> Iterator[np.ndarray]:
-    """Yields batches of calibration images, in the units that a file or model takes.
+    """Yields batches of calibration images in the units that a file or model takes.
 
     Args:
         source: A directory of images, a list of paths, an array of images, or an iterable of such
@@ -24,7 +24,7 @@ def calibration_batches(source: Any, config: ImageConfig) -> Iterator[np.ndarray
         config: How the file or model takes images.
 
     Yields:
-        float32 (count, height, width, channels).
+        float32 arrays of shape (count, height, width, channels).
 
     Raises:
         ValueError: If there is no image, or if an array has an unexpected shape.
@@ -63,7 +63,7 @@ def calibration_batches(source: Any, config: ImageConfig) -> Iterator[np.ndarray
             yield batch
     if empty:
         raise InputValueError(
-            "`calibration` must hold at least one image. Received: none. Pass 50 or more."
+            "`calibration` must contain at least one image. Received: none. Pass 50 or more."
         )
 
 
@@ -73,16 +73,16 @@ def calibration_images(source: Any, config: ImageConfig) -> np.ndarray:
     A single image causes a warning.
 
     Args:
-        source: A directory, a list of paths, an array or batches: see `calibration_batches`.
+        source: A directory, a list of paths, an array or batches, see `calibration_batches`.
         config: How the file or model takes images.
 
     Returns:
-        float32 (count, height, width, channels).
+        float32 array of shape (count, height, width, channels).
 
     Raises:
-        ValueError: If there is no image or one of an unexpected shape, or if the values are in the
-            wrong units: pixels where normalized values are expected, values that are normalized
-            twice, and the like.
+        ValueError: If there is no image, if an array has an unexpected shape, or if the values are
+            in the wrong units, for example pixels instead of normalized values, or values that are
+            normalized twice.
     """
     images = np.concatenate(list(calibration_batches(source, config)))
     if config.is_rgb and images.shape[3] != 3:
@@ -96,7 +96,7 @@ def calibration_images(source: Any, config: ImageConfig) -> np.ndarray:
         _check_normalized(images, config)
     if len(images) == 1:
         warnings.warn(
-            "Calibration with a single image sets the ranges by that image alone. Pass 50 or more.",
+            "A single image for calibration sets the ranges by that image alone. Pass 50 or more.",
             stacklevel=3,
         )
     return images

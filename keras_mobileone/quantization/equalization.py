@@ -1,13 +1,13 @@
-"""Rescales the channels of a model so that one int8 scale serves all of them. Exact in float.
+"""Rescales the channels of a model so that one int8 scale fits all of them, exactly in float.
 
-A tensor has one int8 scale, but its channels differ in range by orders of magnitude, even more so
-in a folded network. Each `ScalingGroup` can pass factors from its convolution to the layers behind.
-Depthwise layers have a weight scale for each channel, so that the factors before them can remove
-the whole difference. Before dense layers a factor that helps an activation harms the weights that
-absorb it; there the expected error of the outputs decides.
+A tensor has one int8 scale, but the ranges of its channels differ by orders of magnitude, even more
+so in a folded network. A `ScalingGroup` can pass factors from its convolution to the layers that
+follow. Depthwise layers have a weight scale for each channel, so that the factors before them can
+remove the whole difference. Before dense layers, a factor that helps an activation harms the
+weights that absorb it, so the factors are chosen by the expected error of the outputs.
 
-After Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction
-(arXiv 1906.04721), with the choice of the factors by sensitivity added.
+The method follows Nagel et al., Data-Free Quantization Through Weight Equalization and Bias
+Correction (arXiv 1906.04721). The choice of the factors by sensitivity is an addition.
 """
 
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ from keras_mobileone.quantization.scaling_groups import Blocked, ScalingGroup, f
 from keras_mobileone.quantization.statistics import GroupStatistics, is_depthwise, measure
 from keras_mobileone.quantization.trace import Call, Trace, fold_batch_norms, trace
 
-EXACTNESS = 1e-4  # of an output's largest magnitude
-# Head room over the calibrated maximum for tensors that are averaged over the image next: few and
-# sparse values, which other images exceed by up to 2 (measured on S0's last block).
+EXACTNESS = 1e-4  # largest change of an output, relative to its largest magnitude
+# Headroom over the calibrated maximum for tensors that are averaged over the image next. They have
+# few and sparse values, which other images exceed by factors up to 2 (measured on S0's last block).
 POOLING_MARGIN = 1.4
-# Rounding of weights counts half: it is corrected in the mean, and per channel.
+# The rounding of weights counts half, since its mean is corrected for each channel.
 WEIGHT_SHARE = 0.5
-# A channel that hardly ever fires is not stretched to the full range: its weights would exceed the
-# others by more than an integer kernel can scale back (XNNPACK: 256).
+# Limits the gain of a channel that is almost always zero. At the full range, its weights would
+# exceed the others by more than an integer kernel can scale back (XNNPACK: 256).
 LARGEST_GAIN = 64
 STEPS = 300
 RATE = 0.03
-DEAD = 1e-12  # a channel whose maximum is smaller never fires
+DEAD = 1e-12  # a channel with a smaller maximum counts as always zero
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Equalization:
     """Result of `equalize`.
 
     Attributes:
-        model: The rescaled model, flat, with each activation as a layer of its own.
-        factors: For each rescaled convolution the divisors of its output channels.
-        blocked: The convolutions that were not rescaled, and why.
+        model: The rescaled model, without nested models, with each activation as a separate layer.
+        factors: Divisors of the output channels of each rescaled convolution, by its name.
+        blocked: The convolutions that were not rescaled, and the reasons.
         change: Largest change of the outputs, relative to their largest magnitude.
     """
 
@@ -54,21 +54,21 @@ class Equalization:
 def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
     """Rescales the channels of a fused model for int8.
 
-    Batch normalization behind a convolution or dense layer is folded into it first. `quantize`
-    equalizes by itself. Call it to inspect the factors, or before `quantize_aware`.
+    Batch normalization after a convolution or dense layer is folded into it first. `quantize`
+    equalizes the model itself. Call `equalize` to inspect the factors, or before `quantize_aware`.
 
     Reference: [Data-Free Quantization](https://arxiv.org/abs/1906.04721), section 4.1.
 
     Args:
         model: Functional model of stock layers with one input. It is not changed.
-        images: Calibration images (count, height, width, channels) float32, as the model takes
+        images: Calibration images, float32 (count, height, width, channels), as the model takes
             them.
 
     Returns:
         An `Equalization` with the rescaled model.
 
     Raises:
-        ValueError: If the model has several inputs or MobileOne blocks in it.
+        ValueError: If the model has several inputs or contains MobileOne blocks.
         ArithmeticError: If the outputs change by more than 1e-4 of their largest magnitude.
 
     Examples:
@@ -87,8 +87,8 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
     probe = images[: min(8, len(images))]
     before = _outputs(original, probe)
     factors = {}
-    for group, found in zip(groups, statistics, strict=True):
-        t = choose_factors(found, POOLING_MARGIN if group.pooled else 1.0)
+    for group, measured in zip(groups, statistics, strict=True):
+        t = choose_factors(measured, POOLING_MARGIN if group.pooled else 1.0)
         t = np.maximum(t, largest_weights(group.producer) / (127 * LARGEST_GAIN))
         apply_factors(group, t)
         factors[group.producer.layer.name] = t
@@ -106,7 +106,12 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
 
 
 def apply_factors(group: ScalingGroup, t: np.ndarray) -> None:
-    """Divides the output channels of a group's convolution by `t`. Its absorbers multiply."""
+    """Divides the output channels of a group's convolution by `t`, which its absorbers undo.
+
+    Args:
+        group: The group, whose layers are changed.
+        t: Factor of each channel, shape (channels,).
+    """
     layer = group.producer.layer
     kernel, *bias = layer.get_weights()
     shape = kernel.shape[-2:] if is_depthwise(group.producer) else (len(t),)
@@ -117,7 +122,7 @@ def apply_factors(group: ScalingGroup, t: np.ndarray) -> None:
 
 
 def largest_weights(call: Call) -> np.ndarray:
-    """Largest magnitude of each output channel's weights, shape (channels,)."""
+    """Returns the largest magnitude of each output channel's weights, shape (channels,)."""
     kernel = np.abs(call.layer.get_weights()[0])
     return (
         kernel.max((0, 1)).ravel()
@@ -127,16 +132,23 @@ def largest_weights(call: Call) -> np.ndarray:
 
 
 def choose_factors(statistics: GroupStatistics, margin: float = 1.0) -> np.ndarray:
-    """The factors t of a group's channels, shape (channels,), all positive.
+    """Chooses the factors t of a group's channels.
 
-    Channel i of the first stored tensor will have the range maximum_i / t_i; the largest of these
-    is 1 / `margin`. The expected squared error of the outputs is
+    Channel i of the first stored tensor gets the range maximum_i / t_i, and the largest of these is
+    1 / `margin`. The expected squared error of the outputs is
 
         Σ over stored tensors  max_i(m_i / t_i)² / (12·255²) · Σ_i g_i t_i²
         + ½ Σ over dense layers  Σ_o max_j(|w_jo| t_j)² / (12·127²) · Σ_i F_io / t_i²
 
-    with the maxima m and the sensitivities g, F of `GroupStatistics`. It is minimized over log t
-    by Adam, from t_i = sqrt(m_i / max|w_i|).
+    with the maxima m and the sensitivities g, F of `GroupStatistics`. Adam minimizes it over log t,
+    starting from t_i = sqrt(m_i / max|w_i|).
+
+    Args:
+        statistics: Statistics of the group.
+        margin: Headroom of the first stored tensor over the calibrated maximum.
+
+    Returns:
+        Positive factors of shape (channels,).
     """
     first, *others = statistics.tensors
     maximum = first.maximum.astype(np.float64) * margin
@@ -175,12 +187,12 @@ def _minimize(statistics: GroupStatistics, maximum: np.ndarray, live: np.ndarray
 def _expected_error(
     statistics: GroupStatistics, t: np.ndarray, live: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """The sum of `choose_factors` and its gradient with respect to log t."""
+    """Computes the sum in `choose_factors` and its gradient with respect to log t."""
     error, gradient = 0.0, np.zeros_like(t)
     for index, tensor in enumerate(statistics.tensors):
         ratios = np.where(live, tensor.maximum / t, 0)
         worst = ratios.argmax()
-        # The first tensor's range is held at 1 by the floor under t.
+        # The lower limit of t keeps the range of the first tensor at 1.
         span = 1.0 if index == 0 else ratios[worst]
         step = (2 if tensor.signed else 1) * span / 255
         noise = np.where(live, tensor.sensitivity * t**2, 0) * step**2 / 12
@@ -201,7 +213,7 @@ def _expected_error(
 
 
 def _outputs(traced: Trace, images: np.ndarray) -> list[np.ndarray]:
-    """The float outputs of a model."""
+    """Returns the float outputs of a model."""
     outputs = keras.tree.flatten(traced.model(images, training=False))
     outputs = [keras.ops.convert_to_numpy(output) for output in outputs]
     return [output for output in outputs if output.dtype.kind == "f"]

@@ -1,4 +1,4 @@
-"""An int8 TFLite file whose scales, weights and biases can be rewritten."""
+"""Reads an int8 TFLite file and rewrites its scales, weights and biases."""
 
 import copy
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.flatbuffer import operator_names, parse, serialize, tensor_type
 from keras_mobileone.quantization.operators import LINEAR, Operator, Tensor, channel_axis
 
-LEVELS = 255  # steps of int8
+LEVELS = 255  # number of steps between the lowest and the highest int8
 SMALLEST_RANGE = 1e-9
 
 
 class Int8Graph:
-    """The operators and tensors of a TFLite file. Tensors are referred to by their index.
+    """The operators and tensors of a TFLite file. Methods refer to a tensor by its index.
 
     Args:
-        content: Content of the file. A float32 file can be read as well.
+        content: Content of the file, which may also be a float32 file.
 
     Attributes:
-        operators: Name and `OperatorT` of each operator, in the order in which they run.
+        operators: Name and `OperatorT` of each operator, in the order of execution.
         inputs: The tensors that are inputs of the file.
     """
 
@@ -33,10 +33,10 @@ class Int8Graph:
         self._unshare_weights()
 
     def _unshare_weights(self) -> None:
-        """Gives each linear operator its own constants, since the converter merges equal ones."""
+        """Gives each linear operator separate constants, since the converter merges equal ones."""
         tensors, buffers = set(), set()
         for kind, operator in self.operators:
-            operator.inputs = np.array(operator.inputs)  # what the reader gives is read-only
+            operator.inputs = np.array(operator.inputs)  # the reader returns a read-only array
             for position in LINEAR[kind][1:] if self.is_linear(kind, operator) else ():
                 tensor = int(operator.inputs[position]) if position < len(operator.inputs) else -1
                 if tensor < 0:
@@ -52,24 +52,24 @@ class Int8Graph:
                 buffers.add(entry.buffer)
 
     def is_linear(self, kind: str, operator: Operator) -> bool:
-        """Whether an operator is a convolution or dense layer with a constant kernel."""
+        """Returns whether an operator is a convolution or dense layer with a constant kernel."""
         return kind in LINEAR and self.constant(int(operator.inputs[LINEAR[kind][1]])) is not None
 
     def serialize(self) -> bytes:
-        """Content of the file with all changes."""
+        """Returns the content of the file with all changes."""
         return serialize(self._model)
 
     def name(self, tensor: int) -> str:
-        """Name of a tensor."""
+        """Returns the name of a tensor."""
         return self._graph.tensors[tensor].name.decode()
 
     def shape(self, tensor: int) -> tuple[int, ...]:
-        """Dimensions of a tensor."""
+        """Returns the dimensions of a tensor."""
         shape = self._graph.tensors[tensor].shape
         return () if shape is None else tuple(int(n) for n in shape)
 
     def constant(self, tensor: int) -> np.ndarray | None:
-        """Stored values of a constant tensor, None for a tensor that is computed."""
+        """Returns the stored values of a constant tensor, or None for a computed tensor."""
         entry = self._graph.tensors[tensor]
         data = self._model.buffers[entry.buffer].data
         if data is None or len(data) == 0 or tensor in self.inputs:
@@ -80,10 +80,12 @@ class Int8Graph:
         return np.frombuffer(bytes(data), dtypes[entry.type].lower()).reshape(self.shape(tensor))
 
     def real_constant(self, tensor: int) -> np.ndarray:
-        """float32 values of a constant tensor. Integers are dequantized."""
+        """Returns the values of a constant tensor as float32. Integers are dequantized."""
         values = self.constant(tensor)
         if values is None:
-            raise InputValueError(f"Expected a constant. Received: tensor {self.name(tensor)!r}.")
+            raise InputValueError(
+                f"Expected a constant tensor. Received: {self.name(tensor)!r}, which is computed."
+            )
         if not self.is_quantized(tensor):
             return values
         quantization = self._graph.tensors[tensor].quantization
@@ -94,44 +96,47 @@ class Int8Graph:
         return ((values - zero_points) * quantization.scale.reshape(shape)).astype(np.float32)
 
     def is_quantized(self, tensor: int) -> bool:
-        """Whether a tensor's integers stand for real values."""
+        """Returns whether a tensor holds integers that represent real values."""
         quantization = self._graph.tensors[tensor].quantization
         return quantization is not None and quantization.scale is not None
 
     def holds_reals(self, tensor: int) -> bool:
-        """Whether a tensor is a constant of real values, in float or quantized."""
+        """Returns whether a tensor is a constant of real values, in float or quantized."""
         entry = self._graph.tensors[tensor]
         real = entry.type == tensor_type("FLOAT32") or self.is_quantized(tensor)
         return real and self.constant(tensor) is not None
 
     def is_integer(self, tensor: int) -> bool:
-        """Whether a tensor holds 8-bit integers that stand for real values."""
+        """Returns whether a tensor holds 8-bit integers that represent real values."""
         int8 = self._graph.tensors[tensor].type == tensor_type("INT8")
         return self.is_quantized(tensor) and (int8 or self.is_uint8(tensor))
 
     def is_uint8(self, tensor: int) -> bool:
-        """Whether a tensor's integers are unsigned."""
+        """Returns whether the integers of a tensor are unsigned."""
         return self._graph.tensors[tensor].type == tensor_type("UINT8")
 
     def scale_and_zero_point(self, tensor: int) -> tuple[float, int]:
-        """Scale and zero point: real = scale · (code − zero point), for codes counted as int8."""
+        """Returns scale and zero point of a tensor, with uint8 converted to int8.
+
+        A stored integer represents scale · (integer − zero point).
+        """
         quantization = self._graph.tensors[tensor].quantization
         shift = 128 if self.is_uint8(tensor) else 0
         return float(quantization.scale[0]), int(quantization.zeroPoint[0]) - shift
 
     def range(self, tensor: int) -> tuple[float, float]:
-        """Lowest and highest value that a quantized tensor can hold."""
+        """Returns the lowest and the highest real value that a quantized tensor can represent."""
         scale, zero_point = self.scale_and_zero_point(tensor)
         return scale * (-128 - zero_point), scale * (127 - zero_point)
 
     def set_range(self, tensor: int, low: float, high: float) -> None:
-        """Sets a tensor's scale so that its integers span [low, high], extended to include zero."""
+        """Sets the scale of a tensor so that its integers span [low, high] and zero."""
         low, high = min(low, 0.0), max(high, 0.0, low + SMALLEST_RANGE)
         scale = (high - low) / LEVELS
         self._set_quantization(tensor, [scale], round(-128 - low / scale))
 
     def set_constant(self, tensor: int, values: np.ndarray, low: float, high: float) -> None:
-        """Writes a constant's real values as integers that span [low, high]."""
+        """Writes the real values of a constant as integers that span [low, high]."""
         self.set_range(tensor, low, high)
         scale, zero_point = self.scale_and_zero_point(tensor)
         codes = np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
@@ -141,7 +146,7 @@ class Int8Graph:
         self._model.buffers[-1].data = np.frombuffer(codes.tobytes(), np.uint8)
 
     def write(self, tensor: int, codes: np.ndarray, scale: np.ndarray, axis: int) -> None:
-        """Replaces a constant's integers and its scales along `axis`."""
+        """Replaces the integers of a constant and its scales along `axis`."""
         entry = self._graph.tensors[tensor]
         self._model.buffers[entry.buffer].data = np.frombuffer(codes.tobytes(), np.uint8)
         self._set_quantization(tensor, scale, 0)
@@ -158,7 +163,7 @@ class Int8Graph:
         quantization.min = quantization.max = None
 
     def on_grid(self, tensor: int, values: Tensor) -> Tensor:
-        """Rounds `values` to the real values that a tensor's integers can hold."""
+        """Rounds `values` to the real values that the integers of a tensor can represent."""
         import tensorflow as tf
 
         if not self.is_quantized(tensor):
@@ -168,15 +173,15 @@ class Int8Graph:
         return (codes - zero_point) * scale
 
     def last_uses(self) -> dict[int, list[int]]:
-        """For each operator's position the tensors that no later operator takes."""
+        """Returns, by the position of an operator, the tensors that no later operator takes."""
         last = {int(t): i for i, (_, op) in enumerate(self.operators) for t in op.inputs}
-        found: dict[int, list[int]] = {}
+        tensors: dict[int, list[int]] = {}
         for tensor, position in last.items():
-            found.setdefault(position, []).append(tensor)
-        return found
+            tensors.setdefault(position, []).append(tensor)
+        return tensors
 
     def linear_weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Kernel and bias (zeros if none) of each convolution and dense layer, real values."""
+        """Returns the real kernel and bias (or zeros) of each convolution and dense layer."""
         weights = []
         for kind, operator in self.operators:
             if self.is_linear(kind, operator):
@@ -191,12 +196,12 @@ class Int8Graph:
     def one_operator_in_float(
         self, position: int, inputs: Sequence[int], constants: dict[int, np.ndarray]
     ) -> bytes:
-        """Content of a file that holds a single operator of this file, computed in float.
+        """Returns the content of a file with a single operator of this file, computed in float.
 
         Args:
-            position: Of the operator.
-            inputs: The tensors that are inputs of the file.
-            constants: Values of the constants that stand for real numbers.
+            position: Position of the operator in `operators`.
+            inputs: The tensors that become the inputs of the new file.
+            constants: Values of the constants that represent real numbers, by tensor.
         """
         model = parse(self.serialize())
         graph = model.subgraphs[0]
@@ -223,7 +228,7 @@ class Int8Graph:
 
 
 def bias_of(kind: str, operator: Operator) -> int | None:
-    """Index of a linear operator's bias tensor."""
+    """Returns the index of the bias tensor of a linear operator, or None if it has no bias."""
     position = LINEAR[kind][2]
     if len(operator.inputs) <= position or operator.inputs[position] < 0:
         return None

@@ -1,10 +1,10 @@
-"""Setting ranges, weights and biases of an integer model, layer by layer beside the float one.
+"""Corrects ranges, weights and biases of an int8 file layer by layer against the float model.
 
-TensorFlow's converter makes the graph of the int8 file. `calibrate` then walks its operators in
-order with all calibration images, keeps the float value and the simulated integer value of each
-tensor side by side, and rewrites what the converter chose: the range of each activation, the
-rounding of each weight, and each bias, by the mean difference of the two at that point. A layer is
-corrected with everything before it already in place, so that errors do not pile up.
+TensorFlow's converter makes the graph of the int8 file. `calibrate` then computes its operators in
+order on all calibration images, with the float value and the simulated integer value of each
+tensor. It replaces what the converter chose: the range of each activation, the rounding of each
+weight, and each bias, which it shifts by the mean difference of the two values. A layer is
+corrected after all layers before it, so that errors do not accumulate.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from keras_mobileone.quantization.ranges import SMALLEST_RATIO, set_ranges, wide
 from keras_mobileone.quantization.rounding import quantize_kernel
 from keras_mobileone.quantization.simulation import SimulationError, Simulator
 
-# Operators that only move values; their outputs are not reported.
+# Operators that mostly move values. Their outputs are not reported.
 UNREPORTED = ("PAD", "RESHAPE", "MAX_POOL_2D", "AVERAGE_POOL_2D")
-# |bias| in units of input scale · weight scale: a channel that never fires has a tiny weight scale,
-# and its bias would overflow int32.
+# Largest |bias| in units of input scale · weight scale. Without this limit, the bias of a channel
+# that is always zero, and therefore has a tiny weight scale, would overflow int32.
 LARGEST_BIAS = 2**23
 ROUNDINGS = ("nearest", "compensated")
 
@@ -31,19 +31,19 @@ ROUNDINGS = ("nearest", "compensated")
 class Steps:
     """The steps that `quantize` takes after equalization.
 
-    By default all are taken. Leave one out to measure what it contributes, or to save time:
-    compensated rounding takes the largest part of it.
+    By default all steps are taken. Leave one out to measure its effect or to save time; compensated
+    rounding takes most of the time.
 
     Args:
-        ranges: Set the ranges of the activations from all calibration images. False keeps those
-            that TensorFlow's converter chose from the first few.
-        rounding: `"compensated"` rounds the weights of a layer one input after the other, and lets
-            the weights not rounded yet make up for the error
-            ([GPTQ](https://arxiv.org/abs/2210.17323)). `"nearest"` rounds each weight by itself.
-        biases: Shift each bias by the mean error of its output.
+        ranges: Whether to set the ranges of the activations from all calibration images. False
+            keeps those that TensorFlow's converter chose from the first few images.
+        rounding: `"compensated"` rounds the weights of a layer one input after the other, and
+            adjusts the weights that are not rounded yet to compensate for the error
+            ([GPTQ](https://arxiv.org/abs/2210.17323)). `"nearest"` rounds each weight separately.
+        biases: Whether to shift each bias by the mean error of its output.
 
     Raises:
-        ValueError: If `rounding` is neither of the two.
+        ValueError: If `rounding` is neither `"compensated"` nor `"nearest"`.
 
     Examples:
         >>> keras_mobileone.Steps(rounding="nearest")
@@ -63,13 +63,13 @@ class Steps:
 
 @dataclass(frozen=True)
 class TensorReport:
-    """How well one tensor of the integer model follows the float model.
+    """Range and accuracy of one tensor of the integer model.
 
     Attributes:
-        name: Of the tensor.
-        operator: That makes it.
-        sqnr: Signal to quantization noise on the calibration images, dB.
-        low, high: What its integers span.
+        name: Name of the tensor.
+        operator: Operator that computes the tensor.
+        sqnr: Signal-to-quantization-noise ratio on the calibration images, in dB.
+        low, high: Lowest and highest value that the integers can represent.
     """
 
     name: str
@@ -86,17 +86,17 @@ def calibrate(
     steps: Steps,
     input_range: tuple[float, float] | None = None,
 ) -> tuple[bytes, list[TensorReport]]:
-    """Rewrites an int8 file so that it follows the float model.
+    """Corrects an int8 file so that its outputs are close to those of the float model.
 
     Args:
-        content: Of the int8 file that the converter made.
-        float_content: Of the float32 file that it made of the same model.
+        content: Content of the int8 file from the converter.
+        float_content: Content of the float32 file that the converter made from the same model.
         images: Calibration images (count, height, width, channels), as the file takes them.
-        steps: Which steps to take.
-        input_range: What the input spans, if that is known; else the range of `images`.
+        steps: The steps to take.
+        input_range: Lowest and highest value of the input. None: the range of `images`.
 
     Returns:
-        The new content, and a report on each tensor, in order.
+        The new content, and a report on each tensor in order.
 
     Raises:
         SimulationError: If the files do not match, or LiteRT cannot run an operator in float.
@@ -112,7 +112,7 @@ def calibrate(
         limits = input_range or (float(images.min()), float(images.max()))
         set_ranges(graph, simulator, weights, real, limits)
     widen_ranges(graph, simulator, weights)
-    # Of each tensor the float value and the simulated integer value, by the tensor's index.
+    # The float value and the simulated integer value of each tensor, by its index.
     reals, simulated = {source: real}, {source: graph.on_grid(source, real)}
     layers, last_uses, reports = iter(weights), graph.last_uses(), []
     for position, (kind, operator) in enumerate(graph.operators):
@@ -122,8 +122,8 @@ def calibrate(
             reals[outputs[0]], simulated[outputs[0]] = pair
         else:
             reals.update(zip(outputs, simulator.run(position, reals), strict=True))
-            found = simulator.run(position, simulated)
-            simulated.update((t, graph.on_grid(t, v)) for t, v in zip(outputs, found, strict=True))
+            values = simulator.run(position, simulated)
+            simulated.update((t, graph.on_grid(t, v)) for t, v in zip(outputs, values, strict=True))
         for tensor in outputs:
             if graph.is_integer(tensor) and kind not in UNREPORTED:
                 reports.append(_report(graph, tensor, kind, reals[tensor], simulated[tensor]))
@@ -142,7 +142,11 @@ def _linear(
     weights: tuple[np.ndarray, np.ndarray],
     steps: Steps,
 ) -> tuple[Tensor, Tensor]:
-    """Float and simulated output of a convolution or dense layer. Writes its weights."""
+    """Writes the weights of a convolution or dense layer.
+
+    Returns:
+        The float output and the simulated output of the layer.
+    """
     import tensorflow as tf
 
     kind, operator = graph.operators[position]
@@ -189,7 +193,7 @@ def _report(
 def _matching_weights(
     graph: Int8Graph, float_graph: Int8Graph
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The float weights in the order of the int8 file's layers, checked against its own."""
+    """Returns the float weights of all layers after a check that they match the int8 weights."""
     weights, quantized = float_graph.linear_weights(), graph.linear_weights()
     shapes = [kernel.shape for kernel, _ in weights], [kernel.shape for kernel, _ in quantized]
     close = shapes[0] == shapes[1] and all(
@@ -198,7 +202,7 @@ def _matching_weights(
     )
     if not close:
         raise SimulationError(
-            "The int8 file and the float file do not hold the same layers in the same order. "
-            "Convert both from one model."
+            "Expected an int8 file and a float file with the same layers in the same order. "
+            "Received: files that differ. Convert both from one model."
         )
     return weights

@@ -1,18 +1,18 @@
-"""What TFLite's operators compute on real numbers, and how they bind the scales of int8 tensors.
+"""TFLite's operators on real numbers, and their rules for the scales of int8 tensors.
 
-An integer model is simulated with these: an operator gets the real values that its integer inputs
-stand for, and its result is put on the grid of its integer output.
+They simulate an integer model: an operator takes the real values that its integer inputs represent,
+and its result is rounded to the values that its integer output can represent.
 """
 
 from typing import Any
 
 import numpy as np
 
-Tensor = Any  # of TensorFlow, which is imported late, or an array
+Tensor = Any  # an array, or a tensor of TensorFlow, which is imported late
 Operator = Any  # `OperatorT` of the TFLite schema
 
-# Operators with a constant kernel, one scale for each of its output channels, and a bias in int32;
-# for each the positions of its input, kernel and bias.
+# Operators with a constant kernel, a scale for each output channel of the kernel, and an int32
+# bias, with the positions of their input, kernel and bias.
 LINEAR = {
     "CONV_2D": (0, 1, 2),
     "DEPTHWISE_CONV_2D": (0, 1, 2),
@@ -20,7 +20,7 @@ LINEAR = {
     "TRANSPOSE_CONV": (2, 1, 3),
 }
 # Operators whose integer inputs and outputs share one scale (TFLite's quantization specification).
-# The values of the first come from one input; those of the second from several.
+# Those of COPYING take values from one input, those of JOINING from several.
 COPYING = {
     *("AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "BROADCAST_TO", "DEPTH_TO_SPACE", "EXPAND_DIMS"),
     *("GATHER", "GATHER_ND", "MAX_POOL_2D", "MIRROR_PAD", "PAD", "REDUCE_MAX", "REDUCE_MIN"),
@@ -30,9 +30,9 @@ COPYING = {
 }
 JOINING = {"CONCATENATION", "MAXIMUM", "MINIMUM", "PACK", "PADV2"}
 SAME_SCALE = COPYING | JOINING
-# Operators whose output scale the specification fixes, as the converter has set it.
+# Operators whose output scale the specification prescribes. The converter sets it.
 FIXED_SCALE = {"L2_NORMALIZATION", "LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH"}
-# Operators that take any scales.
+# Operators whose inputs and outputs may have any scales.
 FREE_SCALE = {
     *("ABS", "ADD", "BATCH_MATMUL", "DEQUANTIZE", "DIV", "ELU", "EXP", "GELU", "HARD_SWISH"),
     *("LEAKY_RELU", "LOG", "MEAN", "MUL", "PRELU", "QUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1"),
@@ -42,12 +42,12 @@ KNOWN = SAME_SCALE | FIXED_SCALE | FREE_SCALE
 
 
 def attribute(operator: Operator, name: str, default: Any = None) -> Any:
-    """An option of an operator, such as `strideH`."""
+    """Returns an option of an operator, such as `strideH`."""
     return getattr(operator.builtinOptions, name, default)
 
 
 def channel_axis(kind: str) -> int:
-    """Axis of a kernel's output channels in TFLite's layout."""
+    """Returns the axis of the output channels of a kernel in TFLite's layout."""
     return 3 if kind == "DEPTHWISE_CONV_2D" else 0
 
 
@@ -62,13 +62,16 @@ def linear(
     """Computes the output of an operator of `LINEAR` before its activation.
 
     Args:
-        kind: The operator's name.
-        operator: The flatbuffer's operator, for strides and padding.
-        value: (batch, height, width, in) or (batch, in).
-        kernel: In TFLite's layout: (out, height, width, in), (1, height, width, channels) or
+        kind: Name of the operator.
+        operator: Operator in the flatbuffer, which has strides and padding.
+        value: Input of shape (batch, height, width, in) or (batch, in).
+        kernel: Kernel in TFLite's layout: (out, height, width, in), (1, height, width, channels) or
             (out, in).
-        bias: (out,).
-        shape: Of the output, as the file has it; read for TRANSPOSE_CONV.
+        bias: Bias of shape (out,), or a number.
+        shape: Shape of the output in the file. Only TRANSPOSE_CONV needs it.
+
+    Returns:
+        The output for the whole batch.
     """
     import tensorflow as tf
 
@@ -92,7 +95,7 @@ def linear(
 
 
 def dilation(operator: Operator) -> tuple[int, int]:
-    """Dilation of a convolution over height and width."""
+    """Returns the dilation of a convolution along height and width."""
     return attribute(operator, "dilationHFactor", 1), attribute(operator, "dilationWFactor", 1)
 
 
@@ -107,16 +110,16 @@ def activate(code: int, value: Tensor) -> Tensor:
 def batched(
     kind: str, operator: Operator, values: list[Tensor], constants: list[np.ndarray]
 ) -> Tensor | None:
-    """Computes a frequent operator for a whole batch with TensorFlow.
+    """Computes one of the most frequent operators for a whole batch with TensorFlow.
 
     Args:
-        kind: The operator's name.
-        operator: The flatbuffer's operator, for its options.
-        values: Its inputs as tensors, the batch first.
-        constants: Its integer constants (axes, paddings, shapes) as arrays.
+        kind: Name of the operator.
+        operator: Operator in the flatbuffer, which has the options.
+        values: Inputs as tensors whose first axis is the batch.
+        constants: Integer constants (axes, paddings, shapes) as arrays.
 
     Returns:
-        The output, or None for an operator that is not among these.
+        The output, or None for any other operator.
     """
     import tensorflow as tf
 

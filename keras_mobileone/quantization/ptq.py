@@ -1,4 +1,4 @@
-"""`quantize`: makes an accurate int8 file of a fused Keras model."""
+"""`quantize`: makes an accurate int8 file from a fused Keras model."""
 
 import os
 import time
@@ -33,28 +33,31 @@ from keras_mobileone.reports import Report
 # The converter needs some images to make the graph. All ranges are set afterwards.
 CONVERTER_IMAGES = 8
 SHOWN_LAYERS = 5
-POOR_SQNR = 3.0  # dB: below it a layer's output is mostly noise
+POOR_SQNR = 3.0  # dB; the output of a layer with less is mostly noise
 ALL_STEPS = Steps()
 PLAIN = Steps(ranges=False, rounding="nearest", biases=False)
 
 
 @dataclass(frozen=True)
 class QuantizationReport(Report):
-    """What `quantize` made, and what it did layer by layer.
+    """Result of `quantize`: the file, and how accurate each of its tensors is.
 
     Attributes:
-        content: Content of the `.tflite` file, for `Path.write_bytes`. Left out of `to_dict` and
-            of `repr`.
+        content: Content of the `.tflite` file, for `Path.write_bytes`. It is left out of `to_dict`
+            and of `repr`.
         tensors: Range and SQNR of each tensor on the calibration images, in order.
-        before: The same for the converter's plain int8; empty unless asked for.
-        rescaled: The convolutions whose channels were equalized.
-        blocked: The convolutions that were not equalized, and why.
-        left_to_converter: Operators of the file that `quantize` has no rules for. They, and the
-            tensors next to them, keep the ranges that TensorFlow's converter chose. Usually empty;
-            all of them for a file that cannot be corrected, whose `tensors` are empty.
-        change: How far equalization moved the float outputs, relative to their largest magnitude.
+        before: Range and SQNR of each tensor of the converter's plain int8; empty unless `quantize`
+            was called with `before=True`.
+        rescaled: Names of the convolutions whose channels were equalized.
+        blocked: The convolutions that were not equalized, and the reasons.
+        left_to_converter: Operators of the file for which `quantize` has no rules. They, and the
+            tensors next to them, keep the ranges that TensorFlow's converter chose. The list is
+            usually empty. If a file cannot be corrected, it has all operators, and `tensors` is
+            empty.
+        change: Largest change of the float outputs by equalization, relative to their largest
+            magnitude.
         images: Number of calibration images.
-        seconds: Time of each step.
+        seconds: Duration of each step, by its name.
     """
 
     content: bytes = field(repr=False)
@@ -68,11 +71,22 @@ class QuantizationReport(Report):
     seconds: dict[str, float]
 
     def worst(self, count: int = SHOWN_LAYERS) -> list[TensorReport]:
-        """The `count` tensors that follow the float model worst."""
+        """Returns the `count` tensors with the lowest SQNR, lowest first.
+
+        Args:
+            count: Number of tensors.
+        """
         return sorted(self.tensors, key=lambda tensor: tensor.sqnr)[:count]
 
     def plot(self, path: str | os.PathLike) -> None:
-        """Draws the SQNR of each layer as a PNG. Needs matplotlib (extra `plot`)."""
+        """Draws the SQNR of each layer as a PNG file.
+
+        Args:
+            path: File to write. Its suffix is replaced by `.png`.
+
+        Raises:
+            ImportError: If matplotlib (extra `plot`) is not installed.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 4), layout="constrained")
@@ -103,19 +117,22 @@ def quantize(
 ) -> QuantizationReport:
     """Quantizes a fused model to full-integer int8 after training.
 
-    Equalizes the channels of the float model, lets TensorFlow's converter make the int8 graph, and
-    sets its ranges, weights and biases layer by layer beside the float model. The file has the
-    same operators as the converter's own and runs as fast.
+    The function equalizes the channels of the float model, lets TensorFlow's converter make the
+    int8 graph, and corrects its ranges, weights and biases layer by layer against the float model.
+    The file has the same operators as one from the converter alone, and is as fast.
+
+    A warning names the layers whose output is mostly noise (below 3 dB), and the operators that are
+    left to the converter.
 
     Args:
         model: Fused Functional model with one image input of fixed size. It is not changed.
         calibration: Directory, array or iterable of batches, see `export_tflite`.
         normalize: Whether the file takes pixels and normalizes them, see `export_tflite`.
-        input_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's input.
-        output_dtype: `"float32"`, `"int8"` or `"uint8"` at the file's output.
-        equalization: Whether to equalize.
-        steps: The later steps to take.
-        before: Whether to report the layers of the converter's plain int8 too, which doubles the
+        input_dtype: Type of the file's input: `"float32"`, `"int8"` or `"uint8"`.
+        output_dtype: Type of the file's output: `"float32"`, `"int8"` or `"uint8"`.
+        equalization: Whether to equalize the channels.
+        steps: The steps to take after equalization.
+        before: Whether to also report the layers of the converter's plain int8, which doubles the
             time.
 
     Returns:
@@ -125,9 +142,6 @@ def quantize(
     Raises:
         ValueError: If the model is not fused or the calibration images look wrong.
         ArithmeticError: If equalization changes the float outputs.
-
-    A warning names the layers whose output is mostly noise (below 3 dB), and the operators that are
-    left to the converter.
 
     Examples:
         ```python
@@ -140,7 +154,7 @@ def quantize(
     if has_blocks(model):
         raise InputValueError(
             f"Expected a fused model. Received: {model.name!r}, which has MobileOne blocks. "
-            "Call keras_mobileone.fuse(model) first."
+            "Fold them first: keras_mobileone.fuse(model)."
         )
     model = in_float32(model)
     file, wrapped = config_of_file(image_config(model, normalize), normalize)
@@ -167,13 +181,16 @@ def quantize_images(
     steps: Steps = ALL_STEPS,
     before: bool = False,
 ) -> QuantizationReport:
-    """Does the work of `quantize` with calibration images that are loaded and checked.
+    """Quantizes a model as `quantize` does, with calibration images that are already loaded.
 
     Args:
         model: Fused Functional model that computes in float32.
-        images: What `calibration_images` returned, in the units that the file takes.
+        images: Result of `calibration_images`, in the units that the file takes.
         wrapped: Configuration whose normalization the file performs before the model, or None.
         input_dtype, output_dtype, equalization, steps, before: As in `quantize`.
+
+    Returns:
+        A `QuantizationReport`.
     """
     ends: dict[str, Any] = {"normalize": wrapped, "output_names": output_names(model)}
     types: dict[str, Any] = {"input_dtype": input_dtype, "output_dtype": output_dtype}
@@ -193,11 +210,11 @@ def quantize_images(
     floats = convert(equalized, **ends)
     content = convert(equalized, "int8", images[:CONVERTER_IMAGES], **types, **ends)
     left = unknown_operators(Int8Graph(content))
-    if left:  # their ranges stay as they are: they have to hold for all images
+    if left:  # the converter's ranges remain, so they must fit all images
         content = convert(equalized, "int8", images, **types, **ends)
     try:
         content, tensors = calibrate(content, floats, images, steps, limits)
-    except SimulationError:  # then the equalized model by the converter alone is the best there is
+    except SimulationError:  # without correction, the converter should see all images
         content, tensors = convert(equalized, "int8", images, **types, **ends), []
         left = sorted({kind for kind, _ in Int8Graph(content).operators})
     clock.lap("converting and correcting")
@@ -217,10 +234,10 @@ def quantize_images(
 
 
 class Clock:
-    """Seconds of the steps of a task.
+    """Measures the steps of a task.
 
     Attributes:
-        seconds: By the name of each step.
+        seconds: Duration of each step in seconds, by its name.
     """
 
     def __init__(self) -> None:
@@ -228,17 +245,17 @@ class Clock:
         self._start = time.perf_counter()
 
     def lap(self, step: str) -> None:
-        """Ends `step`, and begins the next one."""
+        """Ends the step named `step` and begins the next one."""
         now = time.perf_counter()
         self.seconds[step] = round(now - self._start, 1)
         self._start = now
 
 
 def _warn(report: QuantizationReport) -> None:
-    """Warns of operators left to the converter and of layers that are mostly noise."""
+    """Warns about operators that are left to the converter, and layers that are mostly noise."""
     if report.left_to_converter:
         warnings.warn(
-            "int8 keeps the converter's ranges for the operators "
+            "The int8 file keeps the converter's ranges for the operators "
             f"{', '.join(report.left_to_converter)}. Everything else was equalized"
             f"{' and corrected' if report.tensors else ''}.",
             stacklevel=4,

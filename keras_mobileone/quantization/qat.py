@@ -1,4 +1,4 @@
-"""`quantize_aware`: a fused model in tf-keras that trains as its int8 file computes."""
+"""`quantize_aware`: rebuilds a fused model in tf-keras for quantization-aware training."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -33,27 +33,28 @@ Layer = Any  # a layer of tf-keras, which is imported late
 
 
 def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Model":
-    """Builds a tf-keras model that computes as the int8 file of `model` will, ready to be trained.
+    """Builds a trainable tf-keras model that computes as the int8 file of `model` will.
 
-    Kernels are rounded to int8 for each output channel. Activations are rounded to 8 bits over a
-    range that follows the training data (a moving average with decay 0.999). Biases stay in float,
-    since the file stores them with 32 bits. Every layer is trained. There is no batch
-    normalization.
+    Kernels are rounded to int8, with a scale for each output channel. Activations are rounded to 8
+    bits over a range that follows the training data (a moving average with decay 0.999). Biases
+    stay in float, since the file stores them with 32 bits. All layers are trainable. There is no
+    batch normalization.
 
     Args:
         model: Fused Functional or Sequential model with one image input, preferably the result of
-            `equalize`. Nested models are flattened. It is not changed.
-        calibration: Images that set the first ranges of the activations: a directory, an array
+            `equalize`. Nested models are flattened. The model is not changed.
+        calibration: Images that set the initial ranges of the activations: a directory, an array
             (count, height, width, 3), or an iterable of such batches, normalized, float32. None
             keeps tfmot's default of −6 … 6, which clips values and takes thousands of steps to
             adapt.
 
     Returns:
-        A `tf_keras.Model` with the same inputs and outputs, not compiled. The names of its layers
-        are those in `model` with the prefix `"quant_"`. Use tf-keras' optimizers and losses.
+        A `tf_keras.Model` with the same inputs and outputs, which is not compiled. The names of its
+        layers are those in `model` with the prefix `"quant_"`. Train it with tf-keras' optimizers
+        and losses.
 
     Raises:
-        ImportError: Without the extra `[qat]`.
+        ImportError: If the extra `[qat]` is not installed.
         ValueError: If `model` is not fused, has several inputs, calls a layer twice, or has a
             layer for which there is no rule. The message names the layer.
         TypeError: If `model` is not Functional or Sequential.
@@ -73,7 +74,7 @@ def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Mod
     if has_blocks(model):
         raise InputValueError(
             "Quantization-aware training needs a fused model. "
-            f"Received: {model.name!r}, which still has MobileOne blocks. "
+            f"Received: {model.name!r}, which has MobileOne blocks. "
             "Fold them first: keras_mobileone.fuse(model)."
         )
     config = image_config(model, normalize=True)
@@ -92,9 +93,9 @@ def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Mod
         )
 
     with tfmot.quantization.keras.quantize_scope({layer_config.__name__: layer_config}):
-        # Annotating takes over the layers of the model that it is given: not those of `copy`.
-        given = rebuild_in_tf_keras(traced, keras2)
-        annotated = keras2.models.clone_model(given, clone_function=annotate)
+        # Annotating changes the layers of its source, so it gets a separate model and not `copy`.
+        source = rebuild_in_tf_keras(traced, keras2)
+        annotated = keras2.models.clone_model(source, clone_function=annotate)
         student = tfmot.quantization.keras.quantize_apply(annotated, scheme())
     if calibration is not None:
         images = calibration_images(calibration, config)
@@ -106,33 +107,33 @@ def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Mod
 
 
 def wrapped_layers(qat_model: "tf_keras.Model") -> dict[str, Any]:
-    """The wrapped layers of a model made by `quantize_aware`, by their names in its source."""
+    """Returns the wrapped layers of a model of `quantize_aware` by their names in the source."""
     layers = getattr(qat_model, "layers", ())
-    found = {
+    wrapped = {
         layer.name.removeprefix(PREFIX): layer
         for layer in layers
         if isinstance(getattr(layer, "quantize_config", None), config_class())
     }
-    if not found:
+    if not wrapped:
         raise InputValueError(
             "Expected a model made by quantize_aware. "
             f"Received: {getattr(qat_model, 'name', qat_model)!r}."
         )
-    return found
+    return wrapped
 
 
 def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.Model:
-    """Copies the weights that quantization-aware training learned into a Keras 3 model.
+    """Returns a Keras 3 model with the weights from quantization-aware training.
 
     Args:
-        qat_model: What `quantize_aware(model)` returned, trained.
-        model: The model that `quantize_aware` was given. It is not changed.
+        qat_model: Result of `quantize_aware(model)` after training.
+        model: The model that was passed to `quantize_aware`. It is not changed.
 
     Returns:
         A new model with the structure and layer names of `model`.
 
     Raises:
-        ImportError: Without the extra `[qat]`.
+        ImportError: If the extra `[qat]` is not installed.
         ValueError: If a layer of `model` is missing in `qat_model` or has weights of another shape.
 
     Examples:
@@ -158,7 +159,7 @@ def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.
             raise InputValueError(
                 f"Expected weights of shapes {expected} for layer {layer.name!r} of "
                 f"{model.name!r}. Received: {found or 'none of that name'} in {qat_model.name!r}. "
-                "Pass the model that quantize_aware was given."
+                "Pass the model that was passed to quantize_aware."
             )
         layer.set_weights(learned[layer.name])
     return carried

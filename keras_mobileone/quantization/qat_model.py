@@ -1,10 +1,10 @@
-"""A fused Keras 3 model rebuilt in tf-keras, and the rules by which tfmot quantizes it.
+"""Rebuilds a fused Keras 3 model in tf-keras, and defines the rules by which tfmot quantizes it.
 
 tensorflow-model-optimization (tfmot) accepts only Keras 2 models, and its default rules do not fit
-these networks: depthwise kernels share one range over all channels, kernels before a ReLU layer are
+these networks: depthwise kernels have one range for all channels, kernels before a ReLU layer are
 not quantized during training, and `Multiply` and `Identity` are refused. This module therefore
-defines its own `QuantizeConfig`s and its own scheme. Wrapping, training and the moving ranges of
-the activations are tfmot's.
+defines its own `QuantizeConfig` and its own scheme. It uses tfmot for wrapping, training and the
+moving ranges of the activations.
 """
 
 import os
@@ -24,17 +24,17 @@ from keras_mobileone.quantization.trace import Call, Trace
 if TYPE_CHECKING:
     import tf_keras
 
-Layer = Any  # of tf-keras, which is imported late
-Tensor = Any  # of TensorFlow, which is imported late
-PROBED_AT_ONCE = 16  # images whose activations are held in memory together
-PREFIX = "quant_"  # of the names of wrapped layers
+Layer = Any  # a layer of tf-keras, which is imported late
+Tensor = Any  # a tensor of TensorFlow, which is imported late
+PROBED_AT_ONCE = 16  # number of images whose activations are in memory at the same time
+PREFIX = "quant_"  # prefix of the names of wrapped layers
 LEGACY_VARIABLE = "TF_USE_LEGACY_KERAS"
 
-# Whether kernels are rounded as the model is traced; not for the converter, which does it itself.
+# Whether kernels are rounded when the model is traced. The converter rounds them itself.
 _ROUND_KERNELS = ContextVar("round_kernels", default=True)
 
-# The layers that are rebuilt, with the arguments that are carried over. Weights, names and the
-# activations (which `trace` has split off) go another way.
+# The layers that can be rebuilt, with the arguments that are copied. Weights, names and activations
+# (which `trace` makes separate layers) are copied separately.
 ARGUMENTS = {
     "Conv2D": ("filters", "kernel_size", "strides", "padding", "dilation_rate", "use_bias"),
     "DepthwiseConv2D": (
@@ -59,12 +59,12 @@ ARGUMENTS = {
 }
 ACTIVATIONS = ("linear", "relu", "relu6", "sigmoid", "tanh", "softmax")
 KERNELS = {"Conv2D": "kernel", "DepthwiseConv2D": "depthwise_kernel", "Dense": "kernel"}
-# Layers whose output has the range of their input, in TFLite as well.
+# Layers whose output has the range of their input, as in TFLite.
 SAME_RANGE = (
     *("ZeroPadding2D", "MaxPooling2D", "AveragePooling2D", "GlobalMaxPooling2D", "Identity"),
     *("Dropout", "Flatten", "Reshape"),
 )
-# TFLite computes these and a following ReLU in one operator: nothing is quantized in between.
+# TFLite computes these layers and a following ReLU in one operator, without quantizing in between.
 FUSED_WITH_RELU = ("Conv2D", "DepthwiseConv2D", "Dense", "Add", "Multiply")
 # TFLite prescribes the ranges of these outputs.
 FIXED_RANGES = {
@@ -75,15 +75,19 @@ FIXED_RANGES = {
 
 
 def packages() -> tuple[Any, Any]:
-    """tfmot and tf-keras, with Keras 3 left as what TensorFlow calls Keras.
+    """Imports tfmot and tf-keras without changing that `tf.keras` is Keras 3.
+
+    Returns:
+        The modules `tensorflow_model_optimization` and `tf_keras`.
 
     Raises:
-        ImportError: If one is missing; names the extra to install.
+        ImportError: If one is not installed. The message names the extra to install.
     """
     import tensorflow as tf
 
-    # tfmot sets the variable for good, which would make tf.keras, here and in processes started
-    # from here, Keras 2. `tf.keras` is found at its first use: let that be before.
+    # tfmot sets the environment variable permanently, which would make `tf.keras` Keras 2 in this
+    # process and its child processes. TensorFlow resolves `tf.keras` at its first use, which must
+    # therefore be before the import of tfmot.
     _ = tf.keras.__name__
     before = os.environ.get(LEGACY_VARIABLE)
     try:
@@ -106,7 +110,7 @@ def _kind(layer: keras.Layer) -> str:
 
 
 def _activation(layer: keras.Layer) -> str:
-    """Name of the function that an activation layer applies, or "" for other layers."""
+    """Returns the name of the function that an activation layer applies, or "" for other layers."""
     if isinstance(layer, keras.layers.Activation):
         return layer.activation.__name__
     return {"ReLU": "relu", "Softmax": "softmax"}.get(_kind(layer), "")
@@ -124,11 +128,11 @@ def require_rules(traced: Trace) -> None:
         elif kind == "ReLU" and (
             layer.negative_slope or layer.threshold or layer.max_value not in (None, 6)
         ):
-            reason = "takes ReLU without slope and threshold, open or up to 6"
+            reason = "takes ReLU without slope and threshold, unbounded or up to 6"
         elif kind == "Conv2D" and layer.groups != 1:
             reason, kind = "takes Conv2D with one group", f"Conv2D with groups={layer.groups}"
         elif traced.times_called(layer) > 1:
-            reason, kind = "takes layers called once", f"{kind}, called again"
+            reason, kind = "takes layers that are called once", f"{kind}, which is called again"
         if reason:
             raise InputValueError(
                 f"Quantization-aware training {reason}. "
@@ -138,7 +142,7 @@ def require_rules(traced: Trace) -> None:
 
 
 def input_layer(traced: Trace) -> str:
-    """Name for the layer that rounds the input, different from all others."""
+    """Returns a name for the layer that rounds the input, different from all other names."""
     name, taken = "input", {call.layer.name for call in traced.calls}
     while name in taken:
         name += "_"
@@ -160,7 +164,7 @@ def rebuild_in_tf_keras(traced: Trace, keras2: Any) -> "tf_keras.Model":
 
 
 def _tf_keras_layer(layer: keras.Layer, keras2: Any) -> Layer:
-    """The tf-keras layer that corresponds to a Keras 3 layer, without its weights."""
+    """Makes the tf-keras layer that corresponds to a Keras 3 layer, without its weights."""
     import tensorflow as tf
 
     config = layer.get_config()
@@ -172,17 +176,17 @@ def _tf_keras_layer(layer: keras.Layer, keras2: Any) -> Layer:
 
 
 def output_rule(call: Call, traced: Trace) -> str | None:
-    """How the output of a layer is quantized.
+    """Returns the rule by which the output of a layer is quantized.
 
     Returns:
-        `"range"` with a range that is learned, the name of an activation with the range TFLite
-        prescribes for it, or None where the value has no tensor of its own in the file.
+        `"range"` for a learned range, the name of an activation for the range that TFLite
+        prescribes for it, or None if the file has no separate tensor for the output.
     """
     kind, consumers = _kind(call.layer), traced.consumers(call.output)
     leaves = any(call.output is output for output in traced.model.outputs)
     activation = _activation(call.layer)
     if activation in FIXED_RANGES:
-        # An output of the model is not rounded: a probability of 0 has no logarithm.
+        # An output of the model is not rounded, since a probability of 0 has no logarithm.
         return activation if consumers and not leaves else None
     if kind in SAME_RANGE or activation == "linear":
         return None
@@ -195,7 +199,7 @@ def output_rule(call: Call, traced: Trace) -> str | None:
 def activation_ranges(
     model: "tf_keras.Model", names: list[str], images: np.ndarray
 ) -> dict[str, tuple[float, float]]:
-    """The smallest and largest value of the outputs of the layers called `names`."""
+    """Returns the smallest and the largest value of the outputs of the layers called `names`."""
     import tensorflow as tf
 
     _, keras2 = packages()
@@ -207,15 +211,15 @@ def activation_ranges(
         return tf.stack([(tf.reduce_min(x), tf.reduce_max(x)) for x in outputs])
 
     starts = range(0, len(images), PROBED_AT_ONCE)
-    found = np.array([limits(tf.constant(images[i : i + PROBED_AT_ONCE])) for i in starts])
+    ranges = np.array([limits(tf.constant(images[i : i + PROBED_AT_ONCE])) for i in starts])
     return {
         name: (float(low), float(high))
-        for name, low, high in zip(names, found[..., 0].min(0), found[..., 1].max(0), strict=True)
+        for name, low, high in zip(names, ranges[..., 0].min(0), ranges[..., 1].max(0), strict=True)
     }
 
 
 def set_range(layer: Layer, low: float, high: float) -> None:
-    """Sets the range of a wrapped layer's output. It always includes 0."""
+    """Sets the range of a wrapped layer's output, extended to include 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     variables = output_quantizer_variables(layer)
     variables["min_var"].assign(low)
@@ -224,13 +228,16 @@ def set_range(layer: Layer, low: float, high: float) -> None:
 
 @cache
 def config_class() -> type:
-    """The `QuantizeConfig` of all layers. Its base class exists only once tfmot is imported."""
+    """Returns the class of `QuantizeConfig` for all layers.
+
+    It is defined in a function because its base class needs tfmot, which is imported late.
+    """
     tfmot, _ = packages()
     quantizers = tfmot.quantization.keras.quantizers
     base: Any = tfmot.quantization.keras.QuantizeConfig
 
     class LayerConfig(base):
-        """Quantizes a layer's kernel, if it has one, and its output, by `output_rule`."""
+        """Quantizes the kernel of a layer, if any, and its output, by `output_rule`."""
 
         def __init__(self, kernel: str | None = None, output: str | None = None):
             self.kernel = kernel
@@ -269,7 +276,7 @@ def config_class() -> type:
 
 @cache
 def kernel_quantizer() -> type:
-    """The quantizer of kernels: int8 for each output channel, −127 … 127."""
+    """Returns the class of the quantizer of kernels: int8 for each output channel, −127 … 127."""
     import tensorflow as tf
 
     tfmot, _ = packages()
@@ -277,10 +284,10 @@ def kernel_quantizer() -> type:
     base: Any = tfmot.quantization.keras.quantizers.Quantizer
 
     class KernelQuantizer(base):
-        """Quantizes a kernel by its own current range for each output channel.
+        """Quantizes a kernel with its current range for each output channel.
 
-        tfmot's quantizer keeps the range of the last step, and takes the last axis for the
-        channels, which for a depthwise kernel (height, width, channels, 1) is one range for all.
+        tfmot's quantizer uses the range of the last step. It takes the last axis for the channels,
+        so that a depthwise kernel (height, width, channels, 1) has one range for all channels.
         """
 
         def __init__(self, depthwise: bool):
@@ -310,20 +317,24 @@ def kernel_quantizer() -> type:
 
 
 def scheme() -> Any:
-    """tfmot's 8-bit scheme without its transformation of the graph.
+    """Returns tfmot's 8-bit scheme without its transformation of the graph.
 
-    That transformation replaces the rule of a convolution before a ReLU layer by a rule that does
-    not quantize weights.
+    That transformation gives a convolution before a ReLU layer a rule that does not quantize its
+    weights.
     """
     tfmot, _ = packages()
 
     class AsAnnotated:
+        """A transformation of the graph that changes nothing."""
+
         def apply(self, model: Any, layer_quantize_map: Any) -> tuple[Any, Any]:
             return model, layer_quantize_map
 
     base: Any = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme
 
     class Scheme(base):
+        """The 8-bit scheme, in which each layer keeps the rule of its annotation."""
+
         def get_layout_transformer(self) -> AsAnnotated:
             return AsAnnotated()
 
@@ -332,7 +343,7 @@ def scheme() -> Any:
 
 @contextmanager
 def kernels_unrounded() -> Iterator[None]:
-    """Context in which traced models leave their kernels unrounded: the converter rounds them."""
+    """Within this context, models are traced without rounding kernels, for the converter."""
     token = _ROUND_KERNELS.set(False)
     try:
         yield

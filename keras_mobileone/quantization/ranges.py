@@ -1,8 +1,8 @@
-"""Choosing what the integers of each activation span.
+"""Chooses the ranges of the activations of an int8 file.
 
-Some operators bind the scales of the tensors that they take and return: a concatenation has one
-scale for all. The tensors of an int8 file therefore fall into groups with one range each. All
-ranges are set before any weight is corrected, since the correction counts on them.
+Some operators require equal scales of the tensors that they take and return; a concatenation has
+one scale for all of them. The tensors of an int8 file therefore form groups with one range each.
+All ranges are set before any weight is corrected, since the correction depends on them.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,12 @@ from keras_mobileone.quantization.operators import (
 from keras_mobileone.quantization.rounding import kernel_scale
 from keras_mobileone.quantization.simulation import Simulator
 
-# Head room over the calibrated maximum where other images go beyond it (measured on S0): what is
-# averaged over the image next, the average, and outputs without ReLU such as logits.
-MARGIN_BEFORE_MEAN = 1.4
-MARGIN_BEFORE_MAX = 1.1  # a maximum over the image is where other images go beyond
-MARGIN_MEAN = 1.1
-MARGIN_OUTPUT = 1.05
-# input scale · weight scale / output scale, in which integer kernels work (XNNPACK: 2⁻³² … 2⁸).
+# Headroom over the calibrated maximum for tensors in which other images exceed it (measured on S0).
+MARGIN_BEFORE_MEAN = 1.4  # tensors that are averaged over the image next
+MARGIN_BEFORE_MAX = 1.1  # tensors whose maximum over the image is taken next
+MARGIN_MEAN = 1.1  # averages over the image
+MARGIN_OUTPUT = 1.05  # outputs without ReLU, such as logits
+# Limits of input scale · weight scale / output scale in integer kernels (XNNPACK: 2⁻³² … 2⁸).
 SMALLEST_RATIO, LARGEST_RATIO = 2**-30, 2**7
 WIDENING_ROUNDS = 4
 
@@ -36,16 +35,19 @@ Range = tuple[float, float]
 
 
 class ScaleGroups:
-    """Groups of the integer tensors of a file that have one scale and zero point.
+    """Groups of integer tensors of a file that share one scale and zero point.
+
+    Args:
+        graph: The int8 file.
 
     Attributes:
         groups: The tensors of each group.
-        kept: Tensors of the groups whose range stays as the converter has set it: a member has a
-            scale that the specification fixes, or belongs to an operator that is not known.
+        kept: Tensors of the groups that keep the converter's range, because the specification
+            prescribes the scale of a member, or a member belongs to an unknown operator.
     """
 
     def __init__(self, graph: Int8Graph):
-        groups: dict[int, list[int]] = {}  # by tensor; members share one list
+        groups: dict[int, list[int]] = {}  # by tensor; the members of a group share one list
         fixed = set()
         for kind, operator in graph.operators:
             tensors = integers(graph, operator)
@@ -63,26 +65,26 @@ class ScaleGroups:
         self.kept = {t for group in self.groups if fixed & set(group) for t in group}
 
     def of(self, tensor: int) -> list[int]:
-        """The group that a tensor belongs to."""
+        """Returns the group that a tensor belongs to."""
         return self._by_tensor[tensor]
 
 
 def integers(graph: Int8Graph, operator: Operator) -> list[int]:
-    """The 8-bit tensors that an operator takes or returns."""
+    """Returns the 8-bit tensors that an operator takes or returns."""
     tensors = [int(i) for i in (*operator.inputs, *operator.outputs) if i >= 0]
     return [tensor for tensor in dict.fromkeys(tensors) if graph.is_integer(tensor)]
 
 
 def is_copy(graph: Int8Graph, kind: str, operator: Operator) -> bool:
-    """Whether an operator's output has the values of its input, and so its range."""
-    if kind == "QUANTIZE":  # from uint8 to int8; from int8 to int8 it changes the scale
+    """Returns whether the output of an operator has the values, and so the range, of its input."""
+    if kind == "QUANTIZE":  # a copy from uint8 to int8; from int8 to int8 it changes the scale
         source, target = int(operator.inputs[0]), int(operator.outputs[0])
         return graph.is_integer(source) and graph.is_uint8(source) != graph.is_uint8(target)
     return kind in COPYING
 
 
 def unknown_operators(graph: Int8Graph) -> list[str]:
-    """Names of the operators on integers whose rules for scales are not known, sorted."""
+    """Returns the sorted names of operators on integers whose rules for scales are not known."""
     return sorted({k for k, op in graph.operators if k not in KNOWN and integers(graph, op)})
 
 
@@ -96,22 +98,22 @@ def set_ranges(
     """Sets the range of each group of tensors by the values of the float model.
 
     Args:
-        graph: The int8 file, which is changed.
-        simulator: Of the same file.
+        graph: The int8 file. It is changed.
+        simulator: Simulator of the same file.
         weights: Float kernel and bias of each linear operator, in order.
         images: float32 calibration images, as the file takes them.
-        input_range: What the input spans.
+        input_range: Lowest and highest value of the input.
     """
-    found = _float_ranges(graph, simulator, weights, images)
+    measured = _float_ranges(graph, simulator, weights, images)
     if graph.is_integer(graph.inputs[0]):
-        found[graph.inputs[0]] = input_range
+        measured[graph.inputs[0]] = input_range
     scales = ScaleGroups(graph)
     for group in scales.groups:
-        ranges = [found[tensor] for tensor in group if tensor in found]
+        ranges = [measured[tensor] for tensor in group if tensor in measured]
         if scales.kept & set(group) or not ranges:
             continue
         for tensor in group:
-            if tensor not in found and graph.constant(tensor) is not None:
+            if tensor not in measured and graph.constant(tensor) is not None:
                 values = simulator.real_constant(tensor)
                 ranges.append((float(values.min()), float(values.max())))
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
@@ -121,9 +123,9 @@ def set_ranges(
 def widen_ranges(
     graph: Int8Graph, simulator: Simulator, weights: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """Widens outputs of linear operators to a scale that integer kernels can compute.
+    """Widens the ranges of linear operators' outputs to scales that integer kernels can compute.
 
-    Widening a group may call for another in turn; a few rounds settle it.
+    A wider group may require that another one is widened too, so several rounds may be needed.
     """
     scales = ScaleGroups(graph)
     for _ in range(WIDENING_ROUNDS):
@@ -157,7 +159,7 @@ def _widen_once(
 def _set_range(
     graph: Int8Graph, simulator: Simulator, group: list[int], low: float, high: float
 ) -> None:
-    """Lets the integers of all tensors of a group span [low, high]."""
+    """Sets the range of all tensors of a group to [low, high]."""
     for tensor in group:
         if graph.constant(tensor) is None:
             graph.set_range(tensor, low, high)
@@ -171,7 +173,10 @@ def _float_ranges(
     weights: Sequence[tuple[np.ndarray, np.ndarray]],
     images: Tensor,
 ) -> dict[int, Range]:
-    """What each tensor spans in the float model, with head room; without mere copies."""
+    """Returns the range of each integer tensor in the float model, with headroom.
+
+    Outputs of operators that copy their input are left out.
+    """
     values, ranges = {graph.inputs[0]: images}, {}
     layers, last_uses = iter(weights), graph.last_uses()
     for position, (kind, operator) in enumerate(graph.operators):

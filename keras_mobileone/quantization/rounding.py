@@ -1,4 +1,4 @@
-"""Rounds float kernels to int8 codes, to the nearest value or with compensation."""
+"""Rounds float kernels to int8, to the nearest value or with compensation."""
 
 import numpy as np
 
@@ -11,15 +11,15 @@ from keras_mobileone.quantization.operators import (
 )
 
 LARGEST_CODE = 127
-MAX_ROWS = 40_000  # of input values that the covariance is estimated from
-# Without so many rows for each input the covariance is not known well enough to round by.
+MAX_ROWS = 40_000  # largest number of rows of input values that estimate the covariance
+# With fewer rows for each input, the estimate of the covariance is too inaccurate.
 ROWS_PER_INPUT = 8
-DAMPING = 0.01  # of the mean variance, added to the covariance's diagonal
-BLOCK = 64
+DAMPING = 0.01  # part of the mean variance that is added to the diagonal of the covariance
+BLOCK = 64  # number of inputs after which the remaining weights are adjusted
 
 
 def kernel_scale(kind: str, kernel: np.ndarray) -> np.ndarray:
-    """Scale of each output channel of a float kernel in TFLite's layout, float64 (out,)."""
+    """Returns the scale of each output channel of a float kernel in TFLite's layout, (out,)."""
     others = tuple(i for i in range(kernel.ndim) if i != channel_axis(kind))
     largest = np.abs(kernel).max(others).astype(np.float64)
     return np.maximum(largest, 1e-30) / LARGEST_CODE
@@ -28,18 +28,18 @@ def kernel_scale(kind: str, kernel: np.ndarray) -> np.ndarray:
 def quantize_kernel(
     kind: str, operator: Operator, kernel: np.ndarray, inputs: Tensor, rounding: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale of each output channel, and the integers of a kernel.
+    """Quantizes a kernel with a scale for each output channel.
 
     Args:
-        kind: One of `operators.LINEAR`.
-        operator: The flatbuffer's operator, for its strides.
-        kernel: float32 in TFLite's layout.
-        inputs: Input of the layer on the calibration images, as the integer model has it.
-        rounding: "nearest" or "compensated".
+        kind: Name of the operator, one of `operators.LINEAR`.
+        operator: Operator in the flatbuffer, which has the strides.
+        kernel: float32 kernel in TFLite's layout.
+        inputs: Input of the layer on the calibration images, as the integer model computes it.
+        rounding: `"nearest"` or `"compensated"`.
 
     Returns:
-        scale: float64 (out,).
-        codes: float64, whole numbers in [-127, 127], shape of `kernel`.
+        scale: float64, shape (out,).
+        codes: float64 whole numbers in [-127, 127], with the shape of `kernel`.
     """
     scale = kernel_scale(kind, kernel)
     shape = [-1 if i == channel_axis(kind) else 1 for i in range(kernel.ndim)]
@@ -56,14 +56,14 @@ def quantize_kernel(
 
 
 def _is_dense(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
-    """Whether each output channel takes all input channels, at the same place of the image."""
+    """Returns whether each output channel depends on all input channels, at one position."""
     if kind == "CONV_2D":
-        return kernel.shape[-1] == inputs.shape[-1]  # else it has groups
+        return kernel.shape[-1] == inputs.shape[-1]  # otherwise the convolution has groups
     return kind == "FULLY_CONNECTED"
 
 
 def _input_rows(kind: str, operator: Operator, kernel: np.ndarray, inputs: Tensor) -> np.ndarray:
-    """Rows of values that the kernel is multiplied with: (rows, height · width · in)."""
+    """Returns the input values that the kernel is multiplied with, (rows, height · width · in)."""
     import tensorflow as tf
 
     if kind == "FULLY_CONNECTED":
@@ -76,7 +76,7 @@ def _input_rows(kind: str, operator: Operator, kernel: np.ndarray, inputs: Tenso
         padding = ("SAME", "VALID")[attribute(operator, "padding")]
         size, steps = [1, height, width, 1], [1, *strides, 1]
         rates = [1, *dilation(operator), 1]
-        # A few images suffice for the large feature maps in which such kernels stand.
+        # A few images suffice, since the feature maps of such layers are large.
         patches = tf.image.extract_patches(inputs[:16], size, steps, rates, padding)
         rows = tf.reshape(patches, (-1, height * width * channels))
     step = max(1, len(rows) // MAX_ROWS) | 1  # odd, so that no column of the images is favored
@@ -84,18 +84,19 @@ def _input_rows(kind: str, operator: Operator, kernel: np.ndarray, inputs: Tenso
 
 
 def compensated(weights: np.ndarray, covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Integers whose errors cancel over the input's correlations (GPTQ, arXiv 2210.17323).
+    """Rounds weights so that errors cancel between correlated inputs (GPTQ, arXiv 2210.17323).
 
-    The weights are rounded one input after the other, the most active input first. The weights
-    that are not rounded yet make up for the error, as far as their inputs are correlated with it.
+    The weights are rounded one input after the other, beginning with the input of the largest
+    variance. The weights that are not rounded yet are adjusted to compensate for the error, as far
+    as their inputs are correlated with that input.
 
     Args:
-        weights: (in, out) float64.
-        covariance: (in, in) of the input.
-        scale: (out,).
+        weights: float64 weights, shape (in, out).
+        covariance: Covariance of the inputs, shape (in, in).
+        scale: Scale of each output channel, shape (out,).
 
     Returns:
-        (in, out) float64, whole numbers in [-127, 127].
+        float64 whole numbers in [-127, 127], shape (in, out).
     """
     count = len(weights)
     damping = DAMPING * np.trace(covariance) / count + 1e-12

@@ -1,9 +1,9 @@
-"""Where a channel may be rescaled without changing what the model computes.
+"""Finds the channels that can be rescaled without changing the outputs of the model.
 
 A positive factor of a channel passes through ReLU, padding, pooling, resizing and the
 multiplication by a gate. If output channel i of a convolution is divided by t_i, and input channel
-i of every layer that takes it is multiplied by t_i, the outputs of the model stay the same, as long
-as each path from the convolution ends in layers that can absorb the factor.
+i of every layer that takes it is multiplied by t_i, the outputs of the model do not change, as long
+as each path from the convolution ends in a layer that can absorb the factor.
 """
 
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ class ScalingGroup:
     """A convolution, the tensors that carry its channels, and the layers that absorb a factor.
 
     Attributes:
-        producer: The call whose output channels may be divided.
-        calls: The calls that pass the factor on, in order.
-        absorbers: The convolutions and dense layers at the ends.
+        producer: Call of the convolution, whose output channels can be divided.
+        calls: Calls that pass the factor on, in order.
+        absorbers: Calls of the convolutions and dense layers that absorb the factor.
     """
 
     producer: Call
@@ -48,12 +48,12 @@ class ScalingGroup:
 
     @property
     def pooled(self) -> bool:
-        """Whether the channels are averaged over the image on their way."""
+        """Whether the channels are averaged over the image before they are absorbed."""
         return any(isinstance(call.layer, layers.GlobalAveragePooling2D) for call in self.calls)
 
     @property
     def name(self) -> str:
-        """The convolution and its absorbers, for messages."""
+        """Names of the convolution and its absorbers, for messages."""
         return f"{self.producer.layer.name} → {', '.join(c.layer.name for c in self.absorbers)}"
 
 
@@ -63,7 +63,7 @@ class Blocked:
 
     Attributes:
         name: Name of the layer.
-        reason: What stands in the way.
+        reason: Reason why the channels cannot be rescaled.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Blocked:
 
 
 def find_scaling_groups(trace: Trace) -> tuple[list[ScalingGroup], list[Blocked]]:
-    """Finds the scaling groups of a model in order, and the convolutions that have none."""
+    """Finds the scaling groups of a model in order, and the convolutions without a group."""
     groups: list[ScalingGroup] = []
     blocked: list[Blocked] = []
     for call in trace.calls:
@@ -89,7 +89,7 @@ def _scaling_group(trace: Trace, producer: Call) -> ScalingGroup | Blocked:
     if trace.times_called(producer.layer) > 1:
         return Blocked(name, "it is called more than once")
     inside, calls, absorbers = [producer.output], list[Call](), list[Call]()
-    for tensor in inside:  # grows while it is read
+    for tensor in inside:  # the list grows during the loop
         if any(tensor is output for output in trace.model.outputs):
             return Blocked(name, "its channels are an output of the model")
         for call in trace.consumers(tensor):
@@ -106,12 +106,12 @@ def _scaling_group(trace: Trace, producer: Call) -> ScalingGroup | Blocked:
 
 
 def absorbs(call: Call) -> bool:
-    """Whether a factor of an input channel can go into the layer's kernel."""
+    """Returns whether the kernel of a layer can absorb a factor of an input channel."""
     return call.is_linear and getattr(call.layer, "groups", 1) == 1
 
 
 def passes_factors(call: Call) -> bool:
-    """Whether a positive factor of an input channel becomes one of the output channel."""
+    """Returns whether a layer passes a positive factor of an input channel to its output."""
     layer = call.layer
     if isinstance(layer, layers.Multiply):
         return len(call.inputs) == 2
@@ -123,7 +123,7 @@ def passes_factors(call: Call) -> bool:
 
 
 def is_relu(layer: keras.Layer) -> bool:
-    """Whether a layer is a ReLU without slope, threshold and upper limit."""
+    """Returns whether a layer is a ReLU without slope, threshold and upper limit."""
     if isinstance(layer, layers.ReLU):
         return layer.max_value is None and not layer.threshold and not layer.negative_slope
     return isinstance(layer, layers.Activation) and layer.activation is keras.activations.relu

@@ -1,4 +1,4 @@
-"""Running the operators of an int8 file one by one on real numbers, for all images at once."""
+"""Runs the operators of an int8 file one by one on real numbers, for all images at once."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,19 +18,19 @@ BROADCASTING = {"ADD", "SUB", "MUL"}
 
 
 class SimulationError(InputValueError):
-    """A file cannot be corrected: an operator does not run on real numbers, for example."""
+    """A file cannot be corrected, for example because an operator does not run in float."""
 
 
 class Simulator:
     """Computes the operators of a file on real numbers.
 
-    A tensor of the file that has shape (1, …) becomes one of shape (count, …) here, or else its
-    first axis is `count` times as long.
+    Each tensor has the values of all images, so that its first axis is `count` times as long as in
+    the file.
 
     Args:
         graph: The int8 file.
-        floats: The float file of the same model, whose constants are exact. They are taken if its
-            operators are those of the int8 file in the same order.
+        floats: The float file of the same model. Its constants are exact; they are used if it has
+            the operators of the int8 file in the same order.
         count: Number of images.
     """
 
@@ -41,11 +41,11 @@ class Simulator:
         self._exact = _exact_constants(graph, floats)
 
     def run(self, position: int, values: dict[int, Tensor]) -> list[Tensor]:
-        """Outputs of the operator at `position`.
+        """Computes the outputs of the operator at `position`.
 
         Args:
-            position: Of the operator in the file.
-            values: The computed tensors, by their index.
+            position: Position of the operator in the file.
+            values: Values of the computed tensors, by the index of the tensor.
 
         Raises:
             SimulationError: If LiteRT can't run the operator in float.
@@ -71,14 +71,14 @@ class Simulator:
         *,
         activated: bool = True,
     ) -> Tensor:
-        """Output of the convolution or dense layer at `position` with other weights."""
+        """Computes the convolution or dense layer at `position` with the given weights."""
         kind, operator = self._graph.operators[position]
         shape = self._graph.shape(int(operator.outputs[0]))
         output = operators.linear(kind, operator, value, kernel, bias, shape)
         return self.activate(position, output) if activated else output
 
     def activate(self, position: int, value: Tensor) -> Tensor:
-        """Applies the activation of a linear operator, and gives the output the file's shape."""
+        """Applies the activation of a linear operator, and reshapes its output as in the file."""
         import tensorflow as tf
 
         _, operator = self._graph.operators[position]
@@ -93,12 +93,12 @@ class Simulator:
         return values[tensor] if tensor in values else self.real_constant(tensor)
 
     def real_constant(self, tensor: int) -> np.ndarray:
-        """float32 values of a constant, from the float file where it is the same constant."""
+        """Returns the float32 values of a constant, from the float file if it has the constant."""
         exact = self._exact.get(tensor)
         return self._graph.real_constant(tensor) if exact is None else exact
 
     def _is_batched(self, kind: str, operator: Operator, values: dict[int, Tensor]) -> bool:
-        """Whether the first axis of all tensors is that of the images."""
+        """Returns whether the first axis of all tensors is that of the images."""
         inputs = [int(i) for i in operator.inputs if i >= 0]
         computed = [t for t in inputs if t in values] + [int(t) for t in operator.outputs]
         if any(self._graph.shape(tensor)[:1] != (1,) for tensor in computed):
@@ -129,17 +129,17 @@ class Simulator:
         arrays = [
             np.reshape(np.asarray(values[t]), (self._count, *self._graph.shape(t))) for t in inputs
         ]
-        # The runtime numbers inputs and outputs as the one-operator file lists them.
+        # The runtime lists inputs and outputs in the order of the one-operator file.
         sources = [d["index"] for d in interpreter.get_input_details()]
         targets = [d["index"] for d in interpreter.get_output_details()]
-        found: list[list[np.ndarray]] = [[] for _ in targets]
+        results: list[list[np.ndarray]] = [[] for _ in targets]
         for image in range(self._count):
             for index, array in zip(sources, arrays, strict=True):
                 interpreter.set_tensor(index, array[image])
             interpreter.invoke()
-            for outputs, index in zip(found, targets, strict=True):
+            for outputs, index in zip(results, targets, strict=True):
                 outputs.append(interpreter.get_tensor(index))
-        return [np.concatenate([np.atleast_1d(o) for o in outputs]) for outputs in found]
+        return [np.concatenate([np.atleast_1d(o) for o in outputs]) for outputs in results]
 
 
 def _interpreter(
@@ -149,7 +149,8 @@ def _interpreter(
 
     kind, _ = graph.operators[position]
     content = graph.one_operator_in_float(position, inputs, constants)
-    # Not XNNPACK: its reciprocal square root of 0 is NaN, where the integer kernel gives 127.
+    # XNNPACK is not used, since its reciprocal square root of 0 is NaN, where the integer kernel
+    # returns 127.
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
         interpreter = Interpreter(
@@ -164,7 +165,10 @@ def _interpreter(
 
 
 def _exact_constants(graph: Int8Graph, floats: Int8Graph) -> dict[int, np.ndarray]:
-    """Constants of the int8 file as the float file has them, if both have the same operators."""
+    """Returns the constants of the int8 file with the values of the float file.
+
+    The result is empty if the files have different operators.
+    """
     pairs = [
         [op for op in each.operators if op[0] not in ("QUANTIZE", "DEQUANTIZE")]
         for each in (graph, floats)

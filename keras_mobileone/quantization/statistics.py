@@ -1,4 +1,4 @@
-"""Ranges of a model's tensors, and how sensitive the outputs are to rounding them.
+"""Measures the ranges of a model's tensors, and the sensitivity of the outputs to their rounding.
 
 Both come from one forward and one backward pass over the calibration images. The backward pass
 starts from random combinations v of the outputs, v ~ N(0, 1). The expected square of a gradient is
@@ -16,19 +16,19 @@ from keras_mobileone.quantization.scaling_groups import ScalingGroup, is_relu
 from keras_mobileone.quantization.trace import Call, Tensor, Trace
 
 BATCH_SIZE = 8
-SENSITIVITY_IMAGES = 32  # a mean over this many is steady; maxima are taken over all images
+SENSITIVITY_IMAGES = 32  # enough for a stable mean; maxima are taken over all images
 SEED = 0
 
 
 @dataclass
 class TensorStatistics:
-    """Statistics of a tensor that int8 will store. The arrays have shape (channels,).
+    """Statistics of a tensor that is stored as int8. The arrays have shape (channels,).
 
     Attributes:
         maximum: Largest magnitude of each channel.
-        signed: Whether negative values occur.
-        sensitivity: Squared output error for independent unit errors of the channel's values
-            other than exact zeros, up to a factor common to all tensors.
+        signed: Whether there are negative values.
+        sensitivity: Squared error of the outputs for independent unit errors of all values of a
+            channel that are not exactly zero, up to a factor that all tensors share.
     """
 
     maximum: np.ndarray
@@ -41,10 +41,10 @@ class GroupStatistics:
     """Statistics of a `ScalingGroup`.
 
     Attributes:
-        tensors: The stored tensors, the one straight behind the convolution first.
-        kernels: For each dense absorber (taps, in, out) its kernel.
-        kernel_sensitivity: For each dense absorber (in, out): squared output error for
-            independent unit errors of one tap's weights, up to the same factor. The part that
+        tensors: Statistics of the stored tensors, beginning with the output of the convolution.
+        kernels: Kernel of each dense absorber, shape (taps, in, out).
+        kernel_sensitivity: Squared error of the outputs for independent unit errors of the weights
+            of one tap of each dense absorber, shape (in, out), up to the same factor. The part that
             shifts means is left out, since the correction of the biases removes it.
     """
 
@@ -54,10 +54,10 @@ class GroupStatistics:
 
 
 def stored_tensors(trace: Trace, group: ScalingGroup) -> list:
-    """The symbolic tensors of a group that the integer model keeps in memory.
+    """Returns the symbolic tensors of a group that the integer model stores with their own range.
 
-    A tensor that only a ReLU takes is fused with it, and copies (padding, identity) have the range
-    of their source.
+    A tensor that only a ReLU takes is not stored, since the ReLU is fused. Copies, such as those by
+    padding and identity, have the range of their source.
     """
     copies = (layers.ZeroPadding2D, layers.Identity, layers.Dropout, layers.MaxPooling2D)
     stored = []
@@ -70,7 +70,7 @@ def stored_tensors(trace: Trace, group: ScalingGroup) -> list:
 
 
 def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> list[GroupStatistics]:
-    """Statistics of each group on calibration images (count, height, width, channels)."""
+    """Measures the statistics of each group on images (count, height, width, channels)."""
     tensors = [stored_tensors(trace, group) for group in groups]
     dense = [[c for c in group.absorbers if not is_depthwise(c)] for group in groups]
     sums = [
@@ -90,10 +90,10 @@ def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> lis
         else:
             values = trace.run(batch)
         for stored, calls, total in zip(tensors, dense, sums, strict=True):
-            for tensor, found in zip(stored, total.tensors, strict=True):
-                _add_range(found, values[id(tensor)])
+            for tensor, statistics in zip(stored, total.tensors, strict=True):
+                _add_range(statistics, values[id(tensor)])
                 if backward:
-                    _add_sensitivity(found, values[id(tensor)], gradients[id(tensor)])
+                    _add_sensitivity(statistics, values[id(tensor)], gradients[id(tensor)])
             for i, call in enumerate(calls if backward else ()):
                 squares = _weight_gradient_squares(call, values, gradients)
                 total.kernel_sensitivity[i] = total.kernel_sensitivity[i] + squares
@@ -101,7 +101,7 @@ def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> lis
 
 
 def is_depthwise(call: Call) -> bool:
-    """Whether the layer has one filter for each channel."""
+    """Returns whether the layer has one filter for each channel."""
     return isinstance(call.layer, layers.DepthwiseConv2D)
 
 
@@ -112,7 +112,12 @@ def _forward_and_backward(
     batch: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Values of all tensors, and gradients of the stored ones and of the dense layers' outputs."""
+    """Computes values and gradients.
+
+    Returns:
+        The values of all tensors, and the gradients of the stored tensors and of the outputs of the
+        dense layers, by the id of the symbolic tensor.
+    """
     import tensorflow as tf
 
     sources = {id(t): t for stored in tensors for t in stored}
@@ -126,17 +131,18 @@ def _forward_and_backward(
             value = values[id(output)]
             weights = rng.standard_normal(value.shape) / (np.std(value) + 1e-12)
             target += tf.reduce_sum(value * weights.astype(np.float32))
-    found = tape.gradient(target, [values[key] for key in sources], unconnected_gradients="zero")
-    return values, dict(zip(sources, found, strict=True))
+    watched = [values[key] for key in sources]
+    gradients = tape.gradient(target, watched, unconnected_gradients="zero")
+    return values, dict(zip(sources, gradients, strict=True))
 
 
 def _before_saturation(trace: Trace) -> list:
-    """The float outputs. A softmax or sigmoid is left off: where it is flat, gradients vanish."""
+    """Returns the float outputs without a final softmax or sigmoid, whose gradients may vanish."""
     flat = (keras.activations.softmax, keras.activations.sigmoid)
     outputs = []
     for output in trace.model.outputs:
         if not keras.backend.is_float_dtype(output.dtype):
-            continue  # such as the indices of the largest values
+            continue  # for example the indices of the largest values
         makers = [call for call in trace.calls if any(t is output for t in call.outputs)]
         activation = getattr(makers[0].layer, "activation", None) if makers else None
         saturates = activation in flat and not makers[0].is_linear
@@ -144,23 +150,23 @@ def _before_saturation(trace: Trace) -> list:
     return outputs
 
 
-def _add_range(found: TensorStatistics, value: Tensor) -> None:
+def _add_range(statistics: TensorStatistics, value: Tensor) -> None:
     value = np.asarray(value)
     axes = tuple(range(value.ndim - 1))
-    found.maximum = np.maximum(found.maximum, np.abs(value).max(axes))
-    found.signed = found.signed or bool(value.min() < 0)
+    statistics.maximum = np.maximum(statistics.maximum, np.abs(value).max(axes))
+    statistics.signed = statistics.signed or bool(value.min() < 0)
 
 
-def _add_sensitivity(found: TensorStatistics, value: Tensor, gradient: Tensor) -> None:
+def _add_sensitivity(statistics: TensorStatistics, value: Tensor, gradient: Tensor) -> None:
     squares = np.where(np.asarray(value) != 0, np.square(gradient), 0)
     axes = tuple(range(squares.ndim - 1))
-    found.sensitivity = found.sensitivity + squares.sum(axes, dtype=np.float64)
+    statistics.sensitivity = statistics.sensitivity + squares.sum(axes, dtype=np.float64)
 
 
 def _weight_gradient_squares(
     call: Call, values: dict[int, Tensor], gradients: dict[int, Tensor]
 ) -> np.ndarray:
-    """Squared gradient of a 1×1 kernel, summed over the batch: (in, out)."""
+    """Returns the squared gradient of a 1×1 kernel, summed over the batch, shape (in, out)."""
     import tensorflow as tf
 
     value, gradient = values[id(call.inputs[0])], gradients[id(call.output)]
@@ -177,6 +183,6 @@ def _weight_gradient_squares(
 
 
 def _taps(call: Call) -> np.ndarray:
-    """The kernel of a dense layer as (taps, in, out)."""
+    """Returns the kernel of a dense layer as (taps, in, out)."""
     kernel = keras.ops.convert_to_numpy(call.layer.kernel).astype(np.float64)
     return kernel.reshape(-1, *kernel.shape[-2:])

@@ -1,4 +1,4 @@
-"""The graph of a model as a flat list of layer calls that can be run and rewritten."""
+"""Represents the graph of a model as a flat list of layer calls that can be run and rewritten."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Call:
 
     Attributes:
         layer: The layer or operation.
-        args, kwargs: Its arguments; symbolic tensors stand for the values that flow.
-        outputs: The symbolic tensors it returns.
+        args, kwargs: Arguments of the call, with symbolic tensors.
+        outputs: Symbolic tensors that the call returns.
     """
 
     layer: keras.Layer
@@ -31,7 +31,7 @@ class Call:
 
     @property
     def output(self) -> keras.KerasTensor:
-        """The first of the tensors it returns; layers with a kernel return one."""
+        """The first of the returned tensors. Layers with a kernel return only one."""
         return self.outputs[0]
 
     @property
@@ -51,23 +51,23 @@ class Trace:
     """A model of stock layers and its layer calls.
 
     Attributes:
-        model: A flat copy, in which each activation is a layer of its own.
-        calls: Its layer calls in an order in which they can run.
+        model: A copy without nested models, in which each activation is a separate layer.
+        calls: Layer calls of `model` in an order in which they can run.
     """
 
     model: keras.Model
     calls: list[Call]
 
     def consumers(self, tensor: keras.KerasTensor) -> list[Call]:
-        """The calls that take `tensor`."""
+        """Returns the calls that take `tensor`."""
         return [call for call in self.calls if any(t is tensor for t in call.inputs)]
 
     def times_called(self, layer: keras.Layer) -> int:
-        """How often `layer` is called."""
+        """Returns how often `layer` is called."""
         return sum(call.layer is layer for call in self.calls)
 
     def run(self, images: Tensor) -> dict[int, Tensor]:
-        """Values of all tensors for a batch of images, by the symbolic tensor's id."""
+        """Computes the values of all tensors for a batch, by the id of the symbolic tensor."""
         values = {id(self.model.inputs[0]): images}
 
         def value(argument: Any) -> Any:
@@ -78,13 +78,19 @@ class Trace:
             if isinstance(call.layer, keras.Layer):
                 kwargs["training"] = False if _takes_training(call.layer) else None
                 kwargs = {name: v for name, v in kwargs.items() if v is not None}
-            found = keras.tree.flatten(call.layer(*args, **kwargs))
-            values.update((id(t), v) for t, v in zip(call.outputs, found, strict=True))
+            outputs = keras.tree.flatten(call.layer(*args, **kwargs))
+            values.update((id(t), v) for t, v in zip(call.outputs, outputs, strict=True))
         return values
 
 
 def trace(model: keras.Model) -> Trace:
-    """Lists the layer calls of a fused model. Copies the layers, so that weights may be changed.
+    """Lists the layer calls of a copy of a fused model, whose weights may be changed.
+
+    Args:
+        model: Functional or Sequential model.
+
+    Returns:
+        A `Trace`.
 
     Raises:
         ValueError: If the model has several inputs.
@@ -116,7 +122,7 @@ def trace(model: keras.Model) -> Trace:
 
 
 def is_linear(activation: Callable | None) -> bool:
-    """Whether an activation function does nothing."""
+    """Returns whether an activation function is the identity."""
     return activation is None or activation is keras.activations.linear
 
 
@@ -125,9 +131,10 @@ def _takes_training(layer: keras.Layer) -> bool:
 
 
 def fold_batch_norms(traced: Trace) -> Trace:
-    """Folds each batch normalization that only follows a convolution or dense layer into it.
+    """Folds batch normalizations into the convolution or dense layer before them.
 
-    Other batch normalizations stay. The result computes what `traced` computes.
+    A batch normalization remains if it cannot be folded, for example because its input is also used
+    elsewhere. The outputs do not change.
     """
     folded = {}
     for call in traced.calls:
@@ -165,7 +172,7 @@ def _can_fold(traced: Trace, call: Call, following: Call) -> bool:
 def _folded_weights(
     layer: keras.Layer, norm: keras.layers.BatchNormalization
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias of a layer and the batch normalization behind it."""
+    """Returns kernel and bias of a layer with the batch normalization after it folded in."""
     kernel, *bias = (weight.astype(np.float64) for weight in layer.get_weights())
     mean, variance = (np.float64(w) for w in (norm.moving_mean, norm.moving_variance))
     scale = 1 / np.sqrt(variance + norm.epsilon)

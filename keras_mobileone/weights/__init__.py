@@ -1,1 +1,1 @@
-"""Pretrained weights: find and download files, read them, and assign them to a model."""
+"""Pretrained weights: finding, downloading and reading files, and assigning them to a model."""

@@ -16,10 +16,10 @@ SUFFIXES = (".safetensors", *TORCH_SUFFIXES, *KERAS_SUFFIXES)
 def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the tensors of a safetensors file or a PyTorch pickle.
 
-    Pickles are read by torch with `weights_only=True`, which runs no code from the file. If the
-    state dict is stored inside another dictionary, under `"state_dict"` or `"model"`, it is taken
-    from there. The prefix `module.` is removed from the names, and the step counters of PyTorch's
-    batch normalization are left out.
+    Pickles are loaded by torch with `weights_only=True`, which does not run code from the file. A
+    state dict may also be inside another dictionary under the key `"state_dict"` or `"model"`. The
+    prefix `module.` is removed from the names, and the step counters of PyTorch's batch
+    normalization are left out.
 
     Args:
         path: Path of the file.
@@ -59,10 +59,10 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> None:
-    """Writes tensors to a safetensors file, which is replaced in one step.
+    """Writes tensors to a safetensors file atomically.
 
     Args:
-        path: Path of the file. If writing fails, a file that was there stays as it is.
+        path: Path of the file. If writing fails, an existing file does not change.
         tensors: Arrays by name.
     """
     from safetensors.numpy import save
@@ -107,7 +107,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
         raise InputValueError(
             "Expected a PyTorch state dict, which maps names to tensors. Received: "
-            f"{path}, which holds something else. Save the state dict with "
+            f"{path}, which contains something else. Save the state dict with "
             "torch.save(model.state_dict(), path)."
         )
     return {name: value.float().numpy() for name, value in content.items()}

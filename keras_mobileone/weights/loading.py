@@ -1,4 +1,4 @@
-"""Loads weight files into a MobileOne, and checks all of them before it assigns any."""
+"""Loads weight files into a MobileOne. All tensors are checked before any of them is assigned."""
 
 import os
 import tempfile
@@ -30,7 +30,7 @@ def model_from_weights(
         variant: The architecture that the file belongs to.
         path: A safetensors file or a PyTorch pickle with the authors' or timm's names, fused or
             not, or a `.keras` or `.weights.h5` file that this package saved.
-        deploy: Whether to return the fused model. Train-time weights are fused for it.
+        deploy: Whether to return the fused model. If the weights are not fused, they are folded.
         **arguments: Further arguments of `keras_mobileone.models.network.build`.
 
     Returns:
@@ -45,10 +45,10 @@ def model_from_weights(
     fused = is_fused(tensors)
     if fused and not deploy:
         raise InputValueError(
-            f"{path} holds fused weights, whose branches are summed up, so that only a deploy "
-            "model can have them. Received: deploy=False. Pass deploy=True, or use a file of "
+            f"{path} contains fused weights, whose branches are summed, so that only a deploy "
+            "model can use them. Received: deploy=False. Pass deploy=True, or use a file of "
             "unfused weights. For fine-tuning, build the deploy model and call `unfuse`, which "
-            "adds branches again."
+            "restores branches."
         )
     model = build(variant, deploy=fused, **arguments)
     assign(model, variant, tensors, path)
@@ -90,7 +90,10 @@ def export_tensors(
     Args:
         model: A MobileOne, train-time or deploy.
         variant: Its architecture.
-        origin: What an error calls the model, for example the path of its file.
+        origin: Name of the model in error messages, for example the path of its file.
+
+    Returns:
+        Arrays by name.
 
     Raises:
         ValueError: If `model` does not have the layers of `variant`.
@@ -99,7 +102,7 @@ def export_tensors(
         named = slots(model, variant, APPLE)
     except ValueError as error:
         raise InputValueError(
-            f"{origin} does not hold the layers of {variant.name}: {str(error).split('.')[0]}. "
+            f"{origin} does not have the layers of {variant.name}: {str(error).split('.')[0]}. "
             "Check the variant."
         ) from error
     return {name: slot.to_torch() for name, slot in named.items()}
@@ -116,7 +119,7 @@ def assign(
         model: A MobileOne, train-time or deploy. An error leaves it unchanged.
         variant: Its architecture.
         tensors: Arrays in PyTorch's layout by the authors' or timm's names.
-        origin: What an error calls the tensors, for example the path of their file.
+        origin: Name of the tensors in error messages, for example the path of their file.
 
     Raises:
         ValueError: If tensors are missing, unknown or of a wrong shape. The message names them.
@@ -191,7 +194,7 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
 
 
 def _reason(error: Exception) -> str:
-    """The sentence that says what went wrong in Keras, without what it prints around it."""
+    """Returns the sentence of Keras' message that gives the cause of the error."""
     _, marker, innermost = str(error).rpartition("Exception encountered: ")
     return first_line(ValueError(innermost) if marker else error).split(". ")[0].rstrip(".")
 
@@ -217,7 +220,7 @@ def _load_h5(variant: Variant, path: Path) -> keras.Model:
         classes=classes[-1][-1] if classes else 1,
         deploy=not unfused,
     )
-    # A file that Keras writes for this model tells which datasets it would read, and their shapes.
+    # A file that Keras writes for this model shows which datasets it would read, and their shapes.
     with tempfile.TemporaryDirectory() as directory:
         reference = Path(directory) / "reference.weights.h5"
         model.save_weights(reference)
@@ -234,7 +237,7 @@ def _load_h5(variant: Variant, path: Path) -> keras.Model:
 
 
 def _dataset_shapes(file: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes of all datasets of an open HDF5 file by their paths."""
+    """Returns the shapes of all datasets of an open HDF5 file by their paths."""
     shapes: dict[str, tuple[int, ...]] = {}
     file.visititems(
         lambda name, item: shapes.update({name: item.shape}) if hasattr(item, "shape") else None
@@ -247,6 +250,6 @@ def _has_top(model: keras.Model) -> bool:
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Lists the first names, and the number of the others."""
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return ", ".join(names[:SHOWN_NAMES]) + more

@@ -12,10 +12,10 @@ from keras_mobileone.variants import BlockSpec, Variant
 
 
 class NamingScheme(NamedTuple):
-    """The names that one family of weight files uses.
+    """The names of tensors in one family of weight files.
 
-    In `block`, the placeholders `{}` stand for the stage and the position in it. In `conv`, the
-    placeholder stands for the branch.
+    The placeholders `{}` in `block` are the stage and the position in it. The placeholder in `conv`
+    is the number of the branch.
     """
 
     stem: str
@@ -30,7 +30,7 @@ class NamingScheme(NamedTuple):
     fused: str = "reparam_conv"
 
     def prefix(self, spec: BlockSpec) -> str:
-        """Returns what the names of all tensors of a block begin with."""
+        """Returns the common prefix of the names of all tensors of a block."""
         if spec.stage == 0:
             return self.stem
         return self.block.format(spec.stage - 1 + self.first_stage, spec.position)
@@ -64,14 +64,14 @@ SCHEMES = {"authors'": APPLE, "timm's": TIMM}
 
 
 class Slot(NamedTuple):
-    """A Keras variable, and the order of axes that turns PyTorch's layout into Keras'."""
+    """A Keras variable, and the permutation of axes from PyTorch's layout to Keras' layout."""
 
     variable: keras.Variable
     axes: tuple[int, ...]
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
-        """The shape of the variable in PyTorch's layout."""
+        """Shape of the variable in PyTorch's layout."""
         return tuple(self.variable.shape[self.axes.index(i)] for i in range(len(self.axes)))
 
     def to_torch(self) -> np.ndarray:
@@ -89,12 +89,12 @@ _VECTOR = (0,)
 
 
 def is_fused(names: Iterable[str]) -> bool:
-    """Returns whether tensors of these names are fused (deploy) weights."""
+    """Returns whether tensors with these names are fused (deploy) weights."""
     return any("reparam_conv" in name for name in names)
 
 
 def detect_scheme(names: Iterable[str]) -> NamingScheme | None:
-    """Returns the scheme that names the stem as `names` do, or None if there is none.
+    """Returns the scheme whose name for the stem occurs in `names`, or None if there is none.
 
     Examples:
         >>> from keras_mobileone.weights.naming import TIMM, detect_scheme
@@ -114,7 +114,7 @@ def slots(model: keras.Model, variant: Variant, scheme: NamingScheme) -> dict[st
     Args:
         model: A MobileOne, train-time or deploy.
         variant: Its architecture.
-        scheme: The names to use.
+        scheme: The naming scheme of the weight file.
 
     Raises:
         ValueError: If `model` does not have the layers of `variant`.

@@ -14,9 +14,9 @@ from keras_mobileone.files import atomic_write
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant
 
 DIRECTORY_VARIABLE = "KERAS_MOBILEONE_WEIGHTS"
-HUB_VARIABLE = "HF_ENDPOINT"  # Hugging Face's own name for the address of a mirror
+HUB_VARIABLE = "HF_ENDPOINT"  # the variable with which Hugging Face's tools select a mirror
 HUB = "https://huggingface.co"
-TIMEOUT = 30  # seconds without a byte
+TIMEOUT = 30  # seconds without any data
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class PretrainedFile:
 
     Attributes:
         variant: Name of the variant.
-        revision: Commit of the repository. It is "main" where only the beginning of the commit is
+        revision: Commit of the repository. It is `"main"` if only the beginning of the commit is
             known; the checksum then pins the content.
-        sha256: Checksum of the file. It is None where it is not known; the commit then pins the
+        sha256: Checksum of the file. It is None if it is not known; the commit then pins the
             content.
         megabytes: Size of the file, for messages.
     """
@@ -88,12 +88,12 @@ FUSED_NAMES = ("{}_apple_fused.safetensors", "{}_fused.safetensors", "{}.pth.tar
 
 
 def find_weights(name: str, variant: Variant, deploy: bool) -> Path:
-    """Finds the weights of a name, and downloads them if necessary.
+    """Finds pretrained weights by their name, and downloads them if necessary.
 
     Args:
         name: `"imagenet"` or `"imagenette"`.
         variant: The architecture that the weights are for.
-        deploy: Whether fused weights are accepted, too.
+        deploy: Whether fused weights are also accepted.
 
     Returns:
         Path of the weight file.
@@ -134,12 +134,12 @@ def bundled_path(deploy: bool) -> Path:
 def find_imagenet_weights(variant: Variant, deploy: bool) -> Path:
     """Finds the ImageNet weights of a variant, and downloads them if necessary.
 
-    They are looked for in the directory that `KERAS_MOBILEONE_WEIGHTS` names, then in Keras' cache.
-    If neither has them, they are downloaded into the cache.
+    The function searches the directory that `KERAS_MOBILEONE_WEIGHTS` names, then Keras' cache. If
+    neither has the weights, they are downloaded into the cache.
 
     Args:
         variant: The architecture that the weights are for.
-        deploy: Whether fused weights are accepted, too.
+        deploy: Whether fused weights are also accepted.
 
     Returns:
         Path of the weight file.
@@ -184,17 +184,17 @@ def _not_found(
     unusable: Path | None,
     error: OSError,
 ) -> str:
-    """The message about weights that were not found and could not be downloaded."""
+    """Writes the message about weights that were not found and could not be downloaded."""
     own = f"{DIRECTORY_VARIABLE}={directory} and " if directory else ""
     fused = (
-        f" {unusable} is there, but it is fused and makes only a deploy model: pass deploy=True to "
+        f" {unusable} exists, but it is fused and makes only a deploy model: pass deploy=True to "
         "use it."
     )
     return (
         f"No ImageNet weights for {wanted.variant} were found. Expected: {wanted.filename} "
         f"({wanted.megabytes} MB, sha256 {wanted.sha256 or 'not known'}). "
         f"Searched: {own}{cache}; the download from {wanted.url} failed: {error}. "
-        f"Download the file by hand and put it into {cache}, or into a directory that "
+        f"Download the file manually and put it into {cache}, or into a directory that "
         f"{DIRECTORY_VARIABLE} names.{fused if unusable else ''}"
     )
 
@@ -225,7 +225,7 @@ def available_weights(variant: Variant) -> tuple[str, str | None]:
 def download(file: PretrainedFile, directory: str | os.PathLike) -> Path:
     """Downloads a weight file with a progress bar and checks its checksum.
 
-    If the download fails, nothing is left behind, and a file that was there stays as it is.
+    If the download fails, no partial file remains, and an existing file does not change.
 
     Args:
         file: The file to download.
@@ -235,12 +235,12 @@ def download(file: PretrainedFile, directory: str | os.PathLike) -> Path:
         Path of the file.
 
     Raises:
-        OSError: If the server cannot be reached, answers with an error or cuts the connection.
+        OSError: If the server cannot be reached, responds with an error or closes the connection.
         ValueError: If the checksum differs.
     """
-    # Not `keras.utils.get_file(…, file_hash=…)`: it writes straight to the target, so that a killed
-    # process leaves a part of the file under the final name; it has no timeout; it leaves a file
-    # with a wrong hash in place; and it raises a bare `Exception` on HTTP errors.
+    # `keras.utils.get_file(…, file_hash=…)` is not used, since it writes directly to the target, so
+    # that a killed process leaves a partial file under the final name. It also has no timeout,
+    # keeps a file with a wrong hash, and raises a bare `Exception` on HTTP errors.
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / file.filename
@@ -252,7 +252,7 @@ def download(file: PretrainedFile, directory: str | os.PathLike) -> Path:
 
 
 def _fetch(url: str, target: Path) -> None:
-    """Writes the content of an address to `target`, with a progress bar."""
+    """Downloads a URL to `target` with a progress bar."""
     request = urllib.request.Request(url, headers={"User-Agent": "keras-mobileone"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(target, "wb") as out:
         length = answer.headers.get("Content-Length")
@@ -265,11 +265,11 @@ def _fetch(url: str, target: Path) -> None:
             received += len(chunk)
             progress.update(received)
     if total is not None and received < total:
-        raise ConnectionError(f"the connection was cut after {received} of {total} bytes")
+        raise ConnectionError(f"the connection was closed after {received} of {total} bytes")
 
 
 def _check(path: Path, file: PretrainedFile) -> None:
-    """Raises if the content of `path` does not have the checksum of `file`."""
+    """Raises ValueError if the content of `path` does not have the checksum of `file`."""
     with open(path, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != file.sha256:
@@ -280,6 +280,6 @@ def _check(path: Path, file: PretrainedFile) -> None:
 
 
 def _cache_directory() -> Path:
-    """Keras' directory for weights: `models` in `KERAS_HOME`, which is `~/.keras` if not set."""
+    """Returns Keras' directory for weights: `models` in `KERAS_HOME`, or in `~/.keras`."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     return Path(home) / "models"
