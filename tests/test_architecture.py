@@ -213,6 +213,18 @@ print(type(model).__module__, model.layers[1].__class__.__name__, keras.__spec__
     assert words[2].endswith("__init__.py")  # the loader of Keras still answers
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["layers.block", "layers.batch_norm", "compat"])
+def test_a_module_that_the_classes_need_can_be_the_first_import(module, run_python):
+    registered = "keras.saving.get_registered_object('keras_mobileone>MobileOneBlock')"
+    source = f"""
+import keras_mobileone.{module}
+import keras
+print({registered} is keras_mobileone.MobileOneBlock)
+"""
+    assert run_python(source).split() == ["True"]
+
+
 def test_a_missing_keras_is_reported_as_ever(run_python):
     source = """
 import sys
