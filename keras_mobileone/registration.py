@@ -3,9 +3,9 @@
 `keras.models.load_model` looks up the class of a layer in a registry and imports no modules other
 than those of Keras itself. A module of this package registers its classes when it is imported, but
 it imports Keras to do so, which takes seconds. The modules are therefore imported at once if Keras
-has been imported already, and right after Keras otherwise. Keras itself is imported before the first
-module of this package that imports it: otherwise that module would be half-way through when the
-modules of the classes, which may need it, are imported.
+has been imported already, and right after Keras otherwise. Keras itself is imported before the
+first module of this package that imports it: otherwise that module would be half-way through when
+the modules of the classes, which may need it, are imported.
 """
 
 import importlib
