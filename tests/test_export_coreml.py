@@ -186,6 +186,15 @@ def test_bad_input(arguments, words, ten, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["there.mlpackage"]
 
 
+def test_an_operation_that_coremltools_does_not_know_is_named(tmp_path):
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, activation="gelu")(image)
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    with pytest.raises(ValueError, match=r"Received: Conversion for TF op 'Erfc' not impl.*GELU"):
+        export_coreml(model, tmp_path / "x.mlpackage", image=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_layers_that_keras_does_not_have(tmp_path):
     class Twice(keras.layers.Layer):
         def call(self, inputs):

@@ -445,7 +445,7 @@ def test_what_is_no_model_is_a_type_error(wrong, tmp_path):
         export_tflite(wrong, tmp_path / "model.tflite")
 
 
-@pytest.mark.parametrize("broken", ["convert", "largest_error", "atomic_write"])
+@pytest.mark.parametrize("broken", ["convert", "measure_deviation", "atomic_write"])
 def test_a_failure_leaves_nothing_behind(broken, monkeypatch, small, tmp_path):
     def fail(*_, **__):
         raise RuntimeError("planted")

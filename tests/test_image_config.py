@@ -94,6 +94,22 @@ def test_the_graph_tells_what_a_model_takes(name, wrapped):
     assert config.takes_pixels == (expected == PIXELS)
 
 
+def test_a_subclassed_model_tells_what_it_takes():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.convolution = layers.Conv2D(4, 3)
+
+        def call(self, image):
+            return self.convolution(image / 127.5 - 1)
+
+    model = Net()
+    model(np.zeros((1, *SIZE), np.float32))
+    assert km.image_config(model).range == PIXELS
+    km.set_image_config(model, km.ImageConfig(SIZE[:2], crop_fraction=0.5))
+    assert km.image_config(model).crop_fraction == 0.5
+
+
 @pytest.mark.parametrize(
     "front",
     [
@@ -313,3 +329,28 @@ def test_no_output_vanishes(head, count, precision, base, tmp_path, relative_err
     assert len({tensor.name for tensor in report.outputs}) == len(report.outputs) == count
     limit = {"float32": 1e-4, "float16": 1e-2}[precision]
     assert report.error < limit
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:In int8 these layers are mostly noise")
+def test_an_int8_file_of_noise_is_refused(tmp_path):
+    """The probabilities of attention over many positions are smaller than a step of int8."""
+    image = keras.Input((64, 64, 3))
+    x = layers.Reshape((-1, 8))(layers.Conv2D(8, 3, strides=2)(image / 127.5 - 1))
+    x = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4)(x, x))
+    model = keras.Model(image, layers.Dense(3)(x))
+    images = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3)).astype(np.float32)
+    path = tmp_path / "attention.tflite"
+    with pytest.raises(ArithmeticError, match="mostly noise, a signal-to-noise ratio"):
+        km.export_tflite(model, path, "int8", images)
+    assert not path.exists()
+    assert km.export_tflite(model, path, "int8", images, verify=False).error < 1.25
+
+
+def test_outputs_that_are_not_numbers_are_refused(tmp_path):
+    image = keras.Input((32, 32, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))
+    outputs = [layers.Dense(2, name="fine")(x), ops.log(-1 - ops.square(x))]
+    with pytest.raises(ArithmeticError, match="Received: nan"):
+        km.export_tflite(keras.Model(image, outputs), tmp_path / "x.tflite")
+    assert not list(tmp_path.iterdir())

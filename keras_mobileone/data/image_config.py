@@ -18,7 +18,7 @@ import numpy as np
 from keras_mobileone.data.imagenet import MEAN, STD
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.attachment import CONFIG_KEY, attach, attached
-from keras_mobileone.models.graph import nested_models, replay
+from keras_mobileone.models.graph import as_functional, nested_models, replay
 from keras_mobileone.variants import VARIANTS
 
 Tensor = Any  # a symbolic tensor of Keras
@@ -168,9 +168,10 @@ def image_config(model: keras.Model, normalize: bool | None = None) -> ImageConf
         >>> km.image_config(model).crop_fraction
         0.9
     """
+    stored = _attached_config(model)
+    model = as_functional(model)
     height, width, channels = image_shape(model)
     size = (height or DEFAULT_SIZE, width or DEFAULT_SIZE)
-    stored = _attached_config(model)
     if stored is not None:
         return replace(stored, image_size=size)
     config = ImageConfig(size, crop_fraction=_crop_fraction(model), labels=_labels(model))
