@@ -19,7 +19,7 @@ LOG = "log.csv"
 
 
 def validate(trainer: Trainer, batches: Any, steps: int) -> dict[str, float]:
-    """Loss, top-1 and top-5 of the weights and of their averages."""
+    """Returns loss, top-1 and top-5 of the weights, and of their averages if there are any."""
     logs = trainer.evaluate(batches, steps=steps, verbose=0, return_dict=True)
     results = {f"val_{name}": value for name, value in logs.items()}
     if trainer.averages:
@@ -52,7 +52,7 @@ class Recorder(keras.callbacks.Callback):
         self.clock = time.perf_counter()
 
     def save(self) -> None:
-        """Writes the checkpoint, on the machine that writes."""
+        """Writes the checkpoint if this machine is the one that writes files."""
         now = time.perf_counter()
         self.progress.seconds += now - self.clock
         self.clock = now
@@ -83,8 +83,10 @@ class Recorder(keras.callbacks.Callback):
 
 
 def write_log(path: Path, history: list[dict]) -> None:
-    """Writes the rows of all epochs as CSV: from the checkpoint's history, so that a resumed run
-    has the log of an unbroken one."""
+    """Writes the rows of all epochs as CSV.
+
+    They are taken from the history in the checkpoint, so that a resumed run has the log of an
+    uninterrupted one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, history[0], lineterminator="\n")
     writer.writeheader()

@@ -100,7 +100,7 @@ def read_state(path: str | os.PathLike) -> tuple[list[np.ndarray], dict[str, Any
 
 
 def read_progress(path: str | os.PathLike) -> Progress:
-    """Reads how far the run had come that wrote a checkpoint.
+    """Reads the progress of the run that wrote a checkpoint.
 
     Raises:
         FileNotFoundError: If there is no such file.

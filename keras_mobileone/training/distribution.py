@@ -187,8 +187,8 @@ def check_service(service: str | None, skip_bad: bool) -> None:
     """Raises unless `service` is None or a tf.data service that answers.
 
     Raises:
-        ValueError: If it is no address, or broken images are to be noted, which only this process
-            can do.
+        ValueError: If it is not an address, or if broken images are to be skipped, which only this
+            process can do.
         ConnectionError: If nothing answers there.
     """
     if service is None:

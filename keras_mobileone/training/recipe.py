@@ -147,7 +147,7 @@ class Recipe:
         applied first and stretches the rest.
 
         Raises:
-            ValueError: For a setting that is none, or a value out of range.
+            ValueError: If a setting does not exist or a value is out of range.
         """
         changes = dict(_parse_setting(setting) for setting in settings)
         recipe = self.with_epochs(changes.pop("epochs")) if "epochs" in changes else self

@@ -335,7 +335,7 @@ def check_same(directory: Path, recipe: Recipe, classes: Sequence[str]) -> None:
 
 
 def work_of(recipe: Recipe, source: Source, validation: Source | None) -> str:
-    """What all machines of a training must have in common."""
+    """Returns what must be the same on all machines of a training."""
     fields = dataclasses.fields(Recipe)
     settings = {field.name: getattr(recipe, field.name) for field in fields if field.compare}
     return repr((settings, source.classes, source.images, validation and validation.images))
@@ -344,7 +344,7 @@ def work_of(recipe: Recipe, source: Source, validation: Source | None) -> str:
 def make_trainer(
     recipe: Recipe, classes: int, steps_per_epoch: int, devices: Devices, teacher: Any = None
 ) -> Trainer:
-    """A compiled trainer around a network with random weights."""
+    """Returns a compiled trainer around a network with random weights."""
     keras.utils.set_random_seed(recipe.seed)
     with devices.scope():
         network = build(
