@@ -23,8 +23,10 @@ console = Console(markup=False, emoji=False, highlight=False)
 LONGEST_MESSAGE = 600  # characters that a person reads
 STOPPED = 130  # exit code of a program that Ctrl-C has ended
 END_OF_MESSAGE = 150  # of them, at the end, where the remedy stands
-# Lines of absl (a letter for the severity, then month and day) and of LiteRT.
-NATIVE_LOG = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before absl|INFO: Created T")
+# Lines of absl (a letter for the severity, then month and day), of LiteRT and of its converter.
+NATIVE_LOG = re.compile(
+    rb"[IWE]\d{4} |WARNING: All log messages before absl|INFO: Created T|fully_quantize: "
+)
 OUTPUT_PARAMETERS = ("output", "target", "json_file", "usage", "run_directory")
 
 
