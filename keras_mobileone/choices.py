@@ -19,7 +19,14 @@ DEPLOYMENT_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
 # offered: with 6 the logits of S0 correlate by 0.8 with those of float weights, with 4 not at all.
 COMPRESSIONS = ("linear8", "palette8")
 
-# Benchmarks: rounds over all files, and what an Android device runs a file on.
+# Test sets of `evaluate --benchmark`, and the one whose images are corrupted.
+CORRUPTED = "imagenet-c"
+BENCHMARKS = (
+    *("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-real"),
+    CORRUPTED,
+)
+
+# Latency benchmarks: rounds over all files, and what an Android device runs a file on.
 ROUNDS = 5
 DELEGATES = ("cpu", "gpu")
 COOL_DOWN = 5.0  # seconds of rest before each process on a device

@@ -21,16 +21,14 @@ from keras_mobileone.cli.console import (
     without_native_logs,
 )
 from keras_mobileone.cli.data import write_tfrecords_command
+from keras_mobileone.cli.evaluation import evaluate_command
 from keras_mobileone.cli.exports import export_group
 from keras_mobileone.cli.prediction import predict_command
 from keras_mobileone.cli.qat import qat_command
 from keras_mobileone.cli.sources import (
-    CLASSES_HELP,
     VARIANT_CHOICE,
     about_options,
-    load_source,
     print_images,
-    read_classes,
     read_labels,
     source_options,
 )
@@ -87,64 +85,6 @@ def info(variants: tuple[str, ...]) -> None:
         accuracy,
         title="ImageNet, as published (not measured here)",
     )
-
-
-@main.command("evaluate", cls=KerasCommand)
-@click.argument("directory", type=click.Path(path_type=Path))
-@source_options
-@click.option("--crop-fraction", type=float, help="Crop over resized side; the variant's own.")
-@click.option("--classes", "classes_file", type=click.Path(path_type=Path), help=CLASSES_HELP)
-@click.option("--limit", type=click.IntRange(1), help="Number of images, spread evenly over all.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
-def evaluate_command(
-    directory: Path,
-    variant: str | None,
-    weights: str | None,
-    model_file: Path | None,
-    crop_fraction: float | None,
-    classes_file: Path | None,
-    limit: int | None,
-    threads: int,
-    json_file: Path | None,
-) -> None:
-    """Top-1 and top-5 on class folders.
-
-    The folders are named by WordNet id for a model of ImageNet's classes. For any other model there
-    is one folder for each output, in sorted order or as --classes says.
-
-    \b
-    Example: keras-mobileone evaluate imagenet/val --variant s0
-             keras-mobileone evaluate imagenet/val --model mobileone_s0_int8.tflite
-    """
-    from keras_mobileone.evaluation.accuracy import evaluate
-
-    if json_file:
-        require_writable(json_file)
-    predictor, default_fraction = load_source(variant, weights, model_file)
-    print_images(directory)
-    with progress_steps() as step:
-        result = evaluate(
-            predictor,
-            directory,
-            crop_fraction=crop_fraction or default_fraction,
-            classes=read_classes(classes_file),
-            limit=limit,
-            threads=threads,
-            progress=step("Evaluating"),
-        )
-    rows = [
-        (
-            result.model,
-            f"{result.images}",
-            f"{result.top1} ({100 * result.top1 / result.images:.2f} %)",
-            f"{result.top5} ({100 * result.top5 / result.images:.2f} %)",
-            f"{result.images_per_second}",
-        )
-    ]
-    print_table(("Model", "Images", "Top-1", "Top-5", "Images/s"), rows)
-    if json_file:
-        result.save(json_file)
 
 
 @main.command("fuse", cls=KerasCommand)
@@ -274,6 +214,7 @@ def deploy_command(
 
 
 for command in (
+    evaluate_command,
     predict_command,
     export_group,
     write_tfrecords_command,
