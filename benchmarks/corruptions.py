@@ -2,8 +2,8 @@
 
     python benchmarks/corruptions.py --sample DIR --imagenette DIR --work DIR
 
-DIR of --sample holds class folders of ImageNet photographs, named by WordNet id; half of them
-calibrate int8, the other half and images of Imagenette are corrupted. --work keeps the exported files
+DIR of --sample holds class folders of ImageNet photographs, named by WordNet id; a third of them
+calibrates int8, the others and images of Imagenette are corrupted. --work keeps the exported files
 and the finished passes, so that the study can be stopped and started again.
 """
 

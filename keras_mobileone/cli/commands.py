@@ -36,7 +36,7 @@ from keras_mobileone.cli.training import finetune_command, recipes_command, trai
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.models.variant_complexity import variant_complexity
-from keras_mobileone.variants import VARIANTS, get_variant
+from keras_mobileone.variants import ALL_VARIANTS, UNOFFICIAL_VARIANTS, VARIANTS, get_variant
 
 if TYPE_CHECKING:
     import keras
@@ -58,14 +58,16 @@ def main(traceback: bool) -> None:
 
 
 @main.command()
-@click.argument("variants", nargs=-1, type=VARIANT_CHOICE)
+@click.argument("variants", nargs=-1, type=click.Choice(list(ALL_VARIANTS), case_sensitive=False))
 def info(variants: tuple[str, ...]) -> None:
     """Parameters, multiply-accumulates and published accuracy.
 
-    Figures of the train-time and the deploy form differ, since fusing sums up the branches.
+    Figures of the train-time and the deploy form differ, since fusing sums up the branches. The
+    micro variants are unofficial: the paper gives their counts, but not their widths and depths.
 
     \b
     Example: keras-mobileone info s0 s4
+             keras-mobileone info micro0 micro1 micro2
     """
     from keras_mobileone.benchmarking.published_results import PUBLISHED
 
@@ -77,14 +79,21 @@ def info(variants: tuple[str, ...]) -> None:
             form = "deploy" if deployed else "train time"
             sizes = counts.trainable, counts.non_trainable, counts.feature_macs, counts.dense_macs
             rows.append((key, form, *(f"{size:,}" for size in sizes)))
-        published = PUBLISHED[get_variant(key).name]
-        accuracy.append((key, *("–" if figure is None else f"{figure:g}" for figure in published)))
+        if key in VARIANTS:
+            figures = PUBLISHED[get_variant(key).name]
+            accuracy.append((key, *("–" if f is None else f"{f:g}" for f in figures)))
     print_table(header, rows)
-    print_table(
-        ("", "authors' top-1", "timm's top-1", "top-5", "distilled", "iPhone 12 Pro ms"),
-        accuracy,
-        title="ImageNet, as published (not measured here)",
-    )
+    if accuracy:
+        print_table(
+            ("", "authors' top-1", "timm's top-1", "top-5", "distilled", "iPhone 12 Pro ms"),
+            accuracy,
+            title="ImageNet, as published (not measured here)",
+        )
+    if set(variants) & set(UNOFFICIAL_VARIANTS):
+        console.print(
+            "The micro variants are unofficial: their parameters and MACs are near the paper's, "
+            "their widths and depths are not the authors'. There are no weights for them."
+        )
 
 
 @main.command("fuse", cls=KerasCommand)
