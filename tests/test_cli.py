@@ -524,7 +524,8 @@ def test_a_model_that_fits_one_size_refuses_another(tmp_path):
 
 def test_list_models():
     names = [f"mobileone_s{i}" for i in range(5)]
-    assert keras_mobileone.list_models() == names
+    micro = [f"mobileone_micro{index}_unofficial" for index in range(3)]
+    assert keras_mobileone.list_models() == micro + names
     assert keras_mobileone.list_models("*s[34]", pretrained=True) == names[3:]
     assert keras_mobileone.list_models("resnet*") == []
 
