@@ -19,7 +19,7 @@ import numpy as np
 
 import keras_mobileone
 from keras_mobileone.benchmarking import processor_name
-from keras_mobileone.data.images import load_crops, spread
+from keras_mobileone.data.images import spread
 from keras_mobileone.evaluation.accuracy import predict_images
 from keras_mobileone.evaluation.predictor import load_predictor
 from keras_mobileone.training.qat_classifier import Settings, compile_student, fit, read_data
@@ -40,8 +40,8 @@ def main() -> None:
 
     model = keras_mobileone.MobileOneS0(classifier_activation=None, deploy=True)
     train, val = read_data(arguments.data, model)
-    crops = load_crops(spread(train.paths, CALIBRATION_IMAGES), train.size, CROP_FRACTION)
-    images = keras_mobileone.preprocess_input(np.stack(list(crops)))
+    crops = train.crops(spread(train.paths, CALIBRATION_IMAGES))
+    images = train.config.normalize(np.stack(list(crops)))
     seconds = {}
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)

@@ -61,7 +61,7 @@ def test_int8_logits_may_differ_below_the_answer_and_are_counted(logits):
 
 
 def test_missing_images_are_caught(logits):
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="of the same shape"):
         check.compare("int8", logits, logits[:4])
 
 
