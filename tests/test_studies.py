@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+import keras_mobileone
 from keras_mobileone import model_complexity
 from keras_mobileone.benchmarking import Benchmark, Latency
 from keras_mobileone.benchmarking.baselines import noise, settle
+from keras_mobileone.benchmarking.results import latency_of, round_of
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
+from keras_mobileone.models.variant_complexity import variant_complexity
+from keras_mobileone.variants import ALL_VARIANTS
 
 
 def magnitudes(model) -> list[float]:
@@ -432,3 +436,42 @@ def test_memory_of_a_process(load_script, small_network, tmp_path):
 def test_documents_say_what_is_not_measured(load_script, tmp_path):
     readme = load_script("results_pages")
     assert "make benchmark" in readme.machines("peers", None, readme.README, tmp_path)
+
+
+def test_the_search_keeps_every_budget_and_knows_the_micro_variants(load_script):
+    search = load_script("search_variants")
+    micro = keras_mobileone.get_variant("micro2")
+    counts = variant_complexity(micro, deploy=True)
+    budget = counts.trainable / 1e6, counts.macs / 1e6
+    found = search.search(*budget)
+    shapes = [(variant.widths, variant.depths) for variant, _, _ in found]
+    assert (micro.widths, micro.depths) in shapes
+    assert all(one.trainable <= counts.trainable and one.macs <= counts.macs for _, one, _ in found)
+    macs = [one.macs for _, one, _ in found]
+    assert macs == sorted(macs, reverse=True) and len(macs) > 100
+
+
+@pytest.mark.slow
+def test_the_latency_model_finds_the_coefficients_of_a_device(load_script, tmp_path):
+    """Times made from known coefficients, one of which is 0, are stored as a phone's would be."""
+    search = load_script("search_variants")
+    truth = np.array([0.2, 0.004, 0.0])
+    latencies = [
+        latency_of(
+            f"/x/{variant.name}.tflite", 1, [round_of([search.features(variant) @ truth], 1)]
+        )
+        for variant in ALL_VARIANTS.values()
+    ]
+    Benchmark(latencies, {}).save(tmp_path / "phone.json")
+    times = search.measured(tmp_path / "phone.json")
+    assert [variant for variant, _ in times] == list(ALL_VARIANTS.values())
+    found, error = search.fit_latency(times)
+    np.testing.assert_allclose(found, truth, atol=1e-3)
+    assert error < 0.01
+    limit = 0.9
+    for variant, _, latency in search.search(None, None, limit, found):
+        assert latency == pytest.approx(search.features(variant) @ truth, rel=0.02)
+        assert latency <= limit
+    Benchmark(latencies[:3], {}).save(tmp_path / "few.json")
+    with pytest.raises(SystemExit, match=r"at least 4 files.*few\.json with 3"):
+        search.measured(tmp_path / "few.json")
