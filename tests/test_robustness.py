@@ -151,6 +151,42 @@ def test_another_set_is_refused(sketch, thousand, tmp_path):
         km.evaluate_robustness(reader(10, "ten"), sketch, "imagenet-sketch")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_datasets") is None,
+    reason="needs tensorflow-datasets: pip install keras-mobileone[tfds]",
+)
+def test_a_prepared_data_set_is_scored(thousand, tmp_path, monkeypatch):
+    """A set that tensorflow-datasets itself wrote, with ImageNet's 1,000 class names."""
+    import tensorflow_datasets as tfds
+
+    shown = [*subset("imagenet-a")[:5], subset("imagenet-a")[-1]]
+    rows = []
+    for index in shown:
+        write_number(tmp_path / f"{index}.png", index)
+        rows.append((index, {"image": str(tmp_path / f"{index}.png"), "label": index}))
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="mini_a",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(encoding_format="png"),
+                "label": tfds.features.ClassLabel(names=[wnid for wnid, _ in classes()]),
+            }
+        ),
+        split_datasets={"test": rows},
+        data_dir=tmp_path / "data",
+    )
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "data"))
+    result = km.evaluate_robustness(thousand, "tfds:mini_a", "imagenet-a")
+    assert (result.images, result.top1, result.scored_classes) == (6, 6, 200)
+    assert km.evaluate_robustness(thousand, "tfds:mini_a", "imagenet-a", limit=2).top1 == 2
+    with pytest.raises(ValueError, match=r"classes of ImageNet-R\. Received: tfds:mini_a"):
+        km.evaluate_robustness(thousand, "tfds:mini_a", "imagenet-r")
+    with pytest.raises(ValueError, match=r"ImageNet-ReaL is read from files"):
+        km.evaluate_robustness(thousand, "tfds:mini_a", "imagenet-real")
+
+
 # ImageNet-C
 
 

@@ -3,15 +3,21 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from io import BytesIO
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from keras_mobileone.data.folders import ClassFolders, class_folders, some
 from keras_mobileone.data.imagenet import NUM_CLASSES, classes
-from keras_mobileone.data.images import list_images
+from keras_mobileone.data.images import evaluation_crop, list_images, load_crops, to_rgb
+from keras_mobileone.data.records import Records
+from keras_mobileone.data.sources import TFDS_PREFIX, open_tfds
 from keras_mobileone.errors import InputValueError
 
 REAL_LABELS = "real.json"
@@ -50,21 +56,85 @@ _SETS: tuple[tuple[str, str, str, bool, str], ...] = (
 ROBUSTNESS_SETS = {fields[0]: RobustnessSet(*fields) for fields in _SETS}
 
 
-@dataclass(frozen=True)
-class LabeledImages:
+class LabeledImages(Protocol):
     """Images of a test set with the labels that count as right.
 
     Attributes:
-        paths: The image files.
-        labels: For each image the indices of its classes among ImageNet's 1,000.
+        images: Number of images.
         outputs: Indices of the outputs that are scored, in ascending order.
         left_out: Number of images without a label, which are not scored.
     """
 
-    paths: list[Path]
-    labels: list[tuple[int, ...]]
+    images: int
     outputs: tuple[int, ...]
-    left_out: int = 0
+    left_out: int
+
+    def examples(
+        self, chosen: Sequence[int], size: int, crop_fraction: float
+    ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+        """Yields the crop of each chosen image, uint8 (size, size, 3), and its right labels."""
+        ...
+
+
+class ImageFiles:
+    """Image files of a test set.
+
+    Args:
+        paths: The image files.
+        labels: For each image the indices of its classes among ImageNet's 1,000.
+        outputs, left_out: As in `LabeledImages`.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[tuple[int, ...]],
+        outputs: tuple[int, ...],
+        left_out: int = 0,
+    ) -> None:
+        self.paths, self.labels, self.outputs = list(paths), list(labels), outputs
+        self.images, self.left_out = len(self.paths), left_out
+
+    def examples(
+        self, chosen: Sequence[int], size: int, crop_fraction: float
+    ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+        """See `LabeledImages`."""
+        crops = load_crops([self.paths[index] for index in chosen], (size, size), crop_fraction)
+        for index, crop in zip(chosen, crops, strict=True):
+            yield crop, self.labels[index]
+
+
+class StoredImages:
+    """Images of a test set that tensorflow-datasets has prepared.
+
+    Args:
+        known: The test set.
+        source: Its records, labeled by ImageNet's 1,000 classes.
+        outputs: As in `LabeledImages`.
+    """
+
+    def __init__(self, known: RobustnessSet, source: Records, outputs: tuple[int, ...]) -> None:
+        self.known, self.source, self.outputs = known, source, outputs
+        self.images, self.left_out = source.images, 0
+
+    def examples(
+        self, chosen: Sequence[int], size: int, crop_fraction: float
+    ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+        """See `LabeledImages`. The records between the chosen ones are read and not decoded."""
+        from PIL import Image
+
+        wanted = set(chosen)
+        for index, example in enumerate(self.source.stream().as_numpy_iterator()):
+            if index not in wanted:
+                continue
+            label = int(example["label"])
+            if label not in self.outputs:
+                raise InputValueError(
+                    f"Expected images of the classes of {self.known.title}. Received: "
+                    f"{self.source.name} with {classes()[label][0]}."
+                )
+            with Image.open(BytesIO(example["encoded"])) as image:
+                yield evaluation_crop(to_rgb(image), size, crop_fraction), (label,)
 
 
 def open_robustness_set(
@@ -76,7 +146,8 @@ def open_robustness_set(
         name: A key of `ROBUSTNESS_SETS`.
         directory: Directory of the set, in the layout in which it is distributed. For
             `"imagenet-real"` it is that of ImageNet's validation images, with or without class
-            folders.
+            folders. `"tfds:NAME"` names a data set that tensorflow-datasets has prepared, for the
+            sets with one label for each image.
         real_labels: The file `real.json` of `"imagenet-real"`. None: it lies in `directory` or
             beside it.
 
@@ -90,7 +161,7 @@ def open_robustness_set(
     Examples:
         ```python
         images = open_robustness_set("imagenet-a", "imagenet-a/")
-        print(len(images.paths), len(images.outputs))  # 7500 200
+        print(images.images, len(images.outputs))  # 7500 200
         ```
     """
     if name not in ROBUSTNESS_SETS:
@@ -98,13 +169,27 @@ def open_robustness_set(
             f"`benchmark` must be one of {', '.join(ROBUSTNESS_SETS)}. Received: {name!r}."
         )
     known = ROBUSTNESS_SETS[name]
+    stored = str(directory).startswith(TFDS_PREFIX)
     if known.layout == "real":
+        if stored:
+            raise InputValueError(
+                f"{known.title} is read from files. Received: {directory}. Pass the directory of "
+                "ImageNet's validation images."
+            )
         return _real(directory, real_labels)
     outputs = subset(name) if known.subset else tuple(range(NUM_CLASSES))
+    if stored:
+        wnids = [wnid for wnid, _ in classes()]
+        source = open_tfds(str(directory).removeprefix(TFDS_PREFIX), "val", wnids)
+        if source is None:
+            raise InputValueError(
+                f"Expected a split 'test' or 'validation'. Received: {directory} without one."
+            )
+        return StoredImages(known, source, outputs)
     names = [str(index) if known.layout == "number" else classes()[index][0] for index in outputs]
     _require_folders(known, names, class_folders(directory), Path(directory))
     folders = ClassFolders(directory, names)
-    return LabeledImages(
+    return ImageFiles(
         folders.paths, [(outputs[label],) for label in folders.labels.tolist()], outputs
     )
 
@@ -137,7 +222,7 @@ def _require_folders(
     )
 
 
-def _real(directory: str | os.PathLike, real_labels: str | os.PathLike | None) -> LabeledImages:
+def _real(directory: str | os.PathLike, real_labels: str | os.PathLike | None) -> ImageFiles:
     """Returns ImageNet's validation images with ReaL's label sets; those without are left out."""
     directory = Path(directory)
     label_sets = _read_real(directory, real_labels)
@@ -155,7 +240,7 @@ def _real(directory: str | os.PathLike, real_labels: str | os.PathLike | None) -
         if label_set:
             found.append(path)
             labels.append(tuple(label_set))
-    return LabeledImages(found, labels, tuple(range(NUM_CLASSES)), len(paths) - len(found))
+    return ImageFiles(found, labels, tuple(range(NUM_CLASSES)), len(paths) - len(found))
 
 
 def _read_real(directory: Path, real_labels: str | os.PathLike | None) -> list[list[int]]:

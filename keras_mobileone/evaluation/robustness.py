@@ -1,7 +1,7 @@
 """`evaluate_robustness`: accuracy on ImageNet-A, -R, -Sketch, -V2 and -ReaL."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -12,7 +12,7 @@ from keras_mobileone.data.imagenet import NUM_CLASSES
 from keras_mobileone.data.images import spread
 from keras_mobileone.data.robustness_sets import ROBUSTNESS_SETS, open_robustness_set
 from keras_mobileone.errors import InputValueError
-from keras_mobileone.evaluation.accuracy import predict_images
+from keras_mobileone.evaluation.accuracy import predict_crops
 from keras_mobileone.evaluation.metrics import best_classes
 from keras_mobileone.evaluation.predictor import Predictor, as_predictor
 from keras_mobileone.reports import Report
@@ -65,7 +65,8 @@ def evaluate_robustness(
 
     Args:
         model: Keras model, path of a `.keras` or `.tflite` file, or predictor, with 1,000 outputs.
-        directory: Directory of the test set, in the layout in which it is distributed.
+        directory: Directory of the test set, in the layout in which it is distributed, or
+            `"tfds:NAME"`, a data set that tensorflow-datasets has prepared.
         benchmark: `"imagenet-a"`, `"imagenet-r"`, `"imagenet-sketch"`, `"imagenet-v2"` or
             `"imagenet-real"`. See `evaluate_corruptions` for ImageNet-C.
         image_config: How `model` takes images. None: according to its graph or its metadata.
@@ -100,14 +101,20 @@ def evaluate_robustness(
             f"{ROBUSTNESS_SETS[benchmark].title} needs a classifier of ImageNet's {NUM_CLASSES} "
             f"classes. Received: {predictor.name} with {predictor.classes or 'other'} outputs."
         )
-    chosen = spread(range(len(images.paths)), limit or len(images.paths))
+    chosen = spread(range(images.images), limit or images.images)
     crop_fraction = crop_fraction or predictor.image_config.crop_fraction
-    (scores,) = predict_images(
-        [predictor], [images.paths[index] for index in chosen], crop_fraction, progress
-    )
+    size = predictor.image_config.image_size[0]
+    labels: list[tuple[int, ...]] = []
+
+    def crops() -> Iterator[np.ndarray]:
+        for crop, right in images.examples(chosen, size, crop_fraction):
+            labels.append(right)
+            yield crop
+
+    (scores,) = predict_crops([predictor], crops(), len(chosen), progress)
     outputs = np.array(images.outputs)
     best = outputs[best_classes(scores[:, outputs])]
-    right = [np.isin(row, images.labels[index]) for row, index in zip(best, chosen, strict=True)]
+    right = [np.isin(row, label) for row, label in zip(best, labels, strict=True)]
     return RobustnessEvaluation(
         model=predictor.name,
         benchmark=benchmark,
