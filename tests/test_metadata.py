@@ -224,7 +224,7 @@ def test_label_files(content, tmp_path):
     [
         ("tench\nhall\n".encode("utf-16"), "UTF-8.*labels.txt.*Save the file as UTF-8"),
         (b"tench\n\nhall\n", "labels.txt, whose line 2 is blank"),
-        (b"\n \n", "labels.txt, which has none"),
+        (b"\n \n", "labels.txt, which has no names"),
     ],
 )
 def test_label_files_that_are_refused(content, words, tmp_path):

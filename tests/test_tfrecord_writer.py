@@ -286,7 +286,7 @@ def test_bad_images_are_named_and_may_be_left_out(bad_folders, tmp_path):
     assert not (out / "dataset.json").exists()
     listed = (out / "bad-images.txt").read_text().splitlines()
     formats = "JPEG, PNG, GIF, BMP, WEBP, MPO"
-    assert listed[1:] == ["a/empty.jpg: no image", f"b/scan.jpg: TIFF is none of {formats}"]
+    assert listed[1:] == ["a/empty.jpg: no image", f"b/scan.jpg: TIFF is not one of {formats}"]
     assert listed[0].startswith("a/cut.jpg: image file is truncated")
 
     prepared = write_tfrecords(bad_folders, out, 5, skip_bad=True)
@@ -353,9 +353,9 @@ def test_command_says_what_was_written(folders, bad_folders, tmp_path):
         (("{root}", "{tmp}/out", "--shards", "0"), ["--shards"]),
         (("{root}", "{tmp}/out"), ["--shards"]),
         (("{root}", "{tmp}/out", "--shards", "2", "--val-shards", "7"), ["6 validation", "7"]),
-        (("{root}/train", "{tmp}/out", "--shards", "2", "--val-shards", "2"), ["val/ beside"]),
+        (("{root}/train", "{tmp}/out", "--shards", "2", "--val-shards", "2"), ["val/ next to"]),
         (("{root}", "{tmp}/full", "--shards", "2"), ["full with notes.txt"]),
-        (("{root}", "{tmp}/begun", "--shards", "3"), ["begun was begun with", "Empty"]),
+        (("{root}", "{tmp}/begun", "--shards", "3"), ["interrupted run in", "Empty"]),
         (("{root}", "{tmp}/damaged", "--shards", "2"), ["prepare.json", "damaged"]),
         (("{root}", "{tmp}/full/notes.txt", "--shards", "2"), ["notes.txt"]),
         (("{root}/train/n01440764", "{tmp}/out", "--shards", "2"), ["outside of them"]),

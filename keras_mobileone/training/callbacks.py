@@ -1,4 +1,4 @@
-"""What happens between the steps of `fit`: validation, checkpoints, logs."""
+"""Callbacks that validate, write checkpoints and write logs between the steps of `fit`."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ LOG = "log.csv"
 
 
 def validate(trainer: Trainer, batches: Any, steps: int) -> dict[str, float]:
-    """Returns loss, top-1 and top-5 of the weights, and of their averages if there are any."""
+    """Returns the loss, top-1 and top-5 of the weights, and of their averages if there are any."""
     logs = trainer.evaluate(batches, steps=steps, verbose=0, return_dict=True)
     results = {f"val_{name}": value for name, value in logs.items()}
     if trainer.averages:
@@ -30,13 +30,13 @@ def validate(trainer: Trainer, batches: Any, steps: int) -> dict[str, float]:
 
 
 class Recorder(keras.callbacks.Callback):
-    """Validates after each epoch; writes checkpoint and log.
+    """Validates after each epoch, and writes the checkpoint and the log.
 
     Args:
-        directory: Of the run; None on machines that do not write.
-        progress: Brought up to date as training goes on.
+        directory: Directory of the run, or None on machines that do not write.
+        progress: Progress of the run, which is updated during training.
         validation: Batches and their number for `validate`, or None.
-        save_every: Steps between checkpoints inside an epoch.
+        save_every: Number of steps between checkpoints within an epoch.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Recorder(keras.callbacks.Callback):
         self.clock = time.perf_counter()
 
     def save(self) -> None:
-        """Writes the checkpoint if this machine is the one that writes files."""
+        """Writes the checkpoint if this machine writes files."""
         now = time.perf_counter()
         self.progress.seconds += now - self.clock
         self.clock = now

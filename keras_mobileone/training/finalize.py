@@ -69,9 +69,9 @@ class TrainingReport(Report):
 
 
 def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, keras.Model]:
-    """Writes the finished model, train-time and fused, both in float32 and giving logits.
+    """Writes the finished model, train-time and fused, both in float32 and with logits.
 
-    It has the averaged weights if the recipe has averages.
+    The models have the averaged weights if the recipe has averages.
     """
     size = recipe.image_size
     model = build(
@@ -93,7 +93,7 @@ def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, 
 def compare_models(
     models: dict[str, keras.Model], recipe: Recipe, validation: Source, bad: BadImages
 ) -> tuple[dict[str, int], int]:
-    """Counts the right answers of each model on all validation images, and where all agree."""
+    """Counts the correct answers of each model, and the validation images on which all agree."""
     batches = evaluation_batches(
         validation, recipe.image_size, recipe.variant.crop_fraction, EVALUATION_BATCH, bad=bad
     )
@@ -116,7 +116,7 @@ def export_files(
     directory: Path,
     bad: BadImages,
 ) -> dict[str, str]:
-    """Writes TFLite files of the fused model; training images calibrate int8."""
+    """Writes TFLite files of the fused model. Training images calibrate int8."""
     files = {}
     for precision in precisions:
         path = directory / f"model_{precision}.tflite"
