@@ -321,6 +321,9 @@ def test_broken_images_can_be_skipped(broken_folders, tmp_path):
     assert [name.rsplit("/", 1)[-1] for name in report.skipped] == ["0.jpg", "1.jpg"]
     assert report.steps == 2 * STEPS
     assert max(report.top1.values()) <= 9  # of ten validation images, one is broken
+    # A resumed run, which trains no more, still names the broken image of the training.
+    again = train(recipe, broken_folders, tmp_path / "run", skip_bad=True, resume=True)
+    assert again.skipped == report.skipped
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_mobileone.data.pipeline import BadImages
 from keras_mobileone.errors import VerificationError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.training.checkpoint import Progress, save_checkpoint
@@ -37,16 +38,23 @@ class Recorder(keras.callbacks.Callback):
         progress: Progress of the run, which is updated during training.
         validation: Batches and their number for `validate`, or None.
         save_every: Number of steps between checkpoints within an epoch.
+        bad: The files that were left out so far, which the checkpoint names.
     """
 
     def __init__(
-        self, directory: Path | None, progress: Progress, validation: Any, save_every: int
+        self,
+        directory: Path | None,
+        progress: Progress,
+        validation: Any,
+        save_every: int,
+        bad: BadImages,
     ) -> None:
         super().__init__()
         self.directory = directory
         self.progress = progress
         self.validation = validation
         self.save_every = save_every
+        self.bad = bad
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.clock = time.perf_counter()
@@ -56,6 +64,7 @@ class Recorder(keras.callbacks.Callback):
         now = time.perf_counter()
         self.progress.seconds += now - self.clock
         self.clock = now
+        self.progress.skipped = sorted(self.bad.names)
         if self.directory is not None:
             save_checkpoint(self.directory / CHECKPOINT, self.model, self.progress)
 

@@ -26,11 +26,13 @@ class Progress:
         step: Number of steps done, over all epochs.
         history: One row of metrics for each finished epoch.
         seconds: Time in `fit` in seconds, including validation, over all resumptions.
+        skipped: Files that could not be decoded and were left out.
     """
 
     step: int = 0
     history: list[dict] = field(default_factory=list)
     seconds: float = 0.0
+    skipped: list[str] = field(default_factory=list)
 
 
 def state_variables(trainer: Trainer) -> list:

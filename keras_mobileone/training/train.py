@@ -150,6 +150,7 @@ def train(
         trainer = make_trainer(recipe, len(source.classes), steps_per_epoch, devices, teacher)
         if devices.chief and not fresh:
             progress = load_checkpoint(directory / CHECKPOINT, trainer)
+            bad.names.update(progress.skipped)
         if start is not None:
             trainer.network.set_weights(start.get_weights())
             trainer.reset_averages()
@@ -157,7 +158,7 @@ def train(
             progress.step = broadcast_state(trainer, progress.step, devices)
         run = Run(recipe, source, validation, trainer, devices, bad, steps_per_epoch, data_service)
         place = directory if devices.chief else None
-        recorder = Recorder(place, progress, run.validation(), save_every)
+        recorder = Recorder(place, progress, run.validation(), save_every, bad)
         run.fit(progress, [recorder, *(logs if devices.chief else [])])
     if not devices.chief:
         return None
