@@ -37,7 +37,8 @@ class DeployedFile:
         agreement: Number of images on which the file's best class is the one of Keras.
         top1: Number of images whose label is the best class; None if the images have no labels.
         top5: Number of images whose label is among the five best classes; None if the images have
-            no labels. operators: How often each TFLite operator occurs.
+            no labels.
+        operators: Number of occurrences of each TFLite operator.
         usage: How an app uses the file.
     """
 
