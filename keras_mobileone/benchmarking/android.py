@@ -120,7 +120,8 @@ class AndroidDevice:
         self._adb.shell(["chmod", "755", self._program])
 
     def _clean_up(self) -> None:
-        # If the device is disconnected, the directory stays there, and that error is already being raised.
+        # If the device is disconnected, the directory stays there. The error is already being
+        # raised.
         with contextlib.suppress(TargetError):
             self._adb.shell(["rm", "-rf", self._directory])
 
