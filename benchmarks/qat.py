@@ -1,10 +1,10 @@
-"""Quantization-aware training of S0 on Imagenette beside float and post-training int8.
+"""Compares quantization-aware training of S0 on Imagenette with float and post-training int8.
 
     python benchmarks/qat.py --data DIR --output benchmarks/results/qat.json
 
-DIR holds train/ and val/ with class folders named by WordNet id. The authors' weights, loaded with
-`weights="imagenet"`, keep their 1,000 outputs; only the classes in DIR are compared. The equalized
-model is trained with the code of `keras-mobileone qat` for one epoch of --steps steps.
+DIR contains train/ and val/ with class folders named by WordNet id. The authors' weights, loaded
+with `weights="imagenet"`, keep their 1,000 outputs; only the classes in DIR are compared. The
+equalized model is trained with the code of `keras-mobileone qat` for one epoch of --steps steps.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""MobileOne for Keras 3: train many branches, deploy one, export to phones.
+"""MobileOne for Keras 3: train with several branches, deploy with one, export to phones.
 
 The public names are imported when they are first used, so that `import keras_mobileone` does not
-import Keras, and the command line answers `--help` at once.
+import Keras, and the command line prints `--help` immediately.
 """
 
 import importlib
@@ -281,7 +281,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names and what has been imported so far."""
+    """Returns the public names and the names that have been imported so far."""
     return sorted({*globals(), *__all__})
 
 

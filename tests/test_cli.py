@@ -394,7 +394,7 @@ def test_ctrl_c_in_a_training_says_how_it_goes_on(steps, tmp_path, monkeypatch):
     result = run("train", "--data", "x", "--recipe", "ci", "--output", tmp_path / "run")
     assert result.exit_code == 130
     assert "Stopped." in result.stderr
-    expected = f"--resume goes on after step {steps}." if steps else "There is no checkpoint"
+    expected = f"--resume to continue after step {steps}." if steps else "There is no checkpoint"
     assert expected in result.stderr
 
 

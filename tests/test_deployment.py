@@ -139,7 +139,7 @@ def test_weights_of_ten_classes_say_which(deployed, own):
     found, output = own
     assert "10 classes" in reporting.summary(found)[0]
     assert "one of these: kind 0, kind 1," in reporting.summary(found)[0]
-    assert "no answers are listed" in reporting.summary(found)[0]
+    assert "no predictions are listed" in reporting.summary(found)[0]
     assert found.predictions == []
     assert "## Photographs" not in (output / "report.md").read_text(encoding="utf-8")
 
@@ -194,7 +194,7 @@ def test_the_command_line_deploys_a_model_of_ones_own(own, tmp_path, monkeypatch
     assert (given["variant"], given["weights"]) == (None, None)
     assert (given["model"], given["labels"]) == (Path("mine.keras"), NAMES)
     assert "Photograph" not in result.output
-    assert "no answers are listed" in " ".join(result.output.split())
+    assert "no predictions are listed" in " ".join(result.output.split())
 
 
 def test_folders_named_by_label_or_wordnet_id_give_accuracy():
@@ -212,8 +212,8 @@ def test_folders_named_by_label_or_wordnet_id_give_accuracy():
     ("arguments", "error", "words"),
     [
         ({"output": None}, ValueError, "`output` is required"),
-        ({"model": "m.keras", "variant": "s0"}, ValueError, "takes the place"),
-        ({"model": "m.keras", "weights": "imagenet"}, ValueError, "takes the place"),
+        ({"model": "m.keras", "variant": "s0"}, ValueError, "replaces"),
+        ({"model": "m.keras", "weights": "imagenet"}, ValueError, "replaces"),
         ({"model": "none.keras"}, FileNotFoundError, "does not exist"),
         ({"model": 3}, TypeError, "Received: int"),
         ({"variant": "s9"}, ValueError, "s9"),

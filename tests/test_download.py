@@ -213,9 +213,9 @@ def test_from_the_server_to_a_model(
 
 
 def test_a_demonstration_downloads_the_weights(cache, server, capsys):
-    assert commands.weights_at_hand("s0") == "imagenet"
+    assert commands.default_weights("s0") == "imagenet"
     assert files_below(cache) == [FILENAME]
-    assert "could not be had" not in capsys.readouterr().out
+    assert "are not available" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("behaviour", ["missing", "cut", "no server"])
@@ -227,13 +227,13 @@ def test_a_demonstration_without_a_network_says_what_it_uses(
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
-    assert commands.weights_at_hand("s0") == "imagenette"
+    assert commands.default_weights("s0") == "imagenette"
     printed = " ".join(capsys.readouterr().out.split())
-    assert "could not be had" in printed and "ten classes" in printed
+    assert "are not available" in printed and "ten classes" in printed
     assert files_below(cache) == []
 
 
 def test_other_variants_have_no_weights_to_fall_back_on(cache, server):
     server.behaviour = "missing"
     with pytest.raises(FileNotFoundError, match="No ImageNet weights for mobileone_s1"):
-        commands.weights_at_hand("s1")
+        commands.default_weights("s1")

@@ -58,7 +58,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(writer, tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     last = process.stderr.splitlines()[-1]
-    assert last.startswith("OSError") and "File too large; make room" in last
+    assert last.startswith("OSError") and "File too large; free disk space" in last
     assert str(tmp_path / "wanted.bin") in last
     assert not list(tmp_path.iterdir())
 

@@ -589,7 +589,7 @@ def test_ctrl_c_says_how_the_training_goes_on(folder, tmp_path, monkeypatch):
     output = ("--output", tmp_path / "x.tflite")
     result = run(*common, *output, "--run", tmp_path / "run")
     assert result.exit_code == 130
-    assert f"--resume goes on from the checkpoint in {tmp_path / 'run'}" in result.stderr
+    assert f"--resume to continue from {tmp_path / 'run'}" in result.stderr
     result = run(*common, *output)
     assert result.exit_code == 130
     assert "no checkpoint yet" in result.stderr

@@ -1,7 +1,7 @@
 """The commands. Each only parses its arguments, calls the library and prints what it returns.
 
-What a command needs of the library is imported inside it: `--help` and usage errors import no
-Keras.
+The parts of the library that a command needs are imported inside it, so that `--help` and usage
+errors do not import Keras.
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ EPILOG = (
     cls=OneLineErrors, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(keras_mobileone.__version__, package_name="keras-mobileone")
-@click.option("--traceback", is_flag=True, help="Show where an error comes from.")
+@click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
 def main(traceback: bool) -> None:
     """MobileOne for Keras 3: weights, fusing, TFLite, evaluation and timing."""
 
@@ -60,9 +60,9 @@ def main(traceback: bool) -> None:
 @main.command()
 @click.argument("variants", nargs=-1, type=click.Choice(list(ALL_VARIANTS), case_sensitive=False))
 def info(variants: tuple[str, ...]) -> None:
-    """Parameters, multiply-accumulates and published accuracy.
+    """Show parameters, multiply-accumulates and published accuracy.
 
-    Figures of the train-time and the deploy form differ, since fusing sums up the branches. The
+    The numbers of the train-time and the deploy form differ because fusing sums up the branches. The
     micro variants are unofficial: the paper gives their counts, but not their widths and depths.
 
     \b
@@ -122,7 +122,7 @@ def fuse_command(source: Path, target: Path) -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--variant", required=True, type=VARIANT_CHOICE)
 def convert_weights(source: Path, target: Path, variant: str) -> None:
-    """Turn a weight file into a .keras file: deploy if the weights are fused, else train-time.
+    """Convert a weight file to a .keras file, deploy if its weights are fused and else train-time.
 
     \b
     Example: keras-mobileone convert-weights model.safetensors s0.keras --variant s0
@@ -141,22 +141,22 @@ def convert_weights(source: Path, target: Path, variant: str) -> None:
 
 
 def save_keras(model: "keras.Model", target: Path) -> None:
-    """Saves a model as a .keras file, in one step."""
+    """Saves a model as a .keras file, atomically."""
     if target.suffix != ".keras":
         raise InputValueError(f"The output must end in .keras. Received: {target}.")
     with atomic_write(target) as temporary:
         model.save(temporary)
 
 
-def weights_at_hand(variant: str) -> str:
-    """ImageNet weights, downloaded if need be; else those in the package, with a sentence."""
+def default_weights(variant: str) -> str:
+    """Returns "imagenet" if its weights are available, else "imagenette" after a message."""
     from keras_mobileone.weights.pretrained import available_weights
 
     weights, reason = available_weights(get_variant(variant))
     if reason:
         console.print(
-            f"The ImageNet weights could not be had ({reason}). The weights of ten classes that "
-            "come with the package are used instead; they know these classes and no others.",
+            f"The ImageNet weights are not available ({reason}). The weights of ten classes that "
+            "come with the package are used instead. They know only these classes.",
             markup=False,
         )
     return weights
@@ -165,7 +165,7 @@ def weights_at_hand(variant: str) -> str:
 @main.command("deploy", cls=KerasCommand)
 @source_options
 @click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
-@click.option("--coreml", is_flag=True, help="A Core ML package too.")
+@click.option("--coreml", is_flag=True, help="Also write a Core ML package.")
 @about_options
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--output", required=True, type=click.Path(path_type=Path))
@@ -180,20 +180,20 @@ def deploy_command(
     output: Path,
     **about: Any,
 ) -> None:
-    """Load, fuse, export in three precisions, verify, time and report.
+    """Load and fuse a model, export it in three precisions, verify, time and report.
 
     \b
     Example: keras-mobileone deploy --variant s0 --calibration photos/ --output s0/
              keras-mobileone deploy --model mine.keras --labels classes.txt --output mine/
 
-    --weights auto takes ImageNet's weights if they can be had, else the ten classes of Imagenette
-    that come with the package.
+    --weights auto takes ImageNet's weights if they are available, and otherwise the weights of
+    Imagenette's ten classes, which come with the package.
     """
     from keras_mobileone.deployment.pipeline import deploy
     from keras_mobileone.deployment.report import HEADER, package_summary, summary, table_rows
 
     if weights == "auto":
-        weights = weights_at_hand(variant or "s0")
+        weights = default_weights(variant or "s0")
     print_images(calibration)
     with progress_steps() as step, without_native_logs():
         report = deploy(

@@ -47,7 +47,11 @@ class Numbers(click.ParamType):
 @click.command("evaluate", cls=KerasCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
 @source_options
-@click.option("--crop-fraction", type=float, help="Crop over resized side; the model's own.")
+@click.option(
+    "--crop-fraction",
+    type=float,
+    help="Crop divided by the resized side. By default, that of the model.",
+)
 @click.option("--classes", "classes_file", type=click.Path(path_type=Path), help=CLASSES_HELP)
 @click.option("--limit", type=click.IntRange(1), help="Number of images, spread evenly over all.")
 @click.option("--calibration", "confidence", is_flag=True, help="Can the confidence be trusted?")
@@ -79,7 +83,7 @@ def evaluate_command(
     json_file: Path | None,
     **options: Any,
 ) -> None:
-    """Top-1 and top-5 on class folders, or on a robustness benchmark.
+    """Evaluate top-1 and top-5 on class folders, or on a robustness benchmark.
 
     The folders are named by WordNet id for a model of ImageNet's classes. For any other model there
     is one folder for each output, in sorted order or as --classes says. With --benchmark, DIRECTORY

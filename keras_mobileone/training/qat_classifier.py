@@ -45,7 +45,7 @@ class QATReport(Report):
     Attributes:
         path: The int8 file.
         bytes: Size of the file.
-        epochs: Epochs of the whole training.
+        epochs: Number of epochs of the whole training.
         training_images, validation_images: Number of images in the data.
         history: Loss and accuracy of each epoch of this call, by name.
     """

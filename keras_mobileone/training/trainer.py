@@ -25,10 +25,12 @@ class Trainer(keras.Model):
             or None. The images are resized if it takes another size.
         workers: Number of machines that train together.
 
-    Input shape: RGB images of shape (batch, height, width, 3) and any dtype, with values in [0,
-        255]. They are normalized on the device.
+    Input shape:
+        RGB images of shape (batch, height, width, 3) and any dtype, with values in [0, 255]. They
+        are normalized on the device.
 
-    Output shape: float32 logits of shape (batch, classes).
+    Output shape:
+        float32 logits of shape (batch, classes).
 
     The metrics are plain cross-entropy, without smoothing and distillation, top-1 and top-5.
     `averages` contains the moving average of each weight of the network, including BatchNorm
