@@ -63,7 +63,7 @@ def info(variants: tuple[str, ...]) -> None:
     """Show parameters, multiply-accumulates and published accuracy.
 
     The numbers of the train-time and the deploy form differ because fusing sums up the branches.
-    The micro variants are unofficial: the paper gives their counts, but not their widths and depths.
+    The micro variants are unofficial: the paper gives their counts, but not their shapes.
 
     \b
     Example: keras-mobileone info s0 s4
