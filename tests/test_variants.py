@@ -1,4 +1,4 @@
-"""Variants are frozen data that says exactly which blocks a network has."""
+"""Tests that variants are frozen data that determine the blocks of a network."""
 
 from dataclasses import FrozenInstanceError, replace
 
@@ -6,7 +6,7 @@ import pytest
 
 from keras_mobileone import VARIANTS, Variant, get_variant
 
-# Table 2 of the paper and mobileone.py of the authors: channels of the stem and the four stages.
+# Channels of the stem and the four stages, from table 2 of the paper and the authors' mobileone.py.
 CHANNELS = {
     "s0": (48, 48, 128, 256, 1024),
     "s1": (64, 96, 192, 512, 1280),
