@@ -430,9 +430,9 @@ def test_figures_of_the_tool(line, figures):
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        ("", "without its lines"),
-        (FIGURES.format("count=0"), "without its lines"),
-        (FIGURES.format("count=5 first=9 curr=8 min=8 max=9 avg=8.5 std=1"), "newer one"),
+        ("", "without the lines"),
+        (FIGURES.format("count=0"), "without the lines"),
+        (FIGURES.format("count=5 first=9 curr=8 min=8 max=9 avg=8.5 std=1"), "newer version"),
     ],
 )
 def test_output_without_figures_is_refused(output, words):
