@@ -128,7 +128,7 @@ def evaluate(data: Path, size: int) -> dict:
 def plot(runs: Iterable[dict], path: Path) -> None:
     """Draws accuracy over the epochs of all runs, with the image sizes."""
     page, axis = figure(8, 3.8)
-    done, labelled = 0, -LABEL_EPOCHS
+    done, labeled = 0, -LABEL_EPOCHS
     for run in runs:
         epochs = [done + row["epoch"] for row in run["history"]]
         for key, (label, color) in CURVES.items():
@@ -139,8 +139,8 @@ def plot(runs: Iterable[dict], path: Path) -> None:
             start, size = done + phase["start"], phase["image_size"]
             if start:
                 axis.axvline(start + 0.5, color=GREY, lw=0.6, ls=":")
-            crowded = start - labelled < LABEL_EPOCHS
-            labelled = -LABEL_EPOCHS if crowded else start
+            crowded = start - labeled < LABEL_EPOCHS
+            labeled = -LABEL_EPOCHS if crowded else start
             axis.annotate(
                 f"{size}" if start else f"{size} pixels",
                 (start + 0.7, 1.05 if crowded else 1),

@@ -1,4 +1,4 @@
-"""The download of pretrained weights, from a server of the test's own that also misbehaves."""
+"""Tests the download of pretrained weights from a local server, which also simulates faults."""
 
 import hashlib
 import socket
@@ -19,7 +19,7 @@ CONTENT = bytes(range(256)) * 2000  # half a megabyte: several chunks
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content` for every address; `behaviour` says how."""
+    """A server that sends `content` for every address in the manner of `behaviour`."""
 
     daemon_threads = True
     content = CONTENT
@@ -68,7 +68,7 @@ def server():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch, server):
-    """The Keras cache, not made yet; the hub is the test's server, whose file has the checksum."""
+    """Returns the path of an empty Keras cache, with the test's server as the hub."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.delenv("KERAS_MOBILEONE_WEIGHTS", raising=False)
@@ -145,7 +145,7 @@ def test_the_error_tells_what_was_sought_and_where(behaviour, cache, server, mon
     monkeypatch.setenv("KERAS_MOBILEONE_WEIGHTS", str(own))
     server.behaviour = behaviour
     if behaviour == "no server":
-        with socket.socket() as unused:  # a port that nobody listens on
+        with socket.socket() as unused:  # a port without a listener
             unused.bind(("127.0.0.1", 0))
             monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
     file = pretrained.PRETRAINED[S0.name]
@@ -194,7 +194,7 @@ def test_the_pins_are_the_published_ones():
         "b624d5ab2a210791dff05fd4ec734b3ad271a47c2b053db625c5a5783eacb8bf",
     )
     for revision, checksum in pins.values():
-        # What pins the content: the checksum, or the whole name of a commit.
+        # The content is pinned by the checksum or by the full name of a commit.
         assert (checksum and len(checksum) == 64) or len(revision) == 40
     assert pins["mobileone_s4"] == ("4a76b9fcd26ec02d2cb7958dacb6bdb14f30e21c", None)
 

@@ -1,4 +1,4 @@
-"""Variants are frozen data that says exactly which blocks a network has."""
+"""Tests that variants are frozen data that determine the blocks of a network."""
 
 from dataclasses import FrozenInstanceError, replace
 
@@ -8,7 +8,7 @@ from keras_mobileone import VARIANTS, MobileOne, Variant, get_variant, list_mode
 from keras_mobileone.models.variant_complexity import variant_complexity
 from keras_mobileone.variants import UNOFFICIAL_VARIANTS
 
-# Table 2 of the paper and mobileone.py of the authors: channels of the stem and the four stages.
+# Channels of the stem and the four stages, from table 2 of the paper and the authors' mobileone.py.
 CHANNELS = {
     "s0": (48, 48, 128, 256, 1024),
     "s1": (64, 96, 192, 512, 1280),

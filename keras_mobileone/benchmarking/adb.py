@@ -83,7 +83,7 @@ class Adb:
         """Copies a file to the device.
 
         Raises:
-            RuntimeError: If the device has no room for the file, or refuses it.
+            RuntimeError: If the device has no space for the file, or refuses it.
             TargetError: If the device is disconnected.
         """
         self._copy(["push", str(source), target], source)
@@ -105,7 +105,7 @@ class Adb:
         message = _last_line(process)
         if "No space left on device" in message:
             raise MeasurementError(
-                f"Expected room on device {self.serial} for {name}. Received: no space left. "
+                f"Expected space on device {self.serial} for {name}. Received: no space left. "
                 "Free some space under /data."
             )
         raise MeasurementError(

@@ -129,7 +129,7 @@ class AndroidDevice:
         """Copies a file to the device.
 
         Raises:
-            RuntimeError: If there is no room for the file.
+            RuntimeError: If there is no space for the file.
             TargetError: If the device is disconnected.
         """
         # Files are numbered because names may be equal or contain characters that a shell

@@ -124,7 +124,7 @@ class ClassFolders:
     def stream(
         self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
     ) -> "tf.data.Dataset":
-        """Yields the images from a position on; see `Source.stream`. Skipping images is free."""
+        """Returns the images from a position on; see `Source.stream`. Skipping images is free."""
         import tensorflow as tf
 
         check_share(start, worker, workers)

@@ -103,7 +103,7 @@ class Records:
     def stream(
         self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
     ) -> "tf.data.Dataset":
-        """Yields the images from a position on; see `Source.stream`.
+        """Returns the images from a position on; see `Source.stream`.
 
         Images before `start` and of other workers are not decoded.
         """
@@ -248,7 +248,7 @@ def open_records(
     if (directory / UNFINISHED_FILE).exists():
         raise InputValueError(
             f"Expected a finished dataset. Received: {directory} without {DATASET_FILE}, which "
-            "write-tfrecords has not finished. Run it again; it goes on where it stopped."
+            "write-tfrecords has not finished. Run it again to continue where it stopped."
         )
     place = shard_directory(directory, split)
     if place is None:

@@ -39,7 +39,7 @@ class Source(Protocol):
     def stream(
         self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
     ) -> "tf.data.Dataset":
-        """Yields the images from a position on.
+        """Returns the images from a position on.
 
         With a seed, the stream is an infinite sequence of passes, each of which contains every
         image once. Position p belongs to pass p // images, whose order depends only on the seed and
