@@ -263,10 +263,33 @@ def robustness() -> str:
     return markdown_table(("%", "source", "S0", "S1", "S2", "S3", "S4"), rows)
 
 
+def corrupted_sentences(result: dict) -> str:
+    """What the passes say about int8."""
+    sets = result["sets"].items()
+
+    def lost(name: str) -> str:
+        """The top-1 averaged over severities 1 … 5 less that of float32, on each set."""
+        means = {
+            title: [
+                statistics.fmean(corruptions.accuracy(data["files"][one], data["images"])[1:])
+                for one in (name, "float32")
+            ]
+            for title, data in sets
+        }
+        return " and ".join(f"{a - b:+.1f} points on {title}" for title, (a, b) in means.items())
+
+    return (
+        f"Top-1 under corruptions, this package's int8 less float32: {lost(corruptions.OURS)}; the "
+        f"converter's own int8 less float32: {lost(corruptions.PLAIN)}. Calibrated on "
+        f"slightly corrupted photographs instead of clean ones, the difference is "
+        f"{lost(corruptions.SLIGHT)}."
+    )
+
+
 def corrupted() -> str:
     """What quantization costs under corruptions."""
     result = json.loads((CORRUPTED / "results.json").read_text(encoding="utf-8"))
-    parts = []
+    parts = [corrupted_sentences(result)]
     for title, data in result["sets"].items():
         images = data["images"]
         rows = []

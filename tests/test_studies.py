@@ -174,8 +174,8 @@ def test_sentences_on_activations_follow_the_numbers(load_script):
     rows = [row(name, time) for name, time in times.items()]
     assert analysis.activations_sentences({"rows": rows}) == (
         "Leaky ReLU costs at most 10 % more than ReLU in the whole network, GELU and SiLU up to "
-        "50 % more. Dynamic ReLU-B is the most expensive, 4.2 times the whole network with ReLU; Dynamic "
-        "ReLU-A also takes over 1.5 times."
+        "50 % more. Dynamic ReLU-B is the most expensive, 4.2 times the whole network with ReLU; "
+        "Dynamic ReLU-A also takes over 1.5 times."
     )
     rows = [row(name, time) for name, time in (("ReLU", 10), ("GELU", 14))]
     assert analysis.activations_sentences({"rows": rows}) == (
