@@ -19,8 +19,8 @@ import keras_mobileone
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared"
 
-# The files that take longer than a minute, longest first. Processes that share the tests file by
-# file (`--dist loadfile --no-loadscope-reorder`) so end at about the same time.
+# The files that take longer than a minute, longest first. Processes that distribute the tests by
+# file (`--dist loadfile --no-loadscope-reorder`) then end at about the same time.
 LONGEST = (
     "test_distributed.py",
     "test_finetuning.py",
@@ -42,13 +42,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def project() -> Path:
-    """Root of the checkout."""
+    """Returns the root of the checkout."""
     return PROJECT
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The directory of reference outputs, weights and photographs, which is not in the project."""
+    """Returns the directory of reference outputs, weights and photographs outside the project."""
     if not SHARED.is_dir():
         pytest.skip("needs the reference files of ../shared, which this machine does not have")
     return SHARED
@@ -56,13 +56,13 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """Initializers draw the same values in whatever order the tests run."""
+    """Makes initializers draw the same values in any order of the tests."""
     keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> keras_mobileone.Variant:
-    """All of the family's features in a few layers: k = 2, skips, SE, both strides."""
+    """Returns a variant with all features of the family: k = 2, skips, SE, both strides."""
     return keras_mobileone.Variant(
         "tiny",
         widths=(1.0, 1.0, 1.0, 1.0),
@@ -75,11 +75,11 @@ def tiny() -> keras_mobileone.Variant:
 
 @pytest.fixture(scope="session")
 def randomize():
-    """Function that fills every variable of a model or layer with random values.
+    """Returns a function that fills every variable of a model or layer with random values.
 
-    Fresh batch normalization (gamma 1, beta 0, mean 0, variance 1) hides wrong formulas: here
-    nothing is 0 or 1, and one gamma in five is negative. Kernels are scaled by their fan-in, so
-    that the input still makes a difference after forty layers.
+    New batch normalization (gamma 1, beta 0, mean 0, variance 1) hides wrong formulas. No value of
+    the function is 0 or 1, and one gamma in five is negative. Kernels are scaled by their fan-in,
+    so that the input still has an effect after forty layers.
     """
 
     def fill(model, seed=0):
@@ -106,7 +106,7 @@ def randomize():
 
 @pytest.fixture(scope="session")
 def relative_error():
-    """Function for the largest difference of two arrays over the largest reference magnitude."""
+    """Returns a function for the largest difference divided by the largest reference magnitude."""
 
     def error(found, expected) -> float:
         found, expected = (np.asarray(keras.ops.convert_to_numpy(a)) for a in (found, expected))
@@ -119,7 +119,7 @@ def relative_error():
 
 @pytest.fixture(scope="module")
 def load_script(project):
-    """Function that imports a script of benchmarks/ as Python finds it when one is run."""
+    """Returns a function that imports a script of benchmarks/ as Python does when it is run."""
     sys.path.insert(0, str(project / "benchmarks"))
     yield importlib.import_module
     sys.path.remove(str(project / "benchmarks"))
@@ -127,7 +127,7 @@ def load_script(project):
 
 @pytest.fixture(scope="session")
 def noise():
-    """Function for standard normal float32 arrays."""
+    """Returns a function for standard normal float32 arrays."""
 
     def draw(*shape, seed=0) -> np.ndarray:
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -137,7 +137,7 @@ def noise():
 
 @pytest.fixture(scope="session")
 def run_python(project):
-    """Function that runs Python source in a fresh process and returns what it printed."""
+    """Returns a function that runs Python source in a new process and returns its output."""
 
     def run(source: str, *arguments, cwd=project, **environment: str) -> str:
         process = subprocess.run(
@@ -155,7 +155,7 @@ def run_python(project):
 
 @pytest.fixture(scope="session")
 def steps_done():
-    """Function for the steps that the checkpoint of a run has, 0 if there is none."""
+    """Returns a function for the number of steps in the checkpoint of a run, 0 without one."""
     from safetensors import SafetensorError, safe_open
 
     def steps(directory) -> int:
@@ -170,7 +170,7 @@ def steps_done():
 
 @pytest.fixture(scope="session")
 def refused():
-    """Function that checks a command's result: one line of error with some words, exit code 2."""
+    """Returns a function that checks for a one-line error with some words and exit code 2."""
 
     def check(result, words, untouched):
         assert result.exit_code == 2, result.output
@@ -185,7 +185,7 @@ def refused():
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny, randomize):
-    """A train-time model with ten classes and logits; tests must not change it."""
+    """Returns a train-time model with ten classes and logits, which tests must not change."""
     model = keras_mobileone.MobileOne(
         tiny, weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
     )

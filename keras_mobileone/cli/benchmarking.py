@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keras_mobileone.benchmarking import AndroidDevice, Benchmark, Failure, Latency
 
 HEADER = ("File", "MB", "ms", "Ratio", "p90", "p95", "Minimum", "Load")
-LABEL_WIDTH = 26  # so that the figures fit beside it into 80 columns
+LABEL_WIDTH = 26  # leaves room for the numbers within 80 columns
 ANY_DEVICE = "the only one"  # the value of --android without a serial
 
 
@@ -23,16 +23,20 @@ ANY_DEVICE = "the only one"  # the value of --android without a serial
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option(
-    "--runs", default=50, show_default=True, type=click.IntRange(1), help="Inferences in a round."
+    "--runs",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of inferences of each file in a round.",
 )
 @click.option(
     "--rounds",
     default=ROUNDS,
     show_default=True,
     type=click.IntRange(1),
-    help="Rounds over all files.",
+    help="Number of rounds over all files.",
 )
-@click.option("--peers", is_flag=True, help="Measure MobileOne S0 … S4 and other networks too.")
+@click.option("--peers", is_flag=True, help="Also measure MobileOne S0 … S4 and other networks.")
 @click.option(
     "--peers-precision", default="float32", show_default=True, type=click.Choice(DEPLOY_PRECISIONS)
 )
@@ -43,18 +47,24 @@ ANY_DEVICE = "the only one"  # the value of --android without a serial
     metavar="[SERIAL]",
     help="Measure on a device connected by adb. Give FILES first.",
 )
-@click.option("--tool", type=click.Path(path_type=Path), help="benchmark_model for the device.")
 @click.option(
-    "--delegate", type=click.Choice(DELEGATES), help="What the device runs on; cpu by default."
+    "--tool", type=click.Path(path_type=Path), help="Path of benchmark_model for the device."
 )
 @click.option(
-    "--affinity", metavar="MASK", help="Cores of the device as a hexadecimal mask; f0 is 4 … 7."
+    "--delegate", type=click.Choice(DELEGATES), help="Processor of the device. [default: cpu]"
 )
 @click.option(
-    "--cool-down", type=click.FloatRange(0), help=f"Seconds of rest; {COOL_DOWN:g} by default."
+    "--affinity", metavar="MASK", help="Hexadecimal mask of the device's cores; f0 is 4 … 7."
 )
 @click.option(
-    "--profile", type=click.Path(path_type=Path), help="Directory for the times of operators."
+    "--cool-down",
+    type=click.FloatRange(0),
+    help=f"Seconds of rest before each process. [default: {COOL_DOWN:g}]",
+)
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    help="Directory for the times of each file's operators.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
 def benchmark_command(
@@ -71,9 +81,9 @@ def benchmark_command(
     """Time TFLite files side by side, on this machine or on an Android device.
 
     The table shows the median, percentiles and minimum of an inference and the time to load the
-    file, in milliseconds. Every round measures each file once; the ratio to the first file is
-    computed within the rounds. A .json file that --json has saved is shown again. A file that can't
-    be measured is named at the end, and the exit code is 2.
+    file, in milliseconds. Every round measures each file once, and the ratio to the first file is
+    computed within the rounds. For a .json file saved with --json, the stored result is shown.
+    Files that can't be measured are listed at the end, and the exit code is 2.
 
     \b
     Example: keras-mobileone benchmark a.tflite b.tflite --threads 2
@@ -121,7 +131,7 @@ def make_target(android: str | None, device: dict[str, Any]) -> "AndroidDevice |
     if android is None:
         if given:
             option = next(iter(given)).replace("_", "-")
-            raise InputValueError(f"--{option} is for a device. Received: no --android. Add it.")
+            raise InputValueError(f"--{option} needs a device. Received: no --android. Add it.")
         return None
     if android.endswith(".tflite"):
         raise InputValueError(
@@ -132,7 +142,7 @@ def make_target(android: str | None, device: dict[str, Any]) -> "AndroidDevice |
 
 
 def export_peers(precision: str) -> list[Path]:
-    """Exports the peers that are missing in the cache and returns the files of all."""
+    """Exports the peers that are missing in the cache, and returns the files of all peers."""
     from keras_mobileone.benchmarking.baselines import PEERS, cache_directory, export_peer
 
     with progress_steps() as step:
@@ -173,12 +183,12 @@ def show(result: "Benchmark", title: str | None = None) -> None:
     if hottest >= SEVERE:
         console.print(
             f"The device got hot: thermal status {THERMAL[hottest]} after a round. Its figures are "
-            "those of a throttled device; measure again with a longer --cool-down."
+            "those of a throttled device. Measure again with a longer --cool-down."
         )
 
 
 def labels(result: "Benchmark") -> list[str]:
-    """The files' names, or the ends of their paths if two have the same name."""
+    """Returns the names of the files, or the ends of their paths if two have the same name."""
     from keras_mobileone.benchmarking.baselines import cache_directory, peer_label
 
     paths = [Path(latency.path) for latency in result.latencies]
@@ -189,7 +199,7 @@ def labels(result: "Benchmark") -> list[str]:
 
 
 def row(label: str, latency: "Latency", ratio: float) -> tuple[str, ...]:
-    """The cells of one file under `HEADER`."""
+    """Returns the cells of one file, in the order of `HEADER`."""
     return (
         label,
         f"{latency.bytes / 1e6:.2f}",
