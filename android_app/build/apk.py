@@ -21,8 +21,8 @@ LIBRARIES = (
     *(f"bytedeco-{abi}" for abi in ABIS),
     "tflite",
     "r8",
-    "android-36",
-    "android-34",
+    "android-api36",
+    "android-api34",
 )
 _KEY_PASSWORD = "android"  # as the debug key that Android Studio makes
 
@@ -50,7 +50,7 @@ def package(build: Build, linked: Linked, dex: list[Path], target: Path) -> None
     models = build.model_files()
 
     assets = build.root / "app" / "src" / "main" / "assets"
-    inputs = [linked.base, *dex, *models, *_native_archives(build), key]
+    inputs = [linked.base, *dex, *models, *build.program_libraries, *_native_archives(build), key]
     inputs += [assets] if assets.is_dir() else []
 
     def action():
@@ -62,16 +62,21 @@ def package(build: Build, linked: Linked, dex: list[Path], target: Path) -> None
     build.steps.run(f"verify {target.name}", lambda: verify(target, linked.manifest), [target])
 
 
+def own_jars(build: Build) -> list[Path]:
+    """Jars of the classes that the sources of the app give, those of resources included."""
+    jars = [build.module_jar(module.name) for module in build.modules]
+    return jars + [path for path in [build.resource_classes] if path.is_file()]
+
+
 def _own_dex(build: Build) -> list[Path]:
     """Dex files of the app's own classes."""
-    jars = [build.module_jar(module.name) for module in build.modules]
-    jars += [path for path in [build.resource_classes] if path.is_file()]
+    jars = own_jars(build)
     target = build.out / "dex"
 
     def action():
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        _d8(build, jars, target, "--classpath", build.program_libraries)
+        d8(build, jars, target, "--classpath", build.program_libraries)
 
     build.steps.run("D8", action, [*jars, *build.program_libraries], [target / "classes.dex"])
     return sorted(target.glob("*.dex"))
@@ -87,7 +92,7 @@ def _library_dex(build: Build) -> list[Path]:
         temporary = target.with_suffix(".new")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _d8(build, libraries, temporary)
+        d8(build, libraries, temporary)
         temporary.rename(target)
 
     if not target.is_dir():
@@ -95,7 +100,12 @@ def _library_dex(build: Build) -> list[Path]:
     return sorted(target.glob("*.dex"))
 
 
-def _d8(build: Build, jars: list[Path], target: Path, *context) -> None:
+def platform(build: Build) -> tuple[object, ...]:
+    """Arguments of D8 and R8 that name the classes of Android, and those of Java itself."""
+    return ("--lib", jdk(17), "--lib", build.library("android-api36"))
+
+
+def d8(build: Build, jars: list[Path], target: Path, *context) -> None:
     """Runs D8. `context` is an option followed by the paths to give with it."""
     option, paths = context or ("--classpath", [])
     java(
@@ -104,7 +114,7 @@ def _d8(build: Build, jars: list[Path], target: Path, *context) -> None:
         "com.android.tools.r8.D8",
         "--release",
         *("--min-api", MIN_SDK),
-        *("--lib", build.library("android-36")),
+        *platform(build),
         *(argument for path in paths for argument in (option, path)),
         *("--output", target),
         *jars,
@@ -143,6 +153,7 @@ def _entries(
             yield name, linked.read(name)
     for index, path in enumerate(dex):
         yield f"classes{index + 1 if index else ''}.dex", path.read_bytes()
+    yield from _java_resources(build)
     yield from native_libraries(build).items()
     assets = build.root / "app" / "src" / "main" / "assets"
     for path in sorted(assets.rglob("*")):
@@ -150,6 +161,16 @@ def _entries(
             yield f"assets/{path.relative_to(assets)}", path.read_bytes()
     for path in models:
         yield f"assets/models/{path.name}", path.read_bytes()
+
+
+def _java_resources(build: Build) -> Iterator[tuple[str, bytes]]:
+    """Files that classes of the libraries read: JavaCPP's descriptions of platforms, services."""
+    for path in build.program_libraries:
+        with zipfile.ZipFile(path) as library:
+            for name in library.namelist():
+                left_out = name.endswith(("/", ".class", ".kotlin_builtins", ".kotlin_module"))
+                if not left_out and not re.match(r"META-INF/(?!services/)", name):
+                    yield name, library.read(name)
 
 
 def debug_key(build: Build) -> Path:

@@ -14,6 +14,7 @@ import apk
 import jvm_tests
 import maven
 import project
+import release
 from context import Build
 from tools import BuildError, MissingTool
 
@@ -34,6 +35,13 @@ def run_tests(build: Build, options: argparse.Namespace) -> None:
     jvm_tests.run_tests(build, options.fixtures, options.screenshots)
 
 
+def make_release(build: Build, _: argparse.Namespace) -> None:
+    """The APK without unused code, its shrunk classes tested."""
+    build.fetch(*release.LIBRARIES)
+    target = release.build_release(build)
+    print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
+
+
 def make_checksums(build: Build, _: argparse.Namespace) -> None:
     """Writes checksums.txt for the versions in the catalog."""
     count = maven.write_checksums(build.cache, build.catalog, build.plugin_version)
@@ -43,6 +51,7 @@ def make_checksums(build: Build, _: argparse.Namespace) -> None:
 COMMANDS = {
     "apk": make_apk,
     "test": run_tests,
+    "release": make_release,
     "checksums": make_checksums,
 }
 
@@ -60,6 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
         path = getattr(parsed, name)
         if path and not path.is_dir():
             parser.error(f"--{name} must be a directory. Received: {path}")
+    for name in ("models", "fixtures", "screenshots"):
+        path = getattr(parsed, name)
+        setattr(parsed, name, path and path.resolve())
     start = time.monotonic()
     try:
         COMMANDS[parsed.command](Build(parsed.out, parsed.models), parsed)

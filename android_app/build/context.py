@@ -7,8 +7,6 @@ import maven
 import project
 from steps import Steps, cache_directory
 
-CATALOG = project.APP_DIRECTORY / "gradle" / "libs.versions.toml"
-
 
 class Build:
     """One run of the build.
@@ -29,12 +27,12 @@ class Build:
 
     @cached_property
     def catalog(self) -> dict[str, project.Library]:
-        return project.read_catalog(CATALOG)
+        return project.read_catalog()
 
     @cached_property
     def plugin_version(self) -> str:
         """Version of Maven's dependency plugin."""
-        return project.read_versions(CATALOG)["maven-dependency-plugin"]
+        return project.read_versions()["maven-dependency-plugin"]
 
     def fetch(self, *names: str) -> None:
         """Fetches sets of libraries that later steps ask for, all at once."""

@@ -13,10 +13,10 @@ from context import Build
 from project import APPLICATION_ID, MODULES
 from tools import classpath, java
 
-_FRAMEWORKS = ("android-24-instrumented", "android-36-instrumented")
+_FRAMEWORKS = ("android-api24-instrumented", "android-api36-instrumented")
 LIBRARIES = (*APK_LIBRARIES, "bytedeco-linux", "junit", "robolectric", *_FRAMEWORKS)
 # Robolectric needs it for Android 16.
-_ROBOLECTRIC_JDK = 21
+ROBOLECTRIC_JDK = 21
 # Packages of the JDK in whose private parts Robolectric works.
 _OPENED = ("java.lang", "java.io", "java.net", "java.nio", "java.util", "jdk.internal.access")
 
@@ -28,11 +28,11 @@ def run_tests(build: Build, fixtures: Path | None, screenshots: Path | None) -> 
     _run_robolectric(build, manifest, fixtures, screenshots or build.out / "screenshots")
 
 
-def _properties(build: Build, **more: Path | None) -> list[str]:
-    """Arguments of Java that tell tests where things are."""
+def _properties(build: Build, **more: Path | str | None) -> list[str]:
+    """Arguments of Java that set system properties, such as where the tests find models."""
     known = {"models": build.models, **more}
     known["org.bytedeco.javacpp.cachedir"] = build.cache / "javacpp"
-    return [f"-D{name}={path.resolve()}" for name, path in known.items() if path]
+    return [f"-D{name}={value}" for name, value in known.items() if value]
 
 
 def _given(*paths: Path | None) -> list[Path]:
@@ -45,7 +45,7 @@ def _run_jvm_tests(build: Build, fixtures: Path | None) -> None:
     libraries = [
         *jars,
         *build.program_libraries,
-        *build.libraries("bytedeco-linux", "junit", "android-36"),
+        *build.libraries("bytedeco-linux", "junit", "android-api36"),
     ]
     compiled = [kotlin.compile_tests(build, module, libraries) for module in modules]
     directories = [path for path in compiled if path]
@@ -73,35 +73,57 @@ def _run_robolectric(
         *(build.module_jar(module.name) for module in build.modules if module is not app),
         *[path for path in [build.resource_classes] if path.is_file()],
         *build.program_libraries,
-        *build.libraries("bytedeco-linux", "robolectric", "junit", "android-36"),
+        *build.libraries("bytedeco-linux", "robolectric", "junit", "android-api36"),
     ]
     tests = kotlin.compile_tests(build, app, libraries)
     if tests is None:
         return
-    configuration = _write_configuration(build, manifest)
-    frameworks = _frameworks(build)
     screenshots.mkdir(parents=True, exist_ok=True)
+    libraries = [build.module_jar("app"), *libraries]
 
     def action():
-        _junit(
-            build,
-            "Robolectric",
-            [tests],
-            [configuration, tests, build.module_jar("app"), *libraries],
-            *(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPENED),
-            "--add-exports=java.base/jdk.internal.access=ALL-UNNAMED",
-            "--sun-misc-unsafe-memory-access=allow",
-            "-Drobolectric.offline=true",
-            f"-Drobolectric.dependency.dir={frameworks}",
-            # JavaCPP's classes load native code, which only one class loader may do.
-            "-Dorg.robolectric.packagesToNotAcquire=org.bytedeco.",
-            *_properties(build, fixtures=fixtures, screenshots=screenshots),
-            minimum=_ROBOLECTRIC_JDK,
-        )
+        places = {"fixtures": fixtures, "screenshots": screenshots}
+        robolectric(build, "Robolectric", tests, manifest, build.apk, libraries, **places)
 
-    inputs = [tests, build.module_jar("app"), *libraries, build.apk]
-    inputs += [*_given(build.models, fixtures), str(screenshots)]
+    inputs = [tests, *libraries, build.apk, *_given(build.models, fixtures), str(screenshots)]
     build.steps.run("tests of the app", action, inputs)
+
+
+def robolectric(
+    build: Build,
+    name: str,
+    tests: Path,
+    manifest: Path,
+    resources: Path,
+    libraries: list[Path],
+    **properties: Path | str | None,
+) -> None:
+    """Runs the tests in a directory of class files under Robolectric.
+
+    Args:
+        build: the build.
+        name: what the report and errors call the run.
+        tests: directory of class files.
+        manifest: the app's manifest as text.
+        resources: APK with the app's resources.
+        libraries: class files that the tests need.
+        **properties: system properties that the tests read.
+    """
+    configuration = _write_configuration(build.out / name, manifest, resources)
+    _junit(
+        build,
+        name,
+        [tests],
+        [configuration, tests, *libraries],
+        *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
+        "--add-exports=java.base/jdk.internal.access=ALL-UNNAMED",
+        "-Drobolectric.offline=true",
+        f"-Drobolectric.dependency.dir={_frameworks(build)}",
+        # JavaCPP's classes load native code, which only one class loader may do.
+        "-Dorg.robolectric.packagesToNotAcquire=org.bytedeco.",
+        *_properties(build, **properties),
+        minimum=ROBOLECTRIC_JDK,
+    )
 
 
 def _junit(build: Build, name: str, scanned: list[Path], paths: list[Path], *options, minimum=17):
@@ -131,14 +153,13 @@ def _junit(build: Build, name: str, scanned: list[Path], paths: list[Path], *opt
     print(f"           {name}: {', '.join(run_count)}")
 
 
-def _write_configuration(build: Build, manifest: Path) -> Path:
+def _write_configuration(directory: Path, manifest: Path, resources: Path) -> Path:
     """Directory with the file by which Robolectric finds resources and manifest of the app."""
-    directory = build.out / "robolectric"
     path = directory / "com" / "android" / "tools" / "test_config.properties"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f"android_merged_manifest={manifest}\n"
-        f"android_resource_apk={build.apk}\n"
+        f"android_resource_apk={resources}\n"
         f"android_custom_package={APPLICATION_ID}\n",
         encoding="utf-8",
     )

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from context import Build
@@ -10,7 +11,7 @@ from tools import classpath, java, jdk, run
 
 # Java 8 is what both Android's D8 and API 24 understand without further work.
 _TARGET = ("-jvm-target", "1.8", "-Xjdk-release=8")
-_TEST_TARGET = ("-jvm-target", "17", "-Xjdk-release=17")
+TEST_TARGET = ("-jvm-target", "17", "-Xjdk-release=17")
 
 
 def kotlinc(
@@ -46,7 +47,7 @@ def _compile_classpath(build: Build, module: Module) -> list[Path]:
         paths += build.program_libraries
     else:
         paths += build.libraries("kotlin-stdlib", *module.libraries)
-    return paths + (build.libraries("android-36") if module.android else [])
+    return paths + (build.libraries("android-api36") if module.android else [])
 
 
 def compile_module(build: Build, module: Module) -> None:
@@ -87,7 +88,7 @@ def compile_tests(build: Build, module: Module, libraries: list[Path]) -> Path |
                 sources,
                 target,
                 [own, *libraries],
-                *_TEST_TARGET,
+                *TEST_TARGET,
                 f"-Xfriend-paths={own}",
                 "-module-name",
                 f"{module.name}_test",
@@ -101,11 +102,21 @@ def compile_tests(build: Build, module: Module, libraries: list[Path]) -> Path |
     return target
 
 
-def javac(sources: list[Path], target: Path) -> None:
-    """Compiles Java sources for Java 8 into a jar."""
+def javac(
+    sources: list[Path], target: Path, libraries: Sequence[Path] = (), minimum: int = 17
+) -> None:
+    """Compiles Java sources for Java 8 into a jar, and into the directory that its name has.
+
+    Args:
+        sources: the source files.
+        target: the jar.
+        libraries: classes that the sources use.
+        minimum: version of the JDK that can read these classes.
+    """
     directory = target.with_suffix("")
-    options = ("-nowarn", "-Xlint:-options", "--release", "8")
-    run(jdk(17) / "bin" / "javac", *options, "-d", directory, *sources)
+    options = ["-nowarn", "-Xlint:-options", "--release", "8"]
+    options += ["-cp", classpath(list(libraries))] if libraries else []
+    run(jdk(minimum) / "bin" / "javac", *options, "-d", directory, *sources)
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(directory.rglob("*.class")):
             name = str(path.relative_to(directory))

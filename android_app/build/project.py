@@ -1,6 +1,7 @@
-"""What is built: the modules, their libraries, and the numbers that both builds share.
+"""What is built: the modules, their libraries, and the facts that both builds share.
 
-Gradle has the same facts in its Kotlin scripts; tests/test_android_build.py compares them.
+Versions and SDK levels stand in the version catalog, which Gradle reads as well. The rest stands in
+Gradle's Kotlin scripts too; tests/test_android_build.py compares them.
 """
 
 import re
@@ -11,9 +12,9 @@ from pathlib import Path
 APP_DIRECTORY = Path(__file__).resolve().parents[1]
 PROJECT = APP_DIRECTORY.parent
 
+CATALOG = APP_DIRECTORY / "gradle" / "libs.versions.toml"
+
 APPLICATION_ID = "io.github.kerasmobileone.bench"
-MIN_SDK = 24
-TARGET_SDK = 36
 # Android's names of the processors that the app supports, and bytedeco's classifiers for them.
 ABIS = {"arm64-v8a": "android-arm64", "x86_64": "android-x86_64"}
 # The product flavor that needs nothing from Google's Maven repository.
@@ -58,20 +59,23 @@ class Library:
     version: str
 
 
-def read_catalog(path: Path) -> dict[str, Library]:
+def read_versions(path: Path = CATALOG) -> dict[str, str]:
+    """Versions of a Gradle version catalog by their names in it."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))["versions"]
+
+
+def read_catalog(path: Path = CATALOG) -> dict[str, Library]:
     """Libraries of a Gradle version catalog by their names in it."""
-    catalog = tomllib.loads(path.read_text(encoding="utf-8"))
-    versions = catalog["versions"]
+    versions = read_versions(path)
     libraries = {}
-    for alias, entry in catalog["libraries"].items():
+    for alias, entry in tomllib.loads(path.read_text(encoding="utf-8"))["libraries"].items():
         group, name = entry["module"].split(":")
         libraries[alias] = Library(group, name, versions[entry["version"]["ref"]])
     return libraries
 
 
-def read_versions(path: Path) -> dict[str, str]:
-    """Versions of a Gradle version catalog by their names in it."""
-    return tomllib.loads(path.read_text(encoding="utf-8"))["versions"]
+MIN_SDK = int(read_versions()["min-sdk"])
+TARGET_SDK = int(read_versions()["target-sdk"])
 
 
 def package_version(project: Path = PROJECT) -> str:

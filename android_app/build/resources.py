@@ -41,16 +41,19 @@ def component_classes(manifest: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Linked:
-    """The APK without code, and the manifest that is in it as text."""
+    """The APK without code, the manifest in it as text, and what R8 must keep for both."""
 
     base: Path
     manifest: Path
+    rules: Path
 
 
 def link_resources(build: Build) -> Linked:
     """Compiles resources and manifest."""
     directory = build.out / "resources"
-    linked = Linked(directory / "base.apk", directory / "AndroidManifest.xml")
+    linked = Linked(
+        directory / "base.apk", directory / "AndroidManifest.xml", directory / "rules.pro"
+    )
     source = build.root / "app" / "src" / "main"
     version = package_version()
 
@@ -71,7 +74,7 @@ def link_resources(build: Build) -> Linked:
 
     inputs = [source / "AndroidManifest.xml", version]
     inputs += [path for path in [source / "res"] if path.is_dir()]
-    build.steps.run("aapt2", action, inputs, [linked.base, linked.manifest])
+    build.steps.run("aapt2", action, inputs, [linked.base, linked.manifest, linked.rules])
     return linked
 
 
@@ -82,11 +85,13 @@ def _link(build: Build, directory: Path, version: str, compiled: list[Path]) -> 
         "-o",
         directory / "base.apk",
         "-I",
-        build.library("android-34"),
+        build.library("android-api34"),
         "--manifest",
         directory / "AndroidManifest.xml",
         "--java",
         directory / "java",
+        "--proguard",
+        directory / "rules.pro",
         *("--min-sdk-version", MIN_SDK, "--target-sdk-version", TARGET_SDK),
         *("--version-code", version_code(version), "--version-name", version),
         *("--compile-sdk-version-code", TARGET_SDK, "--compile-sdk-version-name", TARGET_SDK - 20),

@@ -20,6 +20,7 @@ PACKAGES = {
 # Directories in which Linux distributions put JDKs.
 JDK_DIRECTORIES = ("/usr/lib/jvm", "/opt/java", "/usr/java")
 HEAP = "-Xmx1500m"
+_PRINTED_LINES = 100  # of the output of a program that fails
 
 
 class BuildError(Exception):
@@ -87,7 +88,7 @@ def run(*command: object, name: str | None = None, log: Path | None = None) -> s
         log: file that receives the output as well.
 
     Raises:
-        BuildError: if the program fails; its output is printed before.
+        BuildError: if the program fails; the end of its output is printed before.
     """
     arguments = [str(part) for part in command]
     done = subprocess.run(
@@ -97,7 +98,7 @@ def run(*command: object, name: str | None = None, log: Path | None = None) -> s
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(done.stdout, encoding="utf-8")
     if done.returncode:
-        sys.stdout.write(done.stdout)
+        sys.stdout.write("\n".join(done.stdout.splitlines()[-_PRINTED_LINES:]) + "\n")
         raise BuildError(
             f"{name or Path(arguments[0]).name} failed with exit code {done.returncode}."
         )
