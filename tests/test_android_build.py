@@ -13,7 +13,7 @@ import pytest
 import keras_mobileone
 
 ANDROID = Path(__file__).parents[1] / "android_app"
-MODULE_NAMES = ("archive", "build", "maven", "project", "resources", "steps", "tools")
+MODULE_NAMES = ("archive", "build", "lint", "maven", "project", "resources", "steps", "tools")
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +239,29 @@ def test_manifest_is_completed(scripts):
     assert all("." in name.strip(".") for name in names)
     with pytest.raises(scripts["tools"].BuildError, match="must not have a package"):
         resources.merged_manifest(merged)
+
+
+THERMAL = "int android.os.PowerManager.getCurrentThermalStatus()"
+
+
+@pytest.mark.parametrize(
+    ("what", "guard", "fault"),
+    [
+        (THERMAL, "if (Build.VERSION.SDK_INT >= 29) {", False),
+        (THERMAL, "@RequiresApi(29)", False),
+        (THERMAL, "", True),
+        ("java.nio.file.Path", "if (Build.VERSION.SDK_INT >= 29) {", True),
+    ],
+)
+def test_newer_calls_need_a_guard(scripts, what, guard, fault):
+    source = f"package a.b\n\nclass Other\n\nclass Power {{\n{guard}\ncall()\n}}\n"
+    output = f"[ERROR] app.jar:a/b/Power$status$1.class:7: Undefined reference: {what}\n"
+    found = scripts["lint"].unguarded(output, {Path("Phone.kt"): source})
+    assert len(found) == fault
+    far = source.replace("call()", "\n" * 40 + "call()")
+    output = output.replace(":7:", ":47:")
+    assert scripts["lint"].unguarded(output, {Path("Phone.kt"): far})
+    assert scripts["lint"].unguarded(output, {})
 
 
 def test_a_step_runs_when_what_it_reads_has_changed(scripts, tmp_path, capsys):

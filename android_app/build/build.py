@@ -12,6 +12,7 @@ from pathlib import Path
 
 import apk
 import jvm_tests
+import lint
 import maven
 import project
 import release
@@ -35,6 +36,12 @@ def run_tests(build: Build, options: argparse.Namespace) -> None:
     jvm_tests.run_tests(build, options.fixtures, options.screenshots)
 
 
+def run_lint(build: Build, _: argparse.Namespace) -> None:
+    """Android Lint, and calls that the oldest supported Android lacks."""
+    build.fetch(*lint.LIBRARIES)
+    lint.run_lint(build)
+
+
 def make_release(build: Build, _: argparse.Namespace) -> None:
     """The APK without unused code, its shrunk classes tested."""
     build.fetch(*release.LIBRARIES)
@@ -51,6 +58,7 @@ def make_checksums(build: Build, _: argparse.Namespace) -> None:
 COMMANDS = {
     "apk": make_apk,
     "test": run_tests,
+    "lint": run_lint,
     "release": make_release,
     "checksums": make_checksums,
 }
