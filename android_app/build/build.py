@@ -14,6 +14,7 @@ import apk
 import jvm_tests
 import lint
 import maven
+import native
 import project
 import release
 from context import Build
@@ -49,6 +50,12 @@ def make_release(build: Build, _: argparse.Namespace) -> None:
     print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
+def check_native(build: Build, _: argparse.Namespace) -> None:
+    """The APK's native libraries for x86-64 on this machine."""
+    build.fetch(*native.LIBRARIES)
+    native.check_native(build)
+
+
 def make_checksums(build: Build, _: argparse.Namespace) -> None:
     """Writes checksums.txt for the versions in the catalog."""
     count = maven.write_checksums(build.cache, build.catalog, build.plugin_version)
@@ -60,6 +67,7 @@ COMMANDS = {
     "test": run_tests,
     "lint": run_lint,
     "release": make_release,
+    "native": check_native,
     "checksums": make_checksums,
 }
 

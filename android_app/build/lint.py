@@ -148,17 +148,16 @@ def _describe(
 
 def _run_lint(build: Build, project: Path, configuration: list[Path]) -> None:
     report = build.out / "reports" / "lint.txt"
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.unlink(missing_ok=True)
-    java(
+    output = java(
         "-Djava.awt.headless=true",
         "-cp",
         classpath(build.libraries("lint")),
         "com.android.tools.lint.Main",
-        *("--project", project, "--text", report, "--exitcode", "--quiet", "--offline"),
+        *("--project", project, "--text", "stdout", "--exitcode", "--quiet", "--offline"),
         *(argument for path in configuration for argument in ("--config", path)),
-        name=f"Lint ({report})",
+        name="Lint",
+        log=report,
     )
-    found = Counter(re.findall(r": Warning: .* \[(\w+)", report.read_text(encoding="utf-8")))
+    found = Counter(re.findall(r": Warning: .* \[(\w+)", output))
     listed = ", ".join(f"{name} {count}" for name, count in found.most_common())
     print(f"           Lint: no errors; warnings: {listed or 'none'} ({report})")
