@@ -85,7 +85,8 @@ benchmark-files: $(VENV)/installed  ## the files that `make benchmark` measures,
 # maven, aapt, apksigner, zipalign, dexdump.
 ANDROID := build/android
 ANDROID_BUILD := $(PYTHON) android_app/build/build.py
-ANDROID_OPTIONS = --out $(ANDROID) --models $(ANDROID)/models $(FIXTURES)
+ANDROID_OPTIONS = --out $(ANDROID) --models $(ANDROID)/models \
+	$(if $(FIXTURES),--fixtures $(FIXTURES))
 
 apk: $(ANDROID)/models/made  ## the Android app with MobileOne-S0 in it, signed with a debug key
 	$(ANDROID_BUILD) apk $(ANDROID_OPTIONS)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -239,6 +240,34 @@ def test_manifest_is_completed(scripts):
     assert all("." in name.strip(".") for name in names)
     with pytest.raises(scripts["tools"].BuildError, match="must not have a package"):
         resources.merged_manifest(merged)
+
+
+def strings(language: str) -> dict[str, str]:
+    """Texts of the app in a language by their names; those of plurals have the quantity as well."""
+    texts = {}
+    for path in (ANDROID / "app/src/main/res" / f"values{language}").glob("*.xml"):
+        for element in ElementTree.parse(path).getroot():
+            name = element.get("name", "")
+            if element.tag == "string" and element.get("translatable") != "false":
+                texts[name] = "".join(element.itertext())
+            elif element.tag in ("plurals", "string-array"):
+                for index, item in enumerate(element):
+                    quantity = item.get("quantity", index)
+                    texts[f"{name}/{quantity}"] = "".join(item.itertext())
+    return texts
+
+
+def test_every_text_of_the_app_is_german_too():
+    """Lint finds missing translations only in Gradle's builds."""
+    english, german = strings(""), strings("-de")
+    if not german:
+        pytest.skip("the app has no German texts")
+    assert set(english) == set(german)
+    placeholders = re.compile(r"%(?:\d+\$)?[-#+ 0,(]*\d*(?:\.\d+)?[a-zA-Z%]")
+    for name, text in english.items():
+        assert sorted(placeholders.findall(text)) == sorted(placeholders.findall(german[name])), (
+            name
+        )
 
 
 THERMAL = "int android.os.PowerManager.getCurrentThermalStatus()"

@@ -217,7 +217,7 @@ def verify(apk: Path, manifest: Path) -> None:
         raise BuildError(f"{apk.name}: {fault}")
     run(tool("zipalign"), "-c", archive.RESOURCE_ALIGNMENT, apk)
     _check_badging(run(tool("aapt2"), "dump", "badging", apk))
-    _check_components(apk, manifest)
+    _check_manifest(apk, manifest)
 
 
 def _check_badging(badging: str) -> None:
@@ -237,9 +237,15 @@ def _check_badging(badging: str) -> None:
         raise BuildError("The APK is debuggable, which makes Android run its code more slowly.")
 
 
-def _check_components(apk: Path, manifest: Path) -> None:
-    """Every class that the manifest names is in a dex file."""
-    named = component_classes(manifest.read_text(encoding="utf-8"))
+def _check_manifest(apk: Path, manifest: Path) -> None:
+    """Every class that the manifest names is in a dex file, and the GPU's library is declared."""
+    text = manifest.read_text(encoding="utf-8")
+    if "libOpenCL.so" not in text:
+        raise BuildError(
+            "The manifest lacks <uses-native-library> for libOpenCL.so: without it Android 12 and "
+            "later hide it from the GPU delegate, which then falls back to OpenGL."
+        )
+    named = component_classes(text)
     dump = run(tool("dexdump"), "-f", apk)
     classes = re.findall(r"Class descriptor *: 'L([^;]+);'", dump)
     missing = sorted(named - {name.replace("/", ".") for name in classes})

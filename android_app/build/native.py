@@ -18,9 +18,9 @@ from tools import BuildError, run, tool
 LIBRARIES = apk.LIBRARIES
 _SOURCES = Path(__file__).parent / "native_check"
 _ABI = "x86_64"
-# Libraries with TFLite's C API, and by how many quantization steps an output may differ from that of
-# LiteRT: kernels of an older generation round a few sums to the next integer. The third library, the
-# GPU delegate's, needs a GPU driver.
+# Libraries with TFLite's C API, and by how many quantization steps an output may differ from that
+# of LiteRT: kernels of an older generation round a few sums to the next integer. The third library,
+# the GPU delegate's, needs a GPU driver.
 _RUNTIMES = {"libjnitensorflowlite.so": 0, "libtensorflowlite_jni.so": 1}
 _DYNAMIC = 2  # p_type of the program header of the dynamic section
 # Tags of the dynamic section that name needed libraries and versions of symbols: DT_NEEDED,
