@@ -22,7 +22,8 @@ endif
 STUDIES := peers analysis fused
 
 .PHONY: demo check test test-fast doctest types coverage docs package test-arm64 arm64-machine lint \
-	results benchmark benchmark-files apk test-android test-android-native android-release clean
+	results benchmark benchmark-files apk test-android test-android-native android-release \
+	android-machine clean
 
 demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files in demo/
 	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) --coreml \
@@ -88,17 +89,22 @@ ANDROID_BUILD := $(PYTHON) android_app/build/build.py
 ANDROID_OPTIONS = --out $(ANDROID) --models $(ANDROID)/models \
 	$(if $(FIXTURES),--fixtures $(FIXTURES))
 
-apk: $(ANDROID)/models/made  ## the Android app with MobileOne-S0 in it, signed with a debug key
+android-machine:  # installs the programs where root may; elsewhere the build names the first missing
+	@which mvn aapt2 apksigner zipalign dexdump >/dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get -qq update && apt-get -qq install --no-install-recommends -y \
+		maven aapt apksigner zipalign dexdump; }
+
+apk: android-machine $(ANDROID)/models/made  ## the Android app with MobileOne-S0 in it, signed with a debug key
 	$(ANDROID_BUILD) apk $(ANDROID_OPTIONS)
 
-test-android: $(ANDROID)/models/made  ## the app's core, engines and screens with real models; Lint
+test-android: android-machine $(ANDROID)/models/made  ## the app's core, engines and screens with real models; Lint
 	$(ANDROID_BUILD) test $(ANDROID_OPTIONS)
 	$(ANDROID_BUILD) lint $(ANDROID_OPTIONS)
 
-test-android-native: $(ANDROID)/models/made $(VENV)/installed  ## the APK's own libraries for x86-64
+test-android-native: android-machine $(ANDROID)/models/made $(VENV)/installed  ## the APK's own libraries for x86-64
 	$(BIN)/python android_app/build/build.py native $(ANDROID_OPTIONS)
 
-android-release: $(ANDROID)/models/made  ## the app without unused code, its shrunk classes tested
+android-release: android-machine $(ANDROID)/models/made  ## the app without unused code, its shrunk classes tested
 	$(ANDROID_BUILD) release $(ANDROID_OPTIONS)
 
 $(ANDROID)/models/made: $(VENV)/installed
