@@ -1,5 +1,6 @@
 """From sources to a signed, verified APK."""
 
+import os
 import re
 import shutil
 import zipfile
@@ -89,11 +90,12 @@ def _library_dex(build: Build) -> list[Path]:
     target = build.cache / "dex" / key[:16]
 
     def action():
-        temporary = target.with_suffix(".new")
+        temporary = target.with_suffix(f".{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         d8(build, libraries, temporary)
-        temporary.rename(target)
+        if not target.is_dir():  # another build may have been faster
+            temporary.rename(target)
 
     if not target.is_dir():
         build.steps.always("D8 of the libraries", action)

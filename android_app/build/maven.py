@@ -5,6 +5,7 @@ those of another. All sets are modules of one generated Maven project.
 """
 
 import hashlib
+import os
 import shutil
 import zipfile
 from dataclasses import dataclass, field
@@ -217,6 +218,9 @@ def classes(aar: Path, cache: Path) -> Path:
     target = cache / "aar" / f"{aar.stem}.jar"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or not there, for other builds that use the cache at the same time.
+        temporary = target.with_suffix(f".{os.getpid()}")
         with zipfile.ZipFile(aar) as archive:
-            target.write_bytes(archive.read("classes.jar"))
+            temporary.write_bytes(archive.read("classes.jar"))
+        temporary.replace(target)
     return target

@@ -27,7 +27,11 @@ def merged_manifest(source: str) -> str:
     text = source.replace("<manifest ", f'<manifest package="{APPLICATION_ID}" ', 1)
     if "android:extractNativeLibs" not in text:
         text = text.replace("<application", '<application android:extractNativeLibs="false"', 1)
-    text = re.sub(r'android:(name|targetActivity)="\.', rf'android:\1="{APPLICATION_ID}.', text)
+    text = re.sub(
+        r'android:(name|targetActivity|parentActivityName)="\.',
+        rf'android:\1="{APPLICATION_ID}.',
+        text,
+    )
     return text.replace("${applicationId}", APPLICATION_ID)
 
 
