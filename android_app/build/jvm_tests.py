@@ -78,15 +78,15 @@ def _run_robolectric(
     tests = kotlin.compile_tests(build, app, libraries)
     if tests is None:
         return
-    screenshots.mkdir(parents=True, exist_ok=True)
     libraries = [build.module_jar("app"), *libraries]
 
     def action():
+        screenshots.mkdir(parents=True, exist_ok=True)
         places = {"fixtures": fixtures, "screenshots": screenshots}
         robolectric(build, "Robolectric", tests, manifest, build.apk, libraries, **places)
 
     inputs = [tests, *libraries, build.apk, *_given(build.models, fixtures), str(screenshots)]
-    build.steps.run("tests of the app", action, inputs)
+    build.steps.run("tests of the app", action, inputs, [screenshots])
 
 
 def robolectric(
