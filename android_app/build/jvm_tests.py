@@ -117,6 +117,7 @@ def robolectric(
         [configuration, tests, *libraries],
         *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
         "--add-exports=java.base/jdk.internal.access=ALL-UNNAMED",
+        "-Xmx2g",
         "-Drobolectric.offline=true",
         f"-Drobolectric.dependency.dir={_frameworks(build)}",
         # JavaCPP's classes load native code, which only one class loader may do.

@@ -99,8 +99,9 @@ def run(*command: object, name: str | None = None, log: Path | None = None) -> s
         log.write_text(done.stdout, encoding="utf-8")
     if done.returncode:
         sys.stdout.write("\n".join(done.stdout.splitlines()[-_PRINTED_LINES:]) + "\n")
+        place = f" {log} has its whole output." if log else ""
         raise BuildError(
-            f"{name or Path(arguments[0]).name} failed with exit code {done.returncode}."
+            f"{name or Path(arguments[0]).name} failed with exit code {done.returncode}.{place}"
         )
     return done.stdout
 
