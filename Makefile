@@ -22,7 +22,8 @@ endif
 STUDIES := peers analysis fused
 
 .PHONY: demo check test test-fast doctest types coverage docs package test-arm64 arm64-machine lint \
-	results benchmark benchmark-files clean
+	results benchmark benchmark-files apk test-android test-android-native android-release \
+	android-machine clean
 
 demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files in demo/
 	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) --coreml \
@@ -67,9 +68,9 @@ test-arm64: arm64-machine $(VENV)/installed  ## the files on emulated arm64; Deb
 arm64-machine:  # before anything is installed
 	@$(PYTHON) tests/arm64/emulator.py
 
-lint: $(VENV)/installed  ## ruff
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: $(VENV)/installed  ## ruff, which leaves out directories called build unless they are named
+	$(BIN)/ruff check . android_app/build/*.py
+	$(BIN)/ruff format --check . android_app/build/*.py
 
 results: $(VENV)/installed  ## the tables of README.md and docs/ from the stored results
 	$(BIN)/python benchmarks/results_pages.py
@@ -80,6 +81,36 @@ benchmark: benchmark-files  ## every study of latency: 20 minutes in which nothi
 
 benchmark-files: $(VENV)/installed  ## the files that `make benchmark` measures, into build/peers
 	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py --prepare || exit; done
+
+# The Android app, without Google's Maven repository: a JDK of version 21 or later, and from Debian
+# maven, aapt, apksigner, zipalign, dexdump.
+ANDROID := build/android
+ANDROID_BUILD := $(PYTHON) android_app/build/build.py
+ANDROID_OPTIONS = --out $(ANDROID) --models $(ANDROID)/models \
+	$(if $(FIXTURES),--fixtures $(FIXTURES))
+
+android-machine:  # installs the programs where root may; elsewhere the build names the first missing
+	@which mvn aapt2 apksigner zipalign dexdump >/dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get -qq update && apt-get -qq install --no-install-recommends -y \
+		maven aapt apksigner zipalign dexdump; }
+
+apk: android-machine $(ANDROID)/models/made  ## the Android app with MobileOne-S0 in it, signed with a debug key
+	$(ANDROID_BUILD) apk $(ANDROID_OPTIONS)
+
+test-android: android-machine $(ANDROID)/models/made  ## the app's core, engines and screens with real models; Lint
+	$(ANDROID_BUILD) test $(ANDROID_OPTIONS)
+	$(ANDROID_BUILD) lint $(ANDROID_OPTIONS)
+
+test-android-native: android-machine $(ANDROID)/models/made $(VENV)/installed  ## the APK's own libraries for x86-64
+	$(BIN)/python android_app/build/build.py native $(ANDROID_OPTIONS)
+
+android-release: android-machine $(ANDROID)/models/made  ## the app without unused code, its shrunk classes tested
+	$(ANDROID_BUILD) release $(ANDROID_OPTIONS)
+
+$(ANDROID)/models/made: $(VENV)/installed
+	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) \
+		--output $(ANDROID)/models
+	touch $@
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
