@@ -51,4 +51,9 @@ fun runBenchmark(
     settings: Settings,
     listener: Listener = object : Listener {},
     cancelled: () -> Boolean = { false },
-): Benchmark = TODO()
+): Benchmark {
+    require(candidates.isNotEmpty()) { "Expected at least one candidate. Received: none." }
+    require(candidates.all { it.threads >= 1 }) { "Expected at least 1 thread for each candidate." }
+    require(candidates.distinct().size == candidates.size) { "Expected each candidate once." }
+    return BenchmarkRun(candidates, settings, listener, cancelled).run()
+}
