@@ -11,7 +11,7 @@ class BenchApplication : Application() {
     val history by lazy { History(File(filesDir, "results")) }
     val engines by lazy { Engines { allEngines(this) } }
     val choices by lazy { ChoicesStore(getSharedPreferences("choices", MODE_PRIVATE)) }
-    val crashMemory by lazy { CrashMemory(noBackupFilesDir) }
+    val crashMemory by lazy { CrashMemory(noBackupFilesDir).apply { recover() } }
     val runs by lazy { RunController(this) }
 
     override fun onTerminate() {

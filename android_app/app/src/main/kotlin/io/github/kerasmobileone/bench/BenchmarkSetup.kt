@@ -1,5 +1,8 @@
 package io.github.kerasmobileone.bench
 
+import android.text.SpannableStringBuilder
+import android.text.Spanned
+import android.text.style.TextAppearanceSpan
 import android.view.View
 import android.view.ViewGroup
 import android.widget.Button
@@ -96,6 +99,8 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
         threads.replaceViews(threadNumbers().map(::threadBox))
         lengths.check(LENGTHS[choices.length.ordinal])
         coolDown.isChecked = choices.coolDown
+        lengths.jumpDrawablesToCurrentState()
+        coolDown.jumpDrawablesToCurrentState()
         filling = false
         updateStart()
     }
@@ -108,6 +113,7 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
     private fun fillEngines(found: Loaded) {
         val chosen = engine()
         engines.setOnCheckedChangeListener(null)
+        engines.clearCheck()
         engines.removeAllViews()
         for (engine in found.engines) {
             val names = engine.accelerators.joinToString { SHORT_NAMES.getValue(it) }
@@ -115,10 +121,11 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
             button.text = activity.getString(R.string.engine_choice, engine.version, names.split(", ").distinct().joinToString())
             button.id = View.generateViewId()
             button.tag = engine.id
+            // Set before it is attached, it appears without an animation.
+            button.isChecked = engine === chosen
             engines.addView(button, wide())
-            if (engine === chosen) engines.check(button.id)
         }
-        for ((id, reason) in found.missing) engines.addView(note(activity.getString(R.string.engine_missing, id, reason)))
+        for (id in found.missing.keys) engines.addView(note(activity.getString(R.string.engine_missing, id)))
         engines.setOnCheckedChangeListener { group, id ->
             (group.findViewById<View>(id)?.tag as? String)?.let { change(choices.copy(engine = it)) }
         }
@@ -126,7 +133,7 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
 
     private fun fileBox(model: StoredModel): View {
         val name = model.file.name
-        return box("$name\n", activity.getString(R.string.megabytes, megabytes(model.file.length())), name !in choices.unchecked) { checked ->
+        return box(breakable(name), activity.getString(R.string.megabytes, megabytes(model.file.length())), name !in choices.unchecked) { checked ->
             change(choices.copy(unchecked = if (checked) choices.unchecked - name else choices.unchecked + name))
         }
     }
@@ -153,12 +160,17 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
 
     private fun box(text: String, detail: String, checked: Boolean, changed: (Boolean) -> Unit): View {
         val box = CheckBox(activity, null, 0, R.style.Widget_Bench_Check)
-        box.text = text + detail
+        box.text = if (detail.isEmpty()) text else twoLines(text, detail)
         box.isChecked = checked
         box.isSaveEnabled = false
         box.setOnCheckedChangeListener { _: CompoundButton, on: Boolean -> changed(on) }
         box.layoutParams = wide()
         return box
+    }
+
+    private fun twoLines(text: String, detail: String): CharSequence {
+        val small = TextAppearanceSpan(activity, R.style.Text_Bench_Body)
+        return SpannableStringBuilder("$text\n").append(detail, small, Spanned.SPAN_EXCLUSIVE_EXCLUSIVE)
     }
 
     private fun note(text: Int) = note(activity.getString(text))

@@ -27,6 +27,16 @@ class Cards(private val activity: Activity, private val parent: ViewGroup) {
         return card.findViewById(R.id.card_content)
     }
 
+    /** Adds what all the cards are about. */
+    fun heading(text: CharSequence) {
+        val view = TextView(activity, null, 0, R.style.Widget_Bench_Body)
+        view.text = text
+        view.setTextAppearance(R.style.Text_Bench_Title)
+        view.setPadding(0, 0, 0, dp(12))
+        markAsHeading(view)
+        parent.addView(view)
+    }
+
     /** Adds a line with a name and a value to a card. */
     fun fact(card: LinearLayout, name: CharSequence, value: CharSequence) {
         val view = activity.layoutInflater.inflate(R.layout.item_fact, card, false)

@@ -40,7 +40,7 @@ class CompareActivity : BenchActivity() {
         }
         if (pairs.isEmpty()) cards.warning(getString(R.string.compare_nothing))
         for ((first, second) in pairs) {
-            val card = cards.card(first.path)
+            val card = cards.card(breakable(first.path))
             // The rounds of two runs have nothing to do with each other, so only medians are divided.
             val quotient = second.median / first.median
             val times = listOf(first, second).map { getString(R.string.milliseconds, milliseconds(it.median)) }
@@ -57,6 +57,6 @@ class CompareActivity : BenchActivity() {
 
         /** Conditions that must agree for a comparison of times. */
         private val CONDITIONS =
-            listOf("target", "device", "build", "engine", "engine_version", "runs", "warmup_runs", "power_save")
+            listOf("target", "device", "build", "engine", "engine_version", "runs", "warmup_runs")
     }
 }

@@ -19,14 +19,22 @@ data class Interruption(val engine: String, val accelerator: Accelerator, val fi
 class CrashMemory(private val directory: File) {
     private val marker = File(directory, "running")
     private val notice = File(directory, "interrupted")
+    private val running = mutableListOf<Interruption>()
 
     /** Notes what is about to run. */
     @Synchronized
-    fun enter(what: Interruption) = write(marker, what)
+    fun enter(what: Interruption) {
+        running += what
+        write(marker, what)
+    }
 
-    /** Notes that it is over. */
+    /** Notes that it is over. What was entered before it and is still running is noted again. */
     @Synchronized
-    fun leave() = delete(marker)
+    fun leave(what: Interruption) {
+        running.remove(what)
+        val other = running.lastOrNull()
+        if (other == null) delete(marker) else write(marker, other)
+    }
 
     /** Called once at the start of the process: a marker left over becomes the interruption to tell. */
     @Synchronized
@@ -68,17 +76,18 @@ class CrashMemory(private val directory: File) {
 class RememberingEngine(private val engine: Engine, private val memory: CrashMemory) : Engine by engine {
 
     override fun load(model: File, accelerator: Accelerator, threads: Int): Session {
-        memory.enter(Interruption(engine.id, accelerator, model.name, threads))
+        val what = Interruption(engine.id, accelerator, model.name, threads)
+        memory.enter(what)
         val session = try {
             engine.load(model, accelerator, threads)
         } catch (error: Exception) {
-            memory.leave()
+            memory.leave(what)
             throw error
         }
         return object : Session by session {
             override fun close() {
                 session.close()
-                memory.leave()
+                memory.leave(what)
             }
         }
     }

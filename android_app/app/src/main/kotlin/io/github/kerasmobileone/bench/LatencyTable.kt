@@ -41,7 +41,7 @@ class LatencyTable(private val activity: Activity, private val card: LinearLayou
 
     private fun add(name: String, numbers: List<Pair<Int, String>>) {
         val row = activity.layoutInflater.inflate(R.layout.item_latency, card, false)
-        row.findViewById<TextView>(R.id.latency_name).text = name
+        row.findViewById<TextView>(R.id.latency_name).text = breakable(name)
         val grid = row.findViewById<GridLayout>(R.id.latency_numbers)
         grid.columnCount = columns()
         for ((label, text) in numbers) grid.addView(cell(label, text, grid))

@@ -13,12 +13,13 @@ class ModelActivity : BenchActivity() {
         super.onCreate(state)
         setScreen(R.layout.detail)
         val name = intent.getStringExtra(NAME).orEmpty()
-        setBack(name)
+        setBack(getString(R.string.title_model))
         load({ bench.models.find(name) }) { model -> if (model == null) finish() else show(model) }
     }
 
     private fun show(model: StoredModel) {
         cards.clear()
+        cards.heading(breakable(model.file.name))
         model.problem?.let { cards.warning(getString(R.string.unusable, it)) }
         val file = cards.card(R.string.section_file)
         cards.fact(file, getString(R.string.fact_size), getString(R.string.megabytes, megabytes(model.file.length())))

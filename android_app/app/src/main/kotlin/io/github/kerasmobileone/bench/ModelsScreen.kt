@@ -45,7 +45,7 @@ class ModelsScreen(activity: MainActivity) : Screen(activity, R.layout.screen_mo
 
     private fun row(model: StoredModel): View {
         val row = activity.layoutInflater.inflate(R.layout.item_model, list, false)
-        row.findViewById<TextView>(R.id.item_title).text = model.file.name
+        row.findViewById<TextView>(R.id.item_title).text = breakable(model.file.name)
         row.findViewById<TextView>(R.id.item_body).text = activity.summary(model)
         row.setOnClickListener {
             activity.startActivity(

@@ -21,7 +21,7 @@ class ResultActivity : BenchActivity() {
         setScreen(R.layout.detail)
         name = intent.getStringExtra(NAME).orEmpty()
         baseline = state?.getInt(BASELINE) ?: 0
-        setBack(getString(R.string.screen_results))
+        setBack(getString(R.string.title_result))
         load({ bench.history.find(name) }) { result ->
             if (result == null) cards.warning(getString(R.string.result_gone)) else show(result)
         }
@@ -33,13 +33,14 @@ class ResultActivity : BenchActivity() {
     }
 
     private fun show(result: StoredResult) {
-        setBack(title(result))
         cards.clear()
+        cards.heading(title(result))
         val benchmark = result.benchmark
         if (benchmark == null) {
             cards.warning(getString(R.string.open_json_only))
         } else {
-            warningsOf(benchmark).forEach(cards::warning)
+            val warnings = warningsOf(benchmark)
+            if (warnings.isNotEmpty()) cards.warning(warnings.joinToString("\n\n", transform = ::breakable))
             showTimes(benchmark)
             showCharts(benchmark)
             showFailures(benchmark)
@@ -62,7 +63,7 @@ class ResultActivity : BenchActivity() {
     private fun baselineChooser(benchmark: Benchmark, table: LatencyTable): View {
         val view = layoutInflater.inflate(R.layout.baseline, null)
         val spinner = view.findViewById<Spinner>(R.id.baseline)
-        val names = benchmark.latencies.map { it.path }
+        val names = benchmark.latencies.map { breakable(it.path) }
         spinner.adapter = ArrayAdapter(this, R.layout.item_spinner, names).apply {
             setDropDownViewResource(R.layout.item_spinner_choice)
         }
@@ -83,18 +84,23 @@ class ResultActivity : BenchActivity() {
         if (benchmark.latencies.isEmpty()) return
         val bars = BarsView(this)
         bars.bars = benchmark.latencies.map {
-            Bar(it.path, it.median, getString(R.string.milliseconds, milliseconds(it.median)), it.medians)
+            Bar(breakable(it.path), it.median, getString(R.string.milliseconds, milliseconds(it.median)), it.medians)
         }
         cards.card(R.string.section_bars).addView(bars)
         if (benchmark.latencies.none { it.medians.size > 2 }) return
         val curve = CurveView(this)
-        curve.axis = getString(R.string.curve_rounds)
+        val seconds = map(benchmark.conditions["round_seconds"])
+        val timed = benchmark.latencies.all { (seconds[it.path] as? List<*>)?.size == it.medians.size }
+        curve.axis = getString(if (timed) R.string.curve_seconds else R.string.curve_rounds)
         curve.curves = benchmark.latencies.map { latency ->
-            Curve(latency.path, latency.medians.mapIndexed { index, value -> index + 1.0 to value })
+            val times = if (timed) numbers(seconds[latency.path]) else latency.medians.indices.map { it + 1.0 }
+            Curve(breakable(latency.path), times.zip(latency.medians))
         }
         curve.contentDescription = getString(R.string.curve_description, describe(benchmark))
         cards.card(R.string.section_curve).addView(curve)
     }
+
+    private fun numbers(value: Any?) = (value as? List<*>).orEmpty().map { (it as? Number)?.toDouble() ?: 0.0 }
 
     private fun describe(benchmark: Benchmark) = benchmark.latencies.filter { it.medians.isNotEmpty() }.joinToString {
         val ends = listOf(it.medians.first(), it.medians.last()).map { value -> getString(R.string.milliseconds, milliseconds(value)) }
@@ -104,7 +110,7 @@ class ResultActivity : BenchActivity() {
     private fun showFailures(benchmark: Benchmark) {
         if (benchmark.failures.isEmpty()) return
         val card = cards.card(R.string.section_failures)
-        benchmark.failures.forEach { cards.fact(card, it.path, it.message) }
+        benchmark.failures.forEach { cards.fact(card, breakable(it.path), it.message) }
     }
 
     private fun showConditions(benchmark: Benchmark) {

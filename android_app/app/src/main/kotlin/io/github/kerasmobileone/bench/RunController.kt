@@ -4,6 +4,7 @@ import android.os.SystemClock
 import io.github.kerasmobileone.core.Accelerator
 import io.github.kerasmobileone.core.Benchmark
 import java.io.File
+import java.io.IOException
 import java.util.concurrent.CopyOnWriteArraySet
 import java.util.concurrent.atomic.AtomicBoolean
 
@@ -121,8 +122,14 @@ class RunController(private val app: BenchApplication) {
             store(request, measured(request, stateFile))
         } catch (error: NotMeasured) {
             RunState.Failed(error.message.orEmpty())
+        } catch (error: IOException) {
+            RunState.Failed(app.getString(R.string.run_not_stored))
         }
-        stateFile.ended((end as? RunState.Failed)?.sentence)
+        try {
+            stateFile.ended((end as? RunState.Failed)?.sentence)
+        } catch (error: IOException) {
+            return RunState.Failed(app.getString(R.string.run_not_stored))
+        }
         return end
     }
 

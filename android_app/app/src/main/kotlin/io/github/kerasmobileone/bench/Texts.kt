@@ -24,6 +24,9 @@ fun milliseconds(value: Double): String = decimal(
     },
 )
 
+/** A name of a file that may be broken into lines after its separators; it is for showing only. */
+fun breakable(name: String): String = name.replace(Regex("(?<=[_.-])(?=\\w)"), "\u200B")
+
 fun megabytes(bytes: Long): String = decimal(bytes / 1e6, if (bytes < 100_000_000) 1 else 0)
 
 /** Minutes and seconds. */
