@@ -32,6 +32,11 @@ class BarsView @JvmOverloads constructor(context: Context, attributes: Attribute
         }
 
     private val density = resources.displayMetrics.density
+
+    init {
+        setPadding(0, (8 * density).toInt(), 0, 0)
+    }
+
     private val barHeight = 20 * density
     private val gap = 16 * density
     private val text = TextPaint(Paint.ANTI_ALIAS_FLAG).apply {

@@ -2,6 +2,7 @@ package io.github.kerasmobileone.bench
 
 import io.github.kerasmobileone.core.Accelerator
 import io.github.kerasmobileone.core.Engine
+import io.github.kerasmobileone.core.EngineException
 import io.github.kerasmobileone.core.Session
 import java.io.File
 import java.io.IOException
@@ -80,9 +81,12 @@ class RememberingEngine(private val engine: Engine, private val memory: CrashMem
         memory.enter(what)
         val session = try {
             engine.load(model, accelerator, threads)
-        } catch (error: Exception) {
+        } catch (error: EngineException) {
             memory.leave(what)
             throw error
+        } catch (error: LinkageError) {
+            memory.leave(what)
+            throw EngineException("The library of this accelerator does not load on this phone.", error)
         }
         return object : Session by session {
             override fun close() {

@@ -37,6 +37,7 @@ class MainActivity : BenchActivity() {
             Destination(R.string.screen_models, findViewById(R.id.to_models), ModelsScreen(this)),
             Destination(R.string.screen_benchmark, findViewById(R.id.to_benchmark), BenchmarkScreen(this)),
             Destination(R.string.screen_results, findViewById(R.id.to_results), ResultsScreen(this)),
+            Destination(R.string.screen_classify, findViewById(R.id.to_classify), ClassifyScreen(this, state == null)),
         )
         val content = findViewById<FrameLayout>(R.id.content)
         for ((index, destination) in destinations.withIndex()) {
@@ -112,6 +113,7 @@ class MainActivity : BenchActivity() {
         const val MODELS = 0
         const val BENCHMARK = 1
         const val RESULTS = 2
+        const val CLASSIFY = 3
         private const val LABEL_SIZE = 12f
         private const val MAXIMUM_LABEL_SCALE = 1.3f
     }

@@ -45,7 +45,7 @@ class Measurement(
         candidates.forEach { seconds[it] = mutableListOf() }
         val result = runBenchmark(candidates, settings, this, ::isOver)
         val after = PhoneState.now(app, thermometer.read())
-        val measured = conditions(engine, before, after) + roundsOf(result)
+        val measured = conditions(before, after) + roundsOf(result)
         return result.copy(conditions = result.conditions + measured)
     }
 
@@ -61,18 +61,16 @@ class Measurement(
 
     private fun passed() = SystemClock.elapsedRealtime() - begin
 
-    /** How many rounds there were, which a benchmark that ended early does not know before, and when. */
+    /** When each round of each latency ended, in seconds since the start: the time axis of its curve. */
     private fun roundsOf(result: Benchmark): Map<String, Any?> {
         val rounds = result.latencies.firstOrNull()?.medians?.size ?: 0
-        val times = seconds.filterKeys { it !in failed }.values.map { it.take(rounds) }
-        return mapOf("rounds" to rounds, "round_seconds" to result.latencies.map { it.path }.zip(times).toMap())
+        val times = seconds.filter { (candidate, times) -> candidate !in failed && times.isNotEmpty() }.values.map { it.take(rounds) }
+        return mapOf("round_seconds" to result.latencies.map { it.path }.zip(times).toMap())
     }
 
-    private fun conditions(engine: Engine, before: Map<String, Any?>, after: Map<String, Any?>) =
+    private fun conditions(before: Map<String, Any?>, after: Map<String, Any?>) =
         PhoneState.device() + mapOf(
             "target" to APP_TARGET,
-            "engine" to engine.id,
-            "engine_version" to engine.version,
             "before" to before,
             "after" to after,
             "thermal" to heats,

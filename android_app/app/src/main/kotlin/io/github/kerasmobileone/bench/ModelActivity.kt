@@ -55,8 +55,10 @@ class ModelActivity : BenchActivity() {
         val card = cards.card(R.string.section_preprocessing)
         cards.fact(card, getString(R.string.fact_image_size), "${config.width} × ${config.height}")
         cards.fact(card, getString(R.string.fact_crop), decimal(config.cropFraction, 3))
+        val takesPixels = config.mean.all { it == 0.0 } && config.std.all { it == 1.0 }
         val channels = config.mean.zip(config.std) { mean, std -> "(x − ${decimal(mean, 2)}) / ${decimal(std, 2)}" }
-        cards.fact(card, getString(R.string.fact_normalization), channels.joinToString("\n"))
+        val text = if (takesPixels) getString(R.string.takes_pixels) else channels.distinct().joinToString("\n")
+        cards.fact(card, getString(R.string.fact_normalization), text)
     }
 
     private fun showMetadata(details: ModelFile) {

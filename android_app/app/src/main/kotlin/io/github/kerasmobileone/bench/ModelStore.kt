@@ -62,13 +62,16 @@ class ModelStore(private val context: Context) {
         if (size > MAXIMUM_BYTES) throw tooLarge(size)
         opened.mkdirs()
         if (size > opened.usableSpace) throw NotOpened(context.getString(R.string.open_no_space))
-        val temporary = File(context.cacheDir, "opening.tflite")
+        // Under its own name, which sentences about it contain.
+        val directory = File(context.cacheDir, "opening")
+        val temporary = File(directory, modelName(name))
         try {
+            directory.mkdirs()
             stream(uri).use { copyLimited(it, temporary) }
             check(temporary)
-            return keep(temporary, modelName(name))
+            return keep(temporary, temporary.name)
         } finally {
-            temporary.delete()
+            directory.deleteRecursively()
         }
     }
 

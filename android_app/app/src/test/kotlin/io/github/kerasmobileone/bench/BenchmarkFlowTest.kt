@@ -72,7 +72,7 @@ class BenchmarkFlowTest {
         val started = shadowOf(activity).nextStartedActivity
         assertEquals(ResultActivity::class.java.name, started.component?.className)
         val shown = start<ResultActivity>(started).get()
-        shown.shoot("result-measured")
+        shown.shoot("result-measured", tall = true)
         modelFiles().forEach { assertTrue(it.name, shown.texts().contains(it.name)) }
         assertEquals(View.VISIBLE, activity.findViewById<View>(R.id.benchmark_setup).visibility)
     }

@@ -49,15 +49,15 @@ inline fun <reified T : Activity> start(intent: android.content.Intent? = null):
 }
 
 /** Measures and lays out what an activity shows, which Robolectric leaves out before API 28. */
-fun layOut(activity: Activity) {
+fun layOut(activity: Activity, screens: Int = 1) {
     ShadowLooper.idleMainLooper()
     val metrics = activity.resources.displayMetrics
     val view = activity.window.decorView
     view.measure(
         View.MeasureSpec.makeMeasureSpec(metrics.widthPixels, View.MeasureSpec.EXACTLY),
-        View.MeasureSpec.makeMeasureSpec(metrics.heightPixels, View.MeasureSpec.EXACTLY),
+        View.MeasureSpec.makeMeasureSpec(screens * metrics.heightPixels, View.MeasureSpec.EXACTLY),
     )
-    view.layout(0, 0, metrics.widthPixels, metrics.heightPixels)
+    view.layout(0, 0, metrics.widthPixels, screens * metrics.heightPixels)
 }
 
 /** All texts that a view shows. */
@@ -79,14 +79,19 @@ fun allViews(view: View): List<View> = when {
     else -> listOf(view)
 }
 
-/** Writes what an activity shows to the directory of screenshots, if there is one. */
-fun Activity.shoot(name: String) {
-    layOut(this)
+/**
+ * Writes what an activity shows to the directory of screenshots, if there is one.
+ *
+ * Robolectric draws no texts before API 26. With [tall], the picture shows what one would scroll to.
+ */
+fun Activity.shoot(name: String, tall: Boolean = false) {
+    layOut(this, if (tall) 3 else 1)
+    if (Build.VERSION.SDK_INT < 26) return
     val directory = System.getProperty("screenshots") ?: return
     val view = window.decorView
     val picture = Bitmap.createBitmap(view.width, view.height, Bitmap.Config.ARGB_8888)
     view.draw(Canvas(picture))
-    File(directory, "$name-${Build.VERSION.SDK_INT}.png").outputStream().use {
+    File(directory, "$name.png").outputStream().use {
         check(picture.compress(Bitmap.CompressFormat.PNG, 100, it))
     }
 }

@@ -53,6 +53,7 @@ class ScreensTest {
         }
         val activity = result(app.history.list().last().name)
         activity.shoot("result$suffix")
+        activity.shoot("result$suffix-whole", tall = true)
         assertNothingIsCutOff(activity)
     }
 
