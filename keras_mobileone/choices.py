@@ -19,9 +19,11 @@ DEPLOYMENT_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
 # offered: with 6 the logits of S0 correlate by 0.8 with those of float weights, with 4 not at all.
 COMPRESSIONS = ("linear8", "palette8")
 
-# Benchmarks: rounds over all files, and what an Android device runs a file on.
+# Benchmarks: rounds over all files, and what an Android device runs a file on: the native tool, and
+# the app, which names the precision of the GPU's arithmetic.
 ROUNDS = 5
 DELEGATES = ("cpu", "gpu")
+ACCELERATORS = ("cpu", "gpu-fp16", "gpu-fp32", "nnapi")
 COOL_DOWN = 5.0  # seconds of rest before each process on a device
 
 SAVE_EVERY = 500  # training steps between two checkpoints
