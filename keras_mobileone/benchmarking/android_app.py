@@ -166,6 +166,7 @@ class AndroidApp:
         try:
             self._make_directories()
         except BaseException:
+            self._stop()
             self._clean_up()
             raise
         return self
@@ -345,7 +346,7 @@ class AndroidApp:
             except (OSError, RuntimeError, ValueError) as error:
                 raise TargetError(
                     "Expected the app to write a result that this version reads. Received: "
-                    f"{first_line(error).replace(str(path), self._output).rstrip('.')}. "
+                    f"{first_line(error, 400).replace(str(path), self._output).rstrip('.')}. "
                     "Install the APK of this version (--app APK)."
                 ) from error
 
