@@ -31,8 +31,8 @@ APP = {
     "elsewhere": [],  # accelerators that leave the work to the CPU
     "difference": 0.0,  # of the outputs from the CPU's
     "medians": [1.0, 1.0],  # how slow the phone is in each round
-    "before": {"thermal_status": 0},
-    "after": {"thermal_status": 0},
+    "before": {"thermal_status": "none", "thermal_headroom": 0.4},
+    "after": {"thermal_status": "none", "thermal_headroom": 0.4},
     "failing": {},  # sentence by the name of a file that the app can't measure
 }
 JAVA_CRASH = """--------- beginning of crash
@@ -266,7 +266,7 @@ class AppPhone:
         return {
             "target": "android-app",
             "engine": "tflite-2.16",
-            "model": "Pixel 8",
+            "device": "Google Pixel 8",
             "android": "15",
             "configurations": configurations,
             "before": self._app["before"],

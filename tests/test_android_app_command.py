@@ -350,7 +350,7 @@ def test_help_needs_no_library():
         ({"elsewhere": ["gpu-fp16"]}, "1.tflite did not run on gpu-fp16 but on cpu"),
         ({"difference": 0.31}, "1.tflite gives other outputs on gpu-fp16 ×1 than on the CPU"),
         ({"difference": 0.31}, "0.31 of the largest"),
-        ({"after": {"thermal_status": 3}}, "thermal status severe before or after the run"),
+        ({"after": {"thermal_status": "severe"}}, "thermal status severe before or after the run"),
         ({"before": {"power_save": True}}, "battery saver"),
         ({"medians": [1.0, 1.1, 1.5]}, "1.50 times as long as the first"),
     ],
@@ -367,7 +367,9 @@ def test_doubts_are_told(phone, sized_files, tmp_path, app, words):
 
 
 def test_nothing_is_doubted_without_a_reason(phone, sized_files):
-    phone.change(app={"difference": 0.02, "medians": [1.0, 1.1], "after": {"thermal_status": 2}})
+    phone.change(
+        app={"difference": 0.02, "medians": [1.0, 1.1], "after": {"thermal_status": "moderate"}}
+    )
     result = run(*sized_files, "--android", "--app", "--accelerators", "cpu,gpu-fp16")
     assert "Warning" not in result.output
 

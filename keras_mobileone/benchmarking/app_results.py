@@ -121,12 +121,9 @@ def _heat(result: Benchmark) -> list[str]:
     if conditions.get("target") == APP:
         when, statuses = "before or after the run", [s.get("thermal_status") for s in states]
     else:  # the native tool lets the device cool down before each round
-        by_file = conditions.get("thermal_status_after_rounds", {})
-        when, statuses = (
-            "after a round",
-            [status for rounds in by_file.values() for status in rounds],
-        )
-    hottest = max((status or 0 for status in statuses), default=0)
+        rounds = conditions.get("thermal_status_after_rounds", {})
+        when, statuses = "after a round", [status for each in rounds.values() for status in each]
+    hottest = max(map(_severity, statuses), default=0)
     found = []
     if hottest >= SEVERE:
         found.append(
@@ -139,6 +136,13 @@ def _heat(result: Benchmark) -> list[str]:
             "measure again."
         )
     return found
+
+
+def _severity(status: int | str | None) -> int:
+    """The index into `THERMAL` of a status, which the app gives by its name; 0 if it is unknown."""
+    if isinstance(status, str):
+        return THERMAL.index(status) if status in THERMAL else 0
+    return status or 0
 
 
 def _drift(result: Benchmark) -> list[str]:
