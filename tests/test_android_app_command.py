@@ -348,7 +348,7 @@ def test_help_needs_no_library():
     ("app", "words"),
     [
         ({"elsewhere": ["gpu-fp16"]}, "1.tflite did not run on gpu-fp16 but on cpu"),
-        ({"difference": 0.31}, "1.tflite gives other outputs on gpu-fp16 ×1 than on the CPU"),
+        ({"difference": 0.31}, "1.tflite gives other outputs on gpu-fp16 than on the CPU"),
         ({"difference": 0.31}, "0.31 of the largest"),
         ({"after": {"thermal_status": "severe"}}, "thermal status severe before or after the run"),
         ({"before": {"power_save": True}}, "battery saver"),

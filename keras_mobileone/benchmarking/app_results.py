@@ -97,19 +97,26 @@ def renamed(result: Benchmark, files: Mapping[str, Path], directory: str) -> Ben
 
 def warnings(result: Benchmark) -> list[str]:
     """Returns a sentence for each reason to doubt a result: wrong device, outputs, heat, drift."""
-    found = []
+    ways: dict[tuple[str, str], list[Configuration]] = {}
     for latency in result.latencies:
         how = configuration(result, latency)
-        name = Path(how.file).name
-        if how.ran_on != how.accelerator:
+        ways.setdefault((how.file, how.accelerator), []).append(how)
+    found = []
+    for (file, accelerator), configurations in ways.items():
+        name = Path(file).name
+        elsewhere = {how.ran_on for how in configurations} - {accelerator}
+        if elsewhere:
+            places = ", ".join(sorted(elsewhere))
             found.append(
-                f"{name} did not run on {how.accelerator} but on {how.ran_on}: the figures of "
-                f"{how} are not those of {how.accelerator}."
+                f"{name} did not run on {accelerator} but on {places}: the marked figures are not "
+                f"those of {accelerator}."
             )
-        if how.difference is not None and not how.difference <= TOLERANCE:
+        differences = [how.difference for how in configurations if how.difference is not None]
+        largest = max(differences, default=0.0)
+        if not largest <= TOLERANCE:
             found.append(
-                f"{name} gives other outputs on {how} than on the CPU: they differ by "
-                f"{how.difference:.2g} of the largest. Check its answers before you use it there."
+                f"{name} gives other outputs on {accelerator} than on the CPU: they differ by "
+                f"{largest:.2g} of the largest. Check its answers before you use it there."
             )
     return found + _heat(result) + _drift(result)
 

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 HEADER = ("File", "MB", "ms", "Ratio", "p90", "p95", "Minimum", "Load")
 APP_HEADER = ("File", "On", "ms", "Ratio", "p90", "p95", "Minimum", "Load")
 SHARED_HEADER = ("File", "On", "From", "ms", "Ratio", "p90", "p95")
-# Characters of the first column, so that the figures fit beside it into 80 columns.
-LABEL_WIDTH = 26
-NARROW_LABEL = 20
+GAP = 2  # characters between two columns of a table
+SHORTEST = 12  # characters of a name that remain in the narrowest terminal
 ELSEWHERE = "!"  # beside what did not run where it was to run
 RATIOS = (
     "A ratio compares with the first file of the same result. Times of different results are not "
@@ -33,11 +32,8 @@ def show(result: "Benchmark", title: str | None = None) -> None:
         cells = app_row if in_app else row
         labels = app_labels(result) if in_app else file_labels(result)
         rows = zip(labels, result.latencies, result.ratios, strict=True)
-        print_table(
-            APP_HEADER if in_app else HEADER,
-            [cells(result, *values) for values in rows],
-            title=title,
-        )
+        header = APP_HEADER if in_app else HEADER
+        print_table(header, fitted(header, [cells(result, *v) for v in rows]), title=title)
     elif title is not None:
         console.print(title, style="italic", soft_wrap=True)
     print_conditions(result)
@@ -61,7 +57,7 @@ def show_together(results: "Sequence[tuple[str, Benchmark]]") -> None:
         values = zip(app_labels(result), result.latencies, result.ratios, strict=True)
         rows += [shared_row(result, f"{number} {source(result)}", *v) for v in values]
     if rows:
-        print_table(SHARED_HEADER, rows)
+        print_table(SHARED_HEADER, fitted(SHARED_HEADER, rows))
         console.print(RATIOS)
     for number, (name, result) in enumerate(ordered, 1):
         console.print(f"\n{number} {source(result)}: {name}", style="italic", soft_wrap=True)
@@ -83,25 +79,33 @@ def print_conditions(result: "Benchmark") -> None:
 
 
 def file_labels(result: "Benchmark") -> list[str]:
-    """The files' names, or the ends of their paths if two have the same name."""
+    """The files' names, or their paths if two have the same name."""
     from keras_mobileone.benchmarking.baselines import cache_directory, peer_label
 
     paths = [Path(latency.path) for latency in result.latencies]
     names = [peer_label(path) if path.parent == cache_directory() else path.name for path in paths]
     if len(set(names)) < len(set(paths)):
         names = [str(path) for path in paths]
-    return [shortened(name, LABEL_WIDTH) for name in names]
+    return names
 
 
 def app_labels(result: "Benchmark") -> list[str]:
-    """The files' names without their suffix, or the ends of their paths if that is ambiguous."""
+    """The files' names without their suffix, or their paths if that is ambiguous."""
     from keras_mobileone.benchmarking.app_results import configuration
 
     paths = [Path(configuration(result, latency).file) for latency in result.latencies]
     names = [path.stem for path in paths]
     if len(set(names)) < len(set(paths)):
         names = [str(path) for path in paths]
-    return [shortened(name, NARROW_LABEL) for name in names]
+    return names
+
+
+def fitted(header: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The rows with only the ends of names for which the console has no room."""
+    columns = list(zip(header, *rows, strict=True))
+    figures_width = sum(max(map(len, column)) for column in columns[1:])
+    room = max(console.width - figures_width - GAP * len(columns), SHORTEST)
+    return [(shortened(name, room), *cells) for name, *cells in rows]
 
 
 def shortened(name: str, width: int) -> str:
