@@ -24,7 +24,7 @@ APP = {
     "start": None,  # what `am start` says instead of starting the app
     # What the state file says one look after the other; the last one stays. A state "crash ANY"
     # ends the process with the log of `crash`, and nothing is written from then on.
-    "states": ["running 0/4", "running 2/4", "done"],
+    "states": ["running 0/0", "running 0/4", "", "running 2/4", "done"],
     "crash": "",
     "unwritable": [],  # names that can't be copied into the app's directory
     "result": {},  # replaces parts of the result, or is written as it is if it is text

@@ -83,7 +83,7 @@ def test_files_are_measured_in_every_way(phone, sized_files, naps):
     assert (how.accelerator, how.threads, how.ran_on) == ("gpu-fp16", 4, "gpu-fp16")
     assert result.failures == []
     assert progress == [(0, 4), (2, 4)]
-    assert naps == [android_app.POLL] * 2
+    assert naps == [android_app.POLL] * 4
     (extras,) = phone.starts
     directory = f"/{phone.app_directory}/"
     assert all(file.startswith(directory) for file in extras.pop("files").split(","))
@@ -181,7 +181,7 @@ def test_names_that_a_shell_interprets(phone, sized_files, tmp_path):
             ["signal 11 (SIGSEGV) in /vendor/lib64/libOpenCL.so", "without the accelerator"],
         ),
         ({"states": ["", "crash "]}, ["without a crash report", "before its first state"]),
-        ({"states": ["running 1/4"]}, ["go on within 90 s", "running 1/4", "in front"]),
+        ({"states": ["running 1/4", ""]}, ["go on within 90 s", "running 1/4", "in front"]),
         ({"states": [""]}, ["go on within 60 s", "no state", "Unlock"]),
         ({"result": "{"}, ["write a result", "--app APK"]),
         ({"result": ""}, ["write a result", "No such file"]),

@@ -277,7 +277,8 @@ class AndroidApp:
     def _wait(self, progress: Callable[[int, int], None] | None) -> None:
         """Waits until the app has measured everything, or until it can't go on."""
         state, waited = "", 0.0
-        while (found := self._state()) != "done":
+        # While the app replaces the file, there is none for a moment.
+        while (found := self._state() or state) != "done":
             if found.startswith(FAILED):
                 message = self._local_names(found.removeprefix(FAILED).strip())
                 raise TargetError(
@@ -285,7 +286,8 @@ class AndroidApp:
                 )
             if found != state:
                 state, waited = found, 0.0
-                if progress and (numbers := STATE.match(state)):
+                numbers = STATE.match(state)
+                if progress and numbers and int(numbers[2]):  # it begins with 0/0
                     progress(int(numbers[1]), int(numbers[2]))
             elif not self._alive(waited):
                 self._require_end(state)
@@ -310,7 +312,7 @@ class AndroidApp:
 
     def _require_end(self, state: str) -> None:
         """Raises an error for a process that is gone, unless it has just finished."""
-        if self._state() != state:
+        if (self._state() or state) != state:
             return
         raise TargetError(
             f"Expected the app to run until its end on device {self._adb.serial}. Received: "

@@ -104,7 +104,7 @@ def fitted(header: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[tuple
     """The rows with only the ends of names for which the console has no room."""
     columns = list(zip(header, *rows, strict=True))
     figures_width = sum(max(map(len, column)) for column in columns[1:])
-    room = max(console.width - figures_width - GAP * len(columns), SHORTEST)
+    room = max(console.width - figures_width - GAP * len(columns) - 1, SHORTEST)
     return [(shortened(name, room), *cells) for name, *cells in rows]
 
 
