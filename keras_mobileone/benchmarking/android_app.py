@@ -286,6 +286,8 @@ class AndroidApp:
                 )
             if found != state:
                 state, waited = found, 0.0
+                if self._process is None:
+                    self._processes()
                 numbers = STATE.match(state)
                 if progress and numbers and int(numbers[2]):  # it begins with 0/0
                     progress(int(numbers[1]), int(numbers[2]))
@@ -303,12 +305,17 @@ class AndroidApp:
 
     def _alive(self, waited: float) -> bool:
         """Whether the app still has the process that it had at first."""
-        found = self._adb.shell(["pidof", PACKAGE]).stdout.split()
-        if self._process is None and found:
-            self._process = found[0]
+        found = self._processes()
         if self._process is None:
             return waited < START_SECONDS / 2  # a slow phone may not have made it yet
         return self._process in found
+
+    def _processes(self) -> list[str]:
+        """Numbers of the app's processes, the first of which is kept."""
+        found = self._adb.shell(["pidof", PACKAGE]).stdout.split()
+        if self._process is None and found:
+            self._process = found[0]
+        return found
 
     def _require_end(self, state: str) -> None:
         """Raises an error for a process that is gone, unless it has just finished."""
