@@ -33,6 +33,7 @@ APP = {
     "medians": [1.0, 1.0],  # how slow the phone is in each round
     "before": {"thermal_status": "none", "thermal_headroom": 0.4},
     "after": {"thermal_status": "none", "thermal_headroom": 0.4},
+    "conditions": {},  # further ones
     "failing": {},  # sentence by the name of a file that the app can't measure
 }
 JAVA_CRASH = """--------- beginning of crash
@@ -271,11 +272,14 @@ class AppPhone:
             "configurations": configurations,
             "before": self._app["before"],
             "after": self._app["after"],
+            "thermal": [{"seconds": 1, "status": "none", "headroom": 0.4}],
+            "left_foreground": False,
+            "cancelled": False,
             "threads": extras["threads"],
             "runs": extras["runs"],
             "warmup_runs": extras["warmup_runs"],
             "rounds": extras["rounds"],
-        }
+        } | self._app["conditions"]
 
 
 def say(message, code=1) -> int:

@@ -118,7 +118,20 @@ def warnings(result: Benchmark) -> list[str]:
                 f"{name} gives other outputs on {accelerator} than on the CPU: they differ by "
                 f"{largest:.2g} of the largest. Check its answers before you use it there."
             )
-    return found + _heat(result) + _drift(result)
+    return found + _interference(result) + _heat(result) + _drift(result)
+
+
+def _interference(result: Benchmark) -> list[str]:
+    """Says what the user of the app did during the run."""
+    found = []
+    if result.conditions.get("left_foreground"):
+        found.append(
+            "The app was in the background for a time, where Android gives it less of the "
+            "processor. Keep it in front and measure again."
+        )
+    if result.conditions.get("cancelled"):
+        found.append("The run was cancelled: it has fewer rounds than were planned.")
+    return found
 
 
 def _heat(result: Benchmark) -> list[str]:
@@ -126,7 +139,8 @@ def _heat(result: Benchmark) -> list[str]:
     conditions = result.conditions
     states = [conditions.get(moment, {}) for moment in ("before", "after")]
     if conditions.get("target") == APP:
-        when, statuses = "before or after the run", [s.get("thermal_status") for s in states]
+        when, statuses = "in the run", [state.get("thermal_status") for state in states]
+        statuses += [moment.get("status") for moment in conditions.get("thermal", [])]
     else:  # the native tool lets the device cool down before each round
         rounds = conditions.get("thermal_status_after_rounds", {})
         when, statuses = "after a round", [status for each in rounds.values() for status in each]

@@ -68,8 +68,12 @@ def print_conditions(result: "Benchmark") -> None:
     """Prints a result's conditions, its warnings, and the files that could not be measured."""
     from keras_mobileone.benchmarking.app_results import warnings
 
-    told = {name: value for name, value in result.conditions.items() if value is not None}
-    plain = [f"{name} {value}" for name, value in told.items() if not isinstance(value, dict)]
+    # Objects and series stay in the JSON; what they and the flags mean is in the warnings.
+    plain = [
+        f"{name} {value}"
+        for name, value in result.conditions.items()
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    ]
     if plain:
         console.print(", ".join(plain))
     for warning in warnings(result):
