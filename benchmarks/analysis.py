@@ -1,4 +1,4 @@
-"""What latency depends on in this runtime, measured as in section 3.1 of the paper.
+"""Measures what latency depends on in this runtime, as in section 3.1 of the paper.
 
     python benchmarks/analysis.py                       all three studies
     python benchmarks/analysis.py --only activations    one of them
@@ -24,7 +24,7 @@ from thirty_layers import ACTIVATIONS, BLOCKS, CONVOLUTIONS, build
 from keras_mobileone.deployment.report import markdown_table
 
 PERMUTATIONS = 100_000
-CHEAP, DEAR = 1.10, 1.50  # ratios to ReLU, or to plain blocks
+CHEAP, EXPENSIVE = 1.10, 1.50  # ratios to ReLU, or to plain blocks
 
 
 def _application(name: str, label: str | None = None, **arguments: Any) -> Network:
@@ -57,7 +57,7 @@ BLOCK_NETWORKS = {label: Network(_file_name(label), make) for label, make in BLO
 
 
 def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Returns ranks that start at 1; equal values get the mean of their ranks."""
+    """Returns ranks that start at 1, in which equal values have the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
@@ -71,11 +71,11 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
 def p_value(
     first: Sequence[float], second: Sequence[float], permutations: int = PERMUTATIONS
 ) -> float:
-    """Returns the two-sided p-value: how often shuffled ranks correlate as strongly."""
+    """Returns the two-sided p-value, the fraction of shuffled ranks that correlate as strongly."""
     a, b = (ranks(values) - ranks(values).mean() for values in (first, second))
     rng = np.random.default_rng(0)
     shuffled = rng.permuted(np.broadcast_to(b, (permutations, len(b))), axis=1)
-    # The small amount takes in equal correlations whose sums were rounded otherwise.
+    # The small amount includes equal correlations whose sums were rounded differently.
     stronger = np.abs(shuffled @ a) >= abs(b @ a) * (1 - 1e-9)
     return float((stronger.sum() + 1) / (permutations + 1))
 
@@ -100,7 +100,7 @@ def measure_correlation(files: Path, rounds: int, runs: int) -> dict:
 
 
 def measure_thirty(networks: dict[str, Network], files: Path, rounds: int, runs: int) -> dict:
-    """Measures the forms of one network; the rows have the labels as names."""
+    """Measures the forms of a network. The rows are named by the labels."""
     rows, conditions = study.time_files(
         [(network, "float32") for network in networks.values()], files, rounds=rounds, runs=runs
     )
@@ -129,13 +129,13 @@ def draw_correlation(result: dict) -> Any:
     for axis, metric in zip(axes, METRICS, strict=True):
         found = ((row[metric] / 1e6, milliseconds(row), row["name"]) for row in result["rows"])
         points = [(x, y, name.removeprefix("MobileOne")) for x, y, name in sorted(found)]
-        # The short names of the family first: they find room beside their points.
+        # The short names of the family come first, because they fit next to their points.
         label_points(axis, sorted(points, key=lambda point: len(point[2]) > 2), size=9)
     return page
 
 
 def draw_thirty(title: str, result: dict) -> Any:
-    """Draws a bar for each form."""
+    """Draws a bar for each form of a network."""
     rows = result["rows"]
     page, axis = figure(9, 0.6 + 0.4 * len(rows))
     colors = [GREY, *[BLUE] * (len(rows) - 1)]
@@ -144,7 +144,7 @@ def draw_thirty(title: str, result: dict) -> Any:
 
 
 def correlation_markdown(result: dict, picture: str) -> str:
-    """ρ, p, every network, and what it means."""
+    """Returns the correlation, all networks, and the conclusion as Markdown."""
     found = result["correlation"]
     header = ("latency with", "Spearman's ρ", "p")
     rows = [
@@ -166,7 +166,7 @@ def correlation_markdown(result: dict, picture: str) -> str:
         ],
     )
     note = (
-        f"p: share of {PERMUTATIONS:,} random orders that correlate as strongly. float32, 1 "
+        f"p: fraction of {PERMUTATIONS:,} random orders that correlate as strongly. float32, 1 "
         f"thread; {conditions_text(result['conditions'])}"
     )
     return "\n\n".join(
@@ -191,25 +191,23 @@ def correlation_sentences(result: dict) -> str:
         first = f"{better} rank networks by latency better than {other} do"
     return (
         f"Over these {len(result['rows'])} networks {first} (ρ = {found[better]:.2f} and "
-        f"{found[other]:.2f}). A rank is no budget: one multiply-accumulate takes "
+        f"{found[other]:.2f}). A rank does not predict a time: one multiply-accumulate takes "
         f"{_per_gigamac(worst) / _per_gigamac(best):.1f} times as long in {worst['name']} as in "
-        f"{best['name']}, so time a design before counting on it."
+        f"{best['name']}, so measure a design before relying on it."
     )
 
 
 def activations_sentences(result: dict) -> str:
     """Returns sentences on the cost of activations."""
-    cheap, middle, dear = _by_cost(result)
+    cheap, middle, expensive = _by_cost(result)
     worst, factor = max(_ratios(result).items(), key=lambda item: item[1])
     first = f"{_listed(cheap, 'No other one')} cost{'s' if len(cheap) < 2 else ''} at most "
     first += f"{100 * (CHEAP - 1):.0f} % more than ReLU in the whole network"
     if middle:
-        first += f", {_listed(middle)} up to {100 * (DEAR - 1):.0f} % more"
-    second = f"{worst} is the dearest, {factor:.1f} times the whole network with ReLU"
-    if others := [name for name in dear if name != worst]:
-        second += (
-            f"; {_listed(others)} too take{'s' if len(others) < 2 else ''} over {DEAR:g} times"
-        )
+        first += f", {_listed(middle)} up to {100 * (EXPENSIVE - 1):.0f} % more"
+    second = f"{worst} is the most expensive, {factor:.1f} times the whole network with ReLU"
+    if others := [name for name in expensive if name != worst]:
+        second += f"; {_listed(others)} also take{'s' * (len(others) < 2)} over {EXPENSIVE:g} times"
     return f"{first}. {second}."
 
 
@@ -267,7 +265,7 @@ def _p_text(p: float) -> str:
 
 
 def _ratios(result: dict) -> dict[str, float]:
-    """The latency of every other form over that of the first form."""
+    """Returns the latency of every other form divided by that of the first form."""
     reference, *others = result["rows"]
     return {row["name"]: ratio(row, reference) for row in others}
 
@@ -276,8 +274,8 @@ def _by_cost(result: dict) -> tuple[list[str], list[str], list[str]]:
     found = _ratios(result)
     return (
         [name for name, value in found.items() if value <= CHEAP],
-        [name for name, value in found.items() if CHEAP < value <= DEAR],
-        [name for name, value in found.items() if value > DEAR],
+        [name for name, value in found.items() if CHEAP < value <= EXPENSIVE],
+        [name for name, value in found.items() if value > EXPENSIVE],
     )
 
 
@@ -287,7 +285,7 @@ def _listed(names: Sequence[str], none: str = "") -> str:
 
 
 def _longer(value: float) -> str:
-    """A ratio in words."""
+    """Returns a ratio in words."""
     if abs(value - 1) < 0.02:
         return "as long as without, within 2 %"
     return f"{100 * abs(value - 1):.0f} % {'longer' if value > 1 else 'less'}"

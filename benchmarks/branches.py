@@ -1,11 +1,11 @@
-"""One branch against four: S0 trained with k = 1 and k = 4, with equal recipes and seeds.
+"""Compares one branch with four: S0 trained with k = 1 and k = 4, with equal recipes and seeds.
 
     python benchmarks/branches.py --data imagenette/ --runs runs/ \
         --output benchmarks/results/branches.json
 
 The runs are kept in --runs. Finished runs are not repeated, and an interrupted run is resumed. The
 accuracy is that of the weights after the last epoch, not of their moving average, which hardly
-leaves its initial value within a few epochs.
+changes within a few epochs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ REPORT = "report.json"
 
 
 def main() -> None:
-    """Trains what is missing and writes the JSON."""
+    """Runs the missing trainings and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace, branches: int, seed: int) -> dict:
-    """Returns the report of one training, which is run first if there is none."""
+    """Returns the report of a training, which is run first if necessary."""
     directory = arguments.runs / f"k{branches}-seed{seed}"
     if not (directory / REPORT).is_file():
         variant = dataclasses.replace(S0, name=f"{S0.name}_k{branches}", num_conv_branches=branches)

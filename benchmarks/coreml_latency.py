@@ -1,11 +1,12 @@
-"""Latency of Core ML packages on a Mac, for each set of compute units.
+"""Measures the latency of Core ML packages on a Mac, for each set of compute units.
 
 python benchmarks/coreml_latency.py MobileOneS0.mlpackage … --json coreml.json
 
 The protocol is that of the authors' iOS app (apple/ml-mobileone, ModelBench): after one warm-up, 20
 rounds of 50 predictions, of which the 10 fastest and the 10 slowest of each round are left out.
 Packages and compute units are interleaved within a round. Only `predict` is timed, on one image of
-noise. That includes the work of coremltools to pass the image on, which an app in Swift avoids.
+noise. That includes the time in which coremltools passes the image on, which an app in Swift
+avoids.
 """
 
 import argparse
@@ -107,7 +108,7 @@ def timed(model: Any, inputs: Any) -> float:
 
 
 def noise(description: Any) -> dict:
-    """Returns one input of noise as the package describes it: a picture or a tensor."""
+    """Returns an input of noise as the package describes it: an image or a tensor."""
     rng = np.random.default_rng(0)
     if description.type.WhichOneof("Type") == "imageType":
         from PIL import Image

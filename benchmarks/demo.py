@@ -1,4 +1,4 @@
-"""Draws the picture of the stored demo again, from `results/demo/report.json` alone.
+"""Draws the figure of the stored demo again from `results/demo/report.json`.
 
 python benchmarks/demo.py
 
@@ -14,7 +14,7 @@ REPORT = Path(__file__).parent / "results" / "demo" / "report.json"
 
 
 def main() -> None:
-    """Draws report.png beside report.json."""
+    """Draws report.png next to report.json."""
     plot(load_report(REPORT), REPORT.with_suffix(".png"))
 
 

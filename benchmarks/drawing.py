@@ -1,4 +1,4 @@
-"""Parts of plots: labels that do not overlap, horizontal bars."""
+"""Parts of plots: labels that do not overlap, and horizontal bars."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 BLUE, GREEN, RED, GREY = "#4c72b0", "#55a868", "#c44e52", "#8c8c8c"
-# Where a label may stand beside its point, in points of the page; the nearest come first.
+# Possible offsets of a label from its point, in points of the page, in order of distance.
 DISTANCES = (5, 10, 18, 28, 40, 55, 70, 90)
-FAR = 10  # beyond it a line leads to the point
+FAR = 10  # at a larger distance, a line connects the label to the point
 SIDES = (
     *((1, 0, "left", "center"), (-1, 0, "right", "center"), (0, 1, "center", "bottom")),
     *((0, -1, "center", "top"), (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top")),
@@ -43,9 +43,9 @@ def logarithmic(axis: Any, directions: str = "x") -> None:
 
 
 def label_points(axis: Any, points: Sequence[tuple[float, float, str]], size: float = 9) -> None:
-    """Writes a name beside each point so that it covers neither a point nor another name.
+    """Writes a name next to each point so that it covers neither a point nor another name.
 
-    Call it last: the limits of the axes must stand.
+    Call it last, because the limits of the axes must not change afterwards.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
@@ -54,7 +54,7 @@ def label_points(axis: Any, points: Sequence[tuple[float, float, str]], size: fl
     canvas = FigureCanvasAgg(axis.figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    axis.figure.set_layout_engine("none")  # labels must not move the axes any more
+    axis.figure.set_layout_engine("none")  # labels must not move the axes
     pixel = renderer.points_to_pixels(1)
     at = axis.transData.transform([point[:2] for point in points])
     taken = [Bbox.from_bounds(x - 4 * pixel, y - 4 * pixel, 8 * pixel, 8 * pixel) for x, y in at]
@@ -62,7 +62,7 @@ def label_points(axis: Any, points: Sequence[tuple[float, float, str]], size: fl
     for x, y, name in points:
         for distance, side in product(DISTANCES, SIDES):
             label = _label(axis, x, y, name, distance, side, size)
-            # The box of the text alone: an annotation's own takes in the line.
+            # This is the box of the text alone. The box of an annotation includes the line.
             label.update_positions(renderer)
             box = Text.get_window_extent(label, renderer)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
@@ -72,12 +72,12 @@ def label_points(axis: Any, points: Sequence[tuple[float, float, str]], size: fl
                 taken.append(box)
                 break
             label.remove()
-        else:  # no room: a name that covers another one is better than none
+        else:  # no free place: an overlapping name is better than none
             _label(axis, x, y, name, DISTANCES[0], SIDES[0], size)
 
 
 def _crosses(point: Any, box: Any, taken: Any) -> bool:
-    """Whether the line from a point to its name crosses another name or point."""
+    """Returns whether the line from a point to its name crosses another name or point."""
     center = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
     steps = [point + share * (center - point) for share in np.linspace(0, 1, 50)]
     others = [other for other in taken if not other.contains(*point)]
@@ -85,7 +85,7 @@ def _crosses(point: Any, box: Any, taken: Any) -> bool:
 
 
 def _label(axis: Any, x: Any, y: Any, name: str, distance: Any, side: Any, size: Any) -> Any:
-    """Writes a name at a distance from its point, with a connecting line if it is far."""
+    """Writes a name at some distance from its point, with a connecting line if it is far away."""
     right, up, horizontal, vertical = side
     line = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
     return axis.annotate(

@@ -1,4 +1,4 @@
-"""What `fuse` saves: MobileOne at train time and fused, both as float32 TFLite files.
+"""Measures what `fuse` saves: MobileOne at train time and fused, as float32 TFLite files.
 
 python benchmarks/fused.py    writes results/<machine>/fused.json, .png
 """
@@ -28,13 +28,13 @@ def _unfused(key: str) -> Network:
     return Network(f"MobileOne{key.upper()}-unfused", build)
 
 
-# By variant, unfused and fused.
+# The unfused and the fused network of each variant.
 FORMS = {key.upper(): (_unfused(key), PEERS[f"MobileOne{key.upper()}"]) for key in VARIANTS}
 NETWORKS = [network for forms in FORMS.values() for network in forms]
 
 
 def prepare(files: Path) -> None:
-    """Exports both forms of every variant; the converter folds batch normalization in both."""
+    """Exports both forms of every variant. The converter folds batch normalization in both."""
     for network in NETWORKS:
         study.export(network, files)
 
@@ -50,7 +50,7 @@ def measure(files: Path, rounds: int, runs: int) -> dict:
 
 
 def memory(path: Path) -> dict[str, float | None]:
-    """`loaded` and `peak` of a process that runs the file, MiB."""
+    """Returns `loaded` and `peak` of a process that runs the file, in MiB."""
     command = [sys.executable, "-P", PEAK_MEMORY, path, MEMORY_RUNS]
     process = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, check=True
@@ -120,7 +120,7 @@ def markdown(result: dict, picture: str) -> str:
 
 
 def draw(result: dict) -> Any:
-    """Draws latency, size and memory of each variant, unfused beside fused."""
+    """Draws latency, size and memory of each variant, unfused and fused."""
     page, axes = figure(11, 3.4, columns=3)
     found = pairs(result)
     panels = {

@@ -34,17 +34,17 @@ from keras_mobileone.weights.pretrained import bundled_path
 RESULTS = Path(__file__).parent / "results" / "imagenette"
 REPORT = RESULTS / "report.json"
 CALIBRATION_IMAGES = 100
-LABEL_EPOCHS = 3  # as wide as a label of the curve
+LABEL_EPOCHS = 3  # width of a label of the curve
 VARIANT = keras_mobileone.VARIANTS["s0"]
 CURVES = {
     "top1": ("training images, augmented", GREY),
-    "val_top1": ("validation images, at the training's last size", BLUE),
-    "val_average_top1": ("the same with averaged weights", GREEN),
+    "val_top1": ("validation images, at the last size of the training", BLUE),
+    "val_average_top1": ("validation images, with averaged weights", GREEN),
 }
 
 
 def main() -> None:
-    """Writes the weights, then evaluates them as a user would load them."""
+    """Writes the weights, then evaluates them in the form that a user loads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="in their order")
     parser.add_argument("--data", type=Path, required=True)
@@ -101,7 +101,7 @@ def half(values: np.ndarray) -> np.ndarray:
 
 
 def evaluate(data: Path, size: int) -> dict:
-    """Counts right answers on the validation images at train time, deployed and as int8."""
+    """Counts correct answers on the validation images at train time, deployed and as int8."""
     options = {"weights": "imagenette", "classes": 10, "input_shape": (size, size, 3)}
     train_time = keras_mobileone.MobileOneS0(**options)
     deploy = keras_mobileone.MobileOneS0(**options, classifier_activation=None, deploy=True)
@@ -128,7 +128,7 @@ def evaluate(data: Path, size: int) -> dict:
 def plot(runs: Iterable[dict], path: Path) -> None:
     """Draws accuracy over the epochs of all runs, with the image sizes."""
     page, axis = figure(8, 3.8)
-    done, labelled = 0, -LABEL_EPOCHS
+    done, labeled = 0, -LABEL_EPOCHS
     for run in runs:
         epochs = [done + row["epoch"] for row in run["history"]]
         for key, (label, color) in CURVES.items():
@@ -139,8 +139,8 @@ def plot(runs: Iterable[dict], path: Path) -> None:
             start, size = done + phase["start"], phase["image_size"]
             if start:
                 axis.axvline(start + 0.5, color=GREY, lw=0.6, ls=":")
-            crowded = start - labelled < LABEL_EPOCHS
-            labelled = -LABEL_EPOCHS if crowded else start
+            crowded = start - labeled < LABEL_EPOCHS
+            labeled = -LABEL_EPOCHS if crowded else start
             axis.annotate(
                 f"{size}" if start else f"{size} pixels",
                 (start + 0.7, 1.05 if crowded else 1),

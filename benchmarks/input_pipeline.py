@@ -1,12 +1,12 @@
-"""Images per second of the training transform, compared with decoding and other pipelines.
+"""Measures images per second of the training transform, of decoding and of other pipelines.
 
     python benchmarks/input_pipeline.py --data DIR --output benchmarks/results/input_pipeline.json
 
-DIR holds class folders. Every pipeline repeats the same files. Each round takes a number of batches
-from each pipeline in turn, after a few batches that do not count. Ratios refer to decoding alone in
-the same round. Normalization is left out, since the trainer does it on the device. If torch and
-torchvision are installed, torchvision's transforms in a DataLoader with one process for each core
-are measured too.
+DIR contains class folders. Every pipeline repeats the same files. Each round takes a number of
+batches from each pipeline in turn, after a few batches that are not timed. Ratios refer to decoding
+alone in the same round. Normalization is left out, since the trainer does it on the device. If
+torch and torchvision are installed, torchvision's transforms in a DataLoader with one process for
+each core are measured too.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from keras_mobileone.data.pipeline import Augmentation, training_batches
 from keras_mobileone.files import atomic_write
 
 SIZE, BATCH = 224, 32
-BATCHES = 40  # that are timed in a round
-UNCOUNTED = 8  # before them: what was prefetched meanwhile
+BATCHES = 40  # timed batches in a round
+UNCOUNTED = 8  # batches before them, which may have been prefetched
 DECODING = "decoding alone"
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     rates = {name: [] for name in pipelines}
     iterators = {name: iter(pipeline) for name, pipeline in pipelines.items()}
     for iterator in iterators.values():
-        consume(iterator, BATCHES)  # fills the file cache, lets parallelism settle
+        consume(iterator, BATCHES)  # fills the file cache and lets the parallelism adapt
     for number in range(arguments.rounds):
         for name, iterator in iterators.items():
             consume(iterator, UNCOUNTED)
@@ -72,7 +72,7 @@ def consume(iterator: Iterator, batches: int) -> float:
 
 
 def decoding(source: Any) -> Any:
-    """The lower bound: reads files and decodes whole JPEGs, nothing else."""
+    """Returns the lower bound, a pipeline that only reads files and decodes whole JPEGs."""
     import tensorflow as tf
 
     def shape(element: Any) -> Any:
@@ -82,7 +82,7 @@ def decoding(source: Any) -> Any:
 
 
 def plain(source: Any) -> Any:
-    """The pipeline of TensorFlow's documentation: decode, sample a box, crop, resize, flip."""
+    """Returns the pipeline of TensorFlow's documentation: decode, sample, crop, resize, flip."""
     import tensorflow as tf
 
     def transform(element: Any) -> Any:
@@ -109,12 +109,12 @@ def batched(source: Any, transform: Any) -> Any:
 
 
 def ours(source: Any, policy: Any) -> Any:
-    """`training_batches` with an augmentation policy."""
+    """Returns `training_batches` with an augmentation policy."""
     return training_batches(source, Augmentation(SIZE, policy=policy), BATCH, seed=0)
 
 
 def torchvision(directory: Path) -> Any:
-    """Pillow and torchvision's transforms in worker processes."""
+    """Returns a pipeline of Pillow and torchvision's transforms in worker processes."""
     import torch
     from torchvision import datasets, transforms
 

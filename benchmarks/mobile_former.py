@@ -1,11 +1,12 @@
-"""Mobile-Former (arXiv 2108.05895) in Keras, for latency only: it has no trained weights.
+"""Mobile-Former (arXiv 2108.05895) in Keras, for latency only, without trained weights.
 
-    python benchmarks/mobile_former.py    multiply-accumulates and parameters beside the published
+    python benchmarks/mobile_former.py    compares the numbers of operations and parameters
 
-A MobileNet and a transformer of a few tokens side by side, with a bridge each way in every block.
-Written after the paper and its authors' code (github.com/AAboys/MobileFormer). Two things differ,
-neither in work: Keras' `same` pads stride 2 at other sides, and the classifier has no dropout. The
-26M network, whose 1×1 convolutions are in groups, is left out.
+The network consists of a MobileNet and a transformer of a few tokens in parallel, with a bridge in
+each direction in every block. It follows the paper and its authors' code
+(github.com/AAboys/MobileFormer). There are two differences, which do not change the number of
+operations: Keras' `same` pads stride 2 on other sides, and the classifier has no dropout. The 26M
+network, whose 1×1 convolutions are in groups, is left out.
 """
 
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ class Block:
     """One block of the network.
 
     Attributes:
-        expansion: Channels of the first depthwise convolution over those of the input.
-        filters: Output channels.
-        strides: Of the first depthwise convolution; a block of stride 2 has two of them.
-        second: Channels of the second one over `filters`.
+        expansion: Channels of the first depthwise convolution divided by those of the input.
+        filters: Number of output channels.
+        strides: Strides of the first depthwise convolution. A block of stride 2 has two depthwise
+            convolutions.
+        second: Channels of the second depthwise convolution divided by `filters`.
     """
 
     expansion: int
@@ -41,16 +43,16 @@ class Block:
 
 @dataclass(frozen=True)
 class MobileFormer:
-    """A network of the family, and what is published of it.
+    """A network of the family, with its published properties.
 
     Attributes:
-        name: As in the paper.
-        tokens, token_size: Number of tokens and numbers in each.
-        stem: Channels of the stem.
+        name: Name of the network in the paper.
+        tokens, token_size: Number of tokens, and size of each token.
+        stem: Number of channels of the stem.
         first: The first block, which has no transformer: `expansion`, `filters`, `strides`.
-        blocks: The others.
-        head: Features before the classifier.
-        macs, parameters, top1: Published, in millions and percent.
+        blocks: The other blocks.
+        head: Number of features before the classifier.
+        macs, parameters, top1: Published values, in millions and percent.
     """
 
     name: str
@@ -107,7 +109,7 @@ VARIANTS = {
 
 
 def build(name: str, input_shape: Any = (224, 224, 3), classes: int = 1000) -> keras.Model:
-    """Returns a network of `VARIANTS` as a new Keras model that gives logits."""
+    """Returns a network of `VARIANTS` as a new Keras model that returns logits."""
     variant = VARIANTS[name]
     images = keras.Input(input_shape)
     tokens = Tokens(variant.tokens, variant.token_size)(images)
@@ -168,7 +170,7 @@ def _depthwise(x: Any, expansion: Any = 1, strides: Any = 1) -> Any:
 
 
 def _to_tokens(x: Any, tokens: Any) -> Any:
-    """The bridge from image to tokens: tokens attend to positions, which are keys and values."""
+    """Applies the bridge from image to tokens: tokens attend to positions, the keys and values."""
     query = _split(layers.Dense(x.shape[-1])(tokens), HEADS)
     positions = _split(layers.Reshape((-1, x.shape[-1]))(x), HEADS)
     found = _merge(_attend(query, positions, positions))
@@ -178,7 +180,7 @@ def _to_tokens(x: Any, tokens: Any) -> Any:
 
 
 def _former(tokens: Any) -> Any:
-    """The transformer's layer: the tokens attend to each other, then a network of two layers."""
+    """Applies the transformer layer: self-attention of the tokens, then a network of two layers."""
     size = tokens.shape[-1]
     split = _split(tokens, FORMER_HEADS)
     query = _split(layers.Dense(size)(tokens), FORMER_HEADS)
@@ -189,7 +191,7 @@ def _former(tokens: Any) -> Any:
 
 
 def _to_features(x: Any, tokens: Any) -> Any:
-    """The bridge from tokens to image: the positions attend to the tokens."""
+    """Applies the bridge from tokens to image: the positions attend to the tokens."""
     channels = x.shape[-1]
     query = _split(layers.Reshape((-1, channels))(x), HEADS)
     key = _split(layers.Dense(channels)(tokens), HEADS)
@@ -199,7 +201,7 @@ def _to_features(x: Any, tokens: Any) -> Any:
 
 
 def _dynamic_relu(x: Any, tokens: Any) -> Any:
-    """max(a₁x, a₂x) for each channel, with slopes from the first token (arXiv 2003.10027)."""
+    """Returns max(a₁x, a₂x) by channel, with slopes from the first token (arXiv 2003.10027)."""
     channels, size = x.shape[-1], tokens.shape[-1]
     hidden = layers.Dense(size // 4, activation="relu")(tokens[:, 0])
     slopes = layers.Dense(2 * channels, activation="hard_sigmoid")(hidden)
@@ -209,19 +211,19 @@ def _dynamic_relu(x: Any, tokens: Any) -> Any:
 
 
 def _attend(query: Any, key: Any, value: Any) -> Any:
-    """Attention of (batch, heads, rows, channels) tensors."""
+    """Returns the attention of (batch, heads, rows, channels) tensors."""
     scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * query.shape[-1] ** -0.5
     return ops.matmul(ops.softmax(scores, axis=-1), value)
 
 
 def _split(x: Any, heads: Any) -> Any:
-    """(batch, rows, channels) → (batch, heads, rows, channels / heads)."""
+    """Reshapes (batch, rows, channels) to (batch, heads, rows, channels / heads)."""
     rows, channels = x.shape[1:]
     return layers.Permute((2, 1, 3))(layers.Reshape((rows, heads, channels // heads))(x))
 
 
 def _merge(x: Any) -> Any:
-    """The inverse of `_split`."""
+    """Inverts `_split`."""
     heads, rows, channels = x.shape[1:]
     return layers.Reshape((rows, heads * channels))(layers.Permute((2, 1, 3))(x))
 
@@ -236,7 +238,7 @@ def peer(name: str) -> Peer:
 
 
 def main() -> None:
-    """Prints counted parameters and multiply-accumulates beside the published ones."""
+    """Prints the counted and the published parameters and multiply-accumulates."""
     for name, variant in VARIANTS.items():
         found = model_complexity(build(name), strict=True)
         macs, parameters = found.macs / 1e6, found.trainable / 1e6

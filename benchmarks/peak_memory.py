@@ -1,9 +1,9 @@
-"""Peak memory of a process that runs one TFLite file, as JSON in MiB.
+"""Prints the peak memory of a process that runs a TFLite file, as JSON in MiB.
 
     python -P benchmarks/peak_memory.py FILE RUNS
 
 It prints `loaded`, the peak when only LiteRT is in memory, and `peak`, the peak after the runs.
-The figures come from Linux' /proc; on other systems both are null.
+Both values come from Linux' /proc. On other systems they are null.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 def peak() -> float | None:
     """Returns the largest resident memory of this process so far, in MiB."""
-    # Not getrusage: its maximum outlives exec, so it would be the parent's.
+    # getrusage is not used because its maximum survives exec and would include that of the parent.
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""MobileOne and other networks: published accuracy against measured latency.
+"""Compares published accuracy and measured latency of MobileOne and other networks.
 
 python benchmarks/peers.py --prepare    exports the files into build/peers/
 python benchmarks/peers.py              measures them, writes results/<machine>/peers.json, .png
@@ -38,7 +38,7 @@ def measure(files: Path, rounds: int, runs: int) -> dict:
     for threads in THREADS:
         timed, found = study.time_files(jobs, files, threads=threads, rounds=rounds, runs=runs)
         rows += timed
-        # Those of the first; threads stand in the rows.
+        # The conditions are those of the first result. The number of threads is in the rows.
         conditions = conditions or {k: v for k, v in found.items() if k != "threads"}
     for row in rows:
         row |= {"top1": NETWORKS[row["name"]].top1, "source": NETWORKS[row["name"]].source}
@@ -96,17 +96,19 @@ def frontier(result: dict) -> str:
         for precision in ("float32", "int8")
     ]
     return (
-        "With one thread nothing in this table is both as fast and as accurate as one of these: "
-        f"{'; '.join(lists)}. Another processor, a phone's above all, may order them otherwise."
+        "With one thread, no other network in this table is both as fast and as accurate as one of "
+        f"these: {'; '.join(lists)}. The order may differ on another processor, especially on a "
+        "phone."
     )
 
 
 def markdown(result: dict, picture: str) -> str:
     """Returns the study as Markdown."""
     text = (
-        "Median milliseconds, in brackets the ratio to S0's in the same column, which names "
-        "precision and threads. Parameters without BN statistics, MACs with the classifier. int8 "
-        "is the converter's own, calibrated on noise: for latency alone. Top-1 in % is published, "
+        "Median milliseconds, with the ratio to S0 in parentheses. Each column is for one "
+        "precision and number of threads. Parameters without BN statistics, MACs with the "
+        "classifier. int8 is the converter's own, calibrated on noise, for latency only. Top-1 in "
+        "% is published, "
         f"not measured here ({sources(result)}). "
     )
     columns = by_column(result).values()
@@ -116,7 +118,7 @@ def markdown(result: dict, picture: str) -> str:
 
 
 def _short(name: str) -> str:
-    """Returns a name without that of the family, which the color shows."""
+    """Returns a name without the name of the family, which is shown by the color."""
     return name.removeprefix("MobileOne").removeprefix("MobileFormer")
 
 
@@ -150,7 +152,8 @@ def draw(result: dict) -> Any:
     page.suptitle(result["conditions"]["processor"], fontsize=11)
     for axis, precision in zip(axes, ("float32", "int8"), strict=True):
         rows = columns[precision, 1].values()
-        # The names in the order of latency: crowded places are filled from the left.
+        # The names are placed in the order of latency, so that crowded places are filled from the
+        # left.
         points = sorted((milliseconds(row), row["top1"], _short(row["name"])) for row in rows)
         label_points(axis, points, size=10)
     return page

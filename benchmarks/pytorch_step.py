@@ -1,4 +1,4 @@
-"""The worker of train_step.py for the authors' PyTorch code; TensorFlow is not imported here.
+"""Worker of train_step.py for the authors' PyTorch code, without an import of TensorFlow.
 
     python pytorch_step.py mobileone.py VARIANT BATCH SIZE STEPS
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from turns import serve
 
-DECAY = 0.9995  # of the moving averages
+DECAY = 0.9995  # decay of the moving averages
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
@@ -39,7 +39,7 @@ def main() -> Any:
         optimizer.step()
         with torch.no_grad():
             for average, value in zip(averages, network.state_dict().values(), strict=True):
-                if average.is_floating_point():  # not the count of batches
+                if average.is_floating_point():  # skips the count of batches
                     average.lerp_(value, 1 - DECAY)
         return loss.item()
 

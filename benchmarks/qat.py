@@ -1,10 +1,10 @@
-"""Quantization-aware training of S0 on Imagenette beside float and post-training int8.
+"""Compares quantization-aware training of S0 on Imagenette with float and post-training int8.
 
     python benchmarks/qat.py --data DIR --output benchmarks/results/qat.json
 
-DIR holds train/ and val/ with class folders named by WordNet id. The authors' weights, loaded with
-`weights="imagenet"`, keep their 1,000 outputs; only the classes in DIR are compared. The equalized
-model is trained with the code of `keras-mobileone qat` for one epoch of --steps steps.
+DIR contains train/ and val/ with class folders named by WordNet id. The authors' weights, loaded
+with `weights="imagenet"`, keep their 1,000 outputs; only the classes in DIR are compared. The
+equalized model is trained with the code of `keras-mobileone qat` for one epoch of --steps steps.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy as np
 
 import keras_mobileone
 from keras_mobileone.benchmarking import processor_name
-from keras_mobileone.data.images import load_crops, spread
+from keras_mobileone.data.images import spread
 from keras_mobileone.evaluation.accuracy import predict_images
 from keras_mobileone.evaluation.predictor import load_predictor
 from keras_mobileone.training.qat_classifier import Settings, compile_student, fit, read_data
@@ -40,8 +40,8 @@ def main() -> None:
 
     model = keras_mobileone.MobileOneS0(classifier_activation=None, deploy=True)
     train, val = read_data(arguments.data, model)
-    crops = load_crops(spread(train.paths, CALIBRATION_IMAGES), train.size, CROP_FRACTION)
-    images = keras_mobileone.preprocess_input(np.stack(list(crops)))
+    crops = train.crops(spread(train.paths, CALIBRATION_IMAGES))
+    images = train.config.normalize(np.stack(list(crops)))
     seconds = {}
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)

@@ -1,12 +1,13 @@
-"""Gain and cost of each step of the int8 quantization.
+"""Measures the gain and the cost of each step of the int8 quantization.
 
     python benchmarks/quantization.py --images DIR --output benchmarks/results/quantization.json
 
-S0 has the authors' weights, loaded with `weights="imagenet"`. DIR holds class folders named by
-WordNet id; 100 of its images calibrate, and the others are measured. S1 … S4 have generated
-parameters (see `generated`), smaller images and random input. Each configuration runs in a process
-of its own, so that its peak memory can be measured. All files of a variant are timed side by side.
-S0's layers before and after are written to `quantization_layers.json` and `.png` beside the output.
+S0 has the authors' weights, loaded with `weights="imagenet"`. DIR contains class folders named by
+WordNet id. 100 of its images are for calibration, and the others are measured. S1 … S4 have
+generated parameters (see `generated`), smaller images and random input. Each configuration runs in
+a separate process, so that its peak memory can be measured. All files of a variant are timed side
+by side. A comparison of S0's layers is written to `quantization_layers.json` and `.png` next to the
+output.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def real(directory: Path) -> Any:
 
 
 def generated(name: str) -> Any:
-    """A variant with random parameters and channels as unlike in range as a trained network's."""
+    """Returns a variant with random parameters and the channel ranges of a trained network."""
     shape = (GENERATED_SIZE, GENERATED_SIZE, 3)
     model = keras_mobileone.MobileOne(
         name, weights=None, input_shape=shape, classifier_activation=None, deploy=True

@@ -1,7 +1,7 @@
 """Writes the generated tables of README.md and docs/ from the stored results.
 
-python benchmarks/results_pages.py          writes them, and draws the pictures of the studies
-python benchmarks/results_pages.py --check  exits with 1 if that would change a page
+python benchmarks/results_pages.py          writes them, and draws the figures of the studies python
+benchmarks/results_pages.py --check  exits with 1 if that would change a page
 """
 
 import json
@@ -13,13 +13,15 @@ from functools import partial
 from pathlib import Path
 
 import analysis
+import corruptions
 import fused
 import peers
 import study
 
 import keras_mobileone
 from keras_mobileone.benchmarking import load_benchmark
-from keras_mobileone.benchmarking.published_results import PUBLISHED
+from keras_mobileone.benchmarking.published_results import PUBLISHED, PUBLISHED_ROBUSTNESS
+from keras_mobileone.data.robustness_sets import ROBUSTNESS_SETS
 from keras_mobileone.deployment.report import (
     HEADER,
     DeployReport,
@@ -36,6 +38,7 @@ DOCS = ROOT / "docs"
 RESULTS_PAGE = DOCS / "benchmarks" / "index.md"
 LATENCY_PAGE = DOCS / "benchmarks" / "latency.md"
 INT8_PAGE = DOCS / "methods" / "int8.md"
+ROBUSTNESS_PAGE = DOCS / "guides" / "robustness.md"
 ANDROID_PAGE = DOCS / "guides" / "android.md"
 IOS_PAGE = DOCS / "guides" / "ios.md"
 # A package index shows README.md without the repository around it.
@@ -47,25 +50,29 @@ BRANCHES = ROOT / "benchmarks" / "results" / "branches.json"
 FINETUNE = ROOT / "benchmarks" / "results" / "finetune.json"
 PIPELINE = ROOT / "benchmarks" / "results" / "input_pipeline.json"
 NORMALIZATION = ROOT / "benchmarks" / "results" / "normalization"
+CORRUPTED = ROOT / "benchmarks" / "results" / "corruptions"
+ROBUSTNESS_TITLES = {"imagenet-c": "ImageNet-C, mCE"} | {
+    name: f"{known.title}, top-1" for name, known in ROBUSTNESS_SETS.items()
+}
 ARM64 = ROOT / "benchmarks" / "results" / "arm64.json"
 TRAIN_STEP = ROOT / "benchmarks" / "results" / "train_step.json"
 DEMO = ROOT / "benchmarks" / "results" / "demo" / "report.json"
 
 
 def address(path: Path, document: Path) -> str:
-    """Address of a file of the repository in a link of `document`."""
+    """Returns the address of a file of the repository in a link of `document`."""
     if document == README:
         return f"{RAW}/{path.relative_to(ROOT).as_posix()}"
     return Path(os.path.relpath(path, document.parent)).as_posix()
 
 
 def stored_demo() -> DeployReport:
-    """The report of the last `make demo` whose results were stored."""
+    """Returns the stored report of `make demo`."""
     return report_from_dict(json.loads(DEMO.read_text(encoding="utf-8")))
 
 
 def demo(document: Path) -> str:
-    """The table of `make demo`, its conditions and its picture."""
+    """Returns the table of `make demo`, its conditions and its figure."""
     report = stored_demo()
     lines = summary(report)
     picture = f"![Size and latency]({address(DEMO.with_suffix('.png'), document)})"
@@ -73,7 +80,7 @@ def demo(document: Path) -> str:
 
 
 def short_demo() -> str:
-    """Size, latency and accuracy of the files of `make demo`, with what they depend on."""
+    """Returns size, latency and accuracy of the files of `make demo`, with their conditions."""
     report = stored_demo()
     images, c = report.images, report.conditions
     rows = [("Keras, float32", "", "", f"{100 * report.keras_top1 / images:.1f} %", "")]
@@ -104,7 +111,7 @@ def short_demo() -> str:
 
 
 def usage(core_ml: bool) -> str:
-    """How apps use the files of `make demo`."""
+    """Returns how apps use the files of `make demo`."""
     report = stored_demo()
     pages = usages(report)
     count = len(report.files)
@@ -112,7 +119,7 @@ def usage(core_ml: bool) -> str:
 
 
 def normalization() -> str:
-    """What it costs that files normalize pixels themselves."""
+    """Returns the cost of the normalization of pixels in a file."""
     ratios = []
     for precision in ("float32", "int8"):
         result = load_benchmark(NORMALIZATION / f"{precision}.json")
@@ -125,7 +132,7 @@ def normalization() -> str:
 
 
 def family() -> str:
-    """Size and published accuracy of the variants."""
+    """Returns the size and the published accuracy of the variants."""
     header = ("", "parameters, train", "deploy", "MACs", "authors' top-1")
     header += ("timm's top-1", "top-5", "distilled", "iPhone ms")
     rows = []
@@ -143,7 +150,7 @@ def family() -> str:
 
 
 def quantization() -> str:
-    """What each step of int8 brings on S0, and that it helps every variant."""
+    """Returns the effect of each step of int8 on S0, and the effect on every variant."""
     result = json.loads(QUANTIZATION.read_text(encoding="utf-8"))
     header = ("S0", "top-1", "agree", "SQNR dB", "MB", "ms", "ratio", "seconds", "GiB")
     rows, generated = [], {}
@@ -172,7 +179,8 @@ def quantization() -> str:
     c = result["conditions"]
     conditions = (
         f"Calibrated on 100 photographs, measured on {images} others; top-1 and agreement in %. "
-        f"Ratio: of the latency to plain int8. Seconds and peak memory: of the quantization. "
+        "Ratio: latency divided by that of plain int8. Seconds and peak memory: those of the "
+        "quantization. "
         f"{c['processor']}, {c['cores']} cores shared with other work, latency with "
         f"{c['threads']} thread(s), {c['rounds']} rounds of {c['runs']} or more runs, interleaved; "
         f"ai-edge-litert {c['ai-edge-litert']}, TensorFlow {c['tensorflow']}."
@@ -188,14 +196,14 @@ def quantization() -> str:
 
 
 def qat() -> str:
-    """Quantization-aware training beside float and post-training int8."""
+    """Returns a comparison of quantization-aware training with float and post-training int8."""
     result = json.loads(QAT.read_text(encoding="utf-8"))
     rows = [
         (name, f"{100 * correct / result['images']:.2f}")
         for name, correct in result["correct"].items()
     ]
     conditions = (
-        f"S0 on Imagenette's {result['images']:,} validation images, best of its "
+        f"S0 on Imagenette's {result['images']:,} validation images, the best of its "
         f"{result['classes']} classes. Trained {result['steps']} steps of {result['batch_size']} "
         f"images, Adam {result['learning_rate']:g}, {result['seconds']['training']} s on two cores "
         "shared with other work."
@@ -204,7 +212,7 @@ def qat() -> str:
 
 
 def arm64() -> str:
-    """S0's files on an emulated Arm core beside x86."""
+    """Returns a comparison of S0's files on an emulated Arm core with x86."""
     result = json.loads(ARM64.read_text(encoding="utf-8"))
     rows = [
         (
@@ -220,9 +228,9 @@ def arm64() -> str:
     on_x86, on_arm64 = c["x86"]["ai-edge-litert"], c["arm64"]["ai-edge-litert"]
     conditions = (
         f"Weights {result['weights']}, photographs of {result['photographs']}, int8 calibrated on "
-        f"{result['calibration_images']}. Error: largest difference of the logits over their "
+        f"{result['calibration_images']}. Error: largest difference of the logits divided by their "
         f"largest magnitude; floating point may reach {result['tolerance']:g}, int8 must give "
-        f"equal answers. {c['processor']}, ai-edge-litert {on_x86}, beside qemu "
+        f"equal answers. {c['processor']}, ai-edge-litert {on_x86}, compared with qemu "
         f"{c['qemu'].split()[0]} as {c['emulated_core']}, ai-edge-litert {on_arm64}, Debian "
         f"{c['debian']}. Timings under qemu mean nothing, so none are given."
     )
@@ -231,7 +239,7 @@ def arm64() -> str:
 
 
 def finetune() -> str:
-    """What a fine-tuning run on Imagenette reached."""
+    """Returns the result of a fine-tuning run on Imagenette."""
     result = json.loads(FINETUNE.read_text(encoding="utf-8"))
     recipe, c = result["recipe"], result["conditions"]
     total = result["validation_images"]
@@ -246,8 +254,67 @@ def finetune() -> str:
     )
 
 
+def robustness() -> str:
+    """The published figures of the robustness benchmarks."""
+    rows = [
+        (ROBUSTNESS_TITLES[name], source, *(f"{figure:g}" for figure in figures))
+        for (name, source), figures in PUBLISHED_ROBUSTNESS.items()
+    ]
+    return markdown_table(("%", "source", "S0", "S1", "S2", "S3", "S4"), rows)
+
+
+def corrupted_sentences(result: dict) -> str:
+    """What the passes say about int8."""
+    sets = result["sets"].items()
+
+    def lost(name: str) -> str:
+        """The top-1 averaged over severities 1 … 5 less that of float32, on each set."""
+        means = {
+            title: [
+                statistics.fmean(corruptions.accuracy(data["files"][one], data["images"])[1:])
+                for one in (name, "float32")
+            ]
+            for title, data in sets
+        }
+        return " and ".join(f"{a - b:+.1f} points on {title}" for title, (a, b) in means.items())
+
+    return (
+        f"Top-1 under corruptions, this package's int8 less float32: {lost(corruptions.OURS)}; the "
+        f"converter's own int8 less float32: {lost(corruptions.PLAIN)}. Calibrated on "
+        f"slightly corrupted photographs instead of clean ones, the difference is "
+        f"{lost(corruptions.SLIGHT)}."
+    )
+
+
+def corrupted() -> str:
+    """What quantization costs under corruptions."""
+    result = json.loads((CORRUPTED / "results.json").read_text(encoding="utf-8"))
+    parts = [corrupted_sentences(result)]
+    for title, data in result["sets"].items():
+        images = data["images"]
+        rows = []
+        for name, one in data["files"].items():
+            values = corruptions.accuracy(one, images)
+            cells = (f"{value:.1f}" for value in (*values, statistics.fmean(values[1:])))
+            rows.append((name, *cells, f"{one['mce']:.1f}"))
+        header = (f"{title}, top-1 in %", "none", "1", "2", "3", "4", "5", "mean of 1 … 5", "mCE")
+        parts.append(markdown_table(header, rows))
+    conditions = (
+        "MobileOne-S0 with the authors' ImageNet weights; the columns are severities, averaged "
+        f"over the 15 corruptions. {result['sets']['ImageNet']['images']} training photographs of "
+        f"ImageNet and {result['sets']['Imagenette']['images']} validation photographs of "
+        f"Imagenette, scored over 1,000 classes, corrupted with seed 0; int8 is calibrated on "
+        f"{result['calibration_images']} other photographs. The mCE of so few photographs, which "
+        "the network was trained on or which show ten classes, is no figure of ImageNet-C: only "
+        "the rows of one table can be compared."
+    )
+    picture = address(CORRUPTED / "curve.png", ROBUSTNESS_PAGE)
+    alt = "Accuracy of S0 in five precisions over the severity of the corruptions"
+    return "\n\n".join((*parts, conditions, f"![{alt}]({picture})"))
+
+
 def imagenette(document: Path) -> str:
-    """The weights that come with the package: how they were made and what they are worth."""
+    """Returns how the weights in the package were trained, and their accuracy."""
     r = json.loads((IMAGENETTE / "report.json").read_text(encoding="utf-8"))
     found, runs = r["evaluation"], r["runs"]
     images = found["images"]
@@ -266,14 +333,14 @@ def imagenette(document: Path) -> str:
         f"{found['agreement']['train time']:,}. {' and then '.join(stages)}, on "
         f"{runs[0]['training_images']:,} images, {hours:.1f} h on {runs[0]['conditions']['cores']} "
         f"cores shared with other work. Both files together: {megabytes:.1f} MB. Published for S0 "
-        "on this data set: 88.1 % at 224 pixels ([Holocron](https://github.com/frgfm/Holocron))."
+        "on this dataset: 88.1 % at 224 pixels ([Holocron](https://github.com/frgfm/Holocron))."
     )
     picture = address(IMAGENETTE / "curve.png", document)
     return f"{text}\n\n![Accuracy over the epochs]({picture})"
 
 
 def branches() -> str:
-    """One branch against four, over the seeds."""
+    """Returns a comparison of one branch with four, over the seeds."""
     r = json.loads(BRANCHES.read_text(encoding="utf-8"))
     top1 = {(row["branches"], row["seed"]): 100 * row["top1"] for row in r["rows"]}
     counts, seeds = (sorted(set(keys)) for keys in zip(*top1, strict=True))
@@ -298,7 +365,7 @@ def branches() -> str:
 
 
 def pipeline() -> str:
-    """The training transform beside decoding alone and other pipelines."""
+    """Returns a comparison of the training transform with decoding alone and other pipelines."""
     result = json.loads(PIPELINE.read_text(encoding="utf-8"))
     rows = [
         (row["pipeline"], f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}")
@@ -308,14 +375,14 @@ def pipeline() -> str:
     conditions = (
         f"At {c['size']} pixels, batches of {c['batch']}, {c['images']} photographs of ImageNet in "
         f"the file cache, median of {c['rounds']} interleaved rounds; ratio to decoding the whole "
-        f"files and nothing else. {c['processor']}, {c['cores']} cores, load "
+        f"files alone. {c['processor']}, {c['cores']} cores, load "
         f"{c['load_average'][0]:.1f}; TensorFlow {c['tensorflow']}. {'; '.join(c['not_measured'])}"
     ).rstrip()
     return "\n\n".join([markdown_table(("", "images/s", "ratio"), rows), conditions])
 
 
 def train_step() -> str:
-    """Branch by branch, one pass and plain network."""
+    """Returns a comparison of branch by branch, one pass and plain network."""
     results = json.loads(TRAIN_STEP.read_text(encoding="utf-8"))["rows"]
     rows = [
         (
@@ -331,7 +398,7 @@ def train_step() -> str:
     c = results[0]["conditions"]
     onednn = {"0": "off", "1": "on"}.get(c["onednn"], c["onednn"])
     conditions = (
-        f"{c['size']} pixels, {c['dtype']}; processes take turns, {c['rounds']} rounds of "
+        f"{c['size']} pixels, {c['dtype']}; processes interleaved, {c['rounds']} rounds of "
         f"{c['steps']} steps; ratio to branch by branch of the same round. The plain network is "
         "the deploy topology with one batch normalization of Keras' for each convolution. GiB: of "
         f"the whole process, {results[0]['gibibytes_before']:.1f} before the first step. "
@@ -343,7 +410,7 @@ def train_step() -> str:
 
 
 def against_pytorch(results: list[dict]) -> str:
-    """One pass beside the authors' code, paired within rounds."""
+    """Returns a comparison of one pass with the authors' code, paired within rounds."""
     rows = {(row["variant"], row["method"]): row for row in results}
     versions, ratios = set(), []
     for (variant, method), row in rows.items():
@@ -362,15 +429,15 @@ def against_pytorch(results: list[dict]) -> str:
 
 
 def machines(name: str, markdown, document: Path, results: Path = study.RESULTS) -> str:
-    """A study's text in a document, once for each machine that has its result."""
+    """Returns the text of a study, once for each machine that has a result."""
     parts = []
     for path, result in study.stored(name, results):
         parts.append(markdown(result, address(path.with_suffix(".png"), document)))
-    return "\n\n".join(parts) or "Not measured yet: `make benchmark` does it."
+    return "\n\n".join(parts) or "Not measured yet. `make benchmark` measures it."
 
 
 def fused_sentence(result: dict, picture: str) -> str:
-    """What fusing is worth, in one sentence."""
+    """Returns a sentence on what fusing saves."""
     return fused.sentence(result)
 
 
@@ -397,13 +464,14 @@ SECTIONS = {
         "fused": partial(machines, "fused", fused.markdown, LATENCY_PAGE),
     },
     INT8_PAGE: {"quantization": quantization, "qat": qat},
+    ROBUSTNESS_PAGE: {"robustness": robustness, "corruptions": corrupted},
     ANDROID_PAGE: {"usage": partial(usage, False)},
     IOS_PAGE: {"usage": partial(usage, True)},
 }
 
 
 def fill(document: Path) -> str:
-    """The text of a document with each section between its marks."""
+    """Returns the text of a document with each generated section between its markers."""
     text = document.read_text(encoding="utf-8")
     for name, render in SECTIONS[document].items():
         pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"

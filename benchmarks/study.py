@@ -1,8 +1,8 @@
-"""Shared by the studies of latency: exporting networks, measuring, storing results.
+"""Shared parts of the latency studies: exporting networks, measuring, storing results.
 
 A study exports its networks once, into a directory that git ignores, measures the files side by
-side, and stores the result as JSON under the name of the machine. Tables and pictures are made from
-that JSON alone.
+side, and stores the result as JSON under the name of the machine. Tables and figures are made only
+from that JSON.
 """
 
 import argparse
@@ -29,10 +29,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 FILES = ROOT / "build" / "peers"
 PROC_STAT = Path("/proc/stat")
-# More rounds of fewer runs than `benchmark` has by default: there are many files, and a processor
-# changes its speed from one second to the next.
+# There are more rounds of fewer runs than the default of `benchmark`, because there are many files
+# and a processor changes its speed within seconds.
 ROUNDS, RUNS, WARMUP_RUNS = 9, 10, 3
-BUSY = 0.1  # cores at work before the first run, above which a result says so
+BUSY = 0.1  # busy cores before the first run, above which a result mentions them
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Network:
     """A network to time.
 
     Attributes:
-        name: Name that is unique among all studies, since the file is found by it.
-        build: Returns the network as a new Keras model.
+        name: Name that is unique among all studies, because it identifies the file.
+        build: Function that returns the network as a new Keras model.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Network:
 
 @dataclass(frozen=True)
 class Study:
-    """One table and one picture.
+    """A study with a table and a figure.
 
     Attributes:
         name: Name of its files, `NAME.json` and `NAME.png`.
-        prepare: `prepare(files)` exports what is missing in the directory `files`.
+        prepare: `prepare(files)` exports the files that are missing in the directory `files`.
         measure: `measure(files, rounds, runs)` returns the result, plain data for JSON.
-        draw: `draw(result)` returns its picture, a matplotlib Figure.
+        draw: `draw(result)` returns its figure, a matplotlib Figure.
     """
 
     name: str
@@ -94,13 +94,15 @@ def _parse(description: str, studies: Sequence[Study]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=[study.name for study in studies])
     parser.add_argument("--files", type=Path, default=FILES, help="where exported files are kept")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--prepare", action="store_true", help="export what is missing, and stop")
-    parser.add_argument("--plot-only", action="store_true", help="pictures from stored results")
+    parser.add_argument("--prepare", action="store_true", help="export the missing files, and stop")
+    parser.add_argument(
+        "--plot-only", action="store_true", help="draw figures from stored results only"
+    )
     return parser.parse_args()
 
 
 def plot(study: Study, results: Path = RESULTS) -> None:
-    """Draws the picture of a study again, for every machine that has its result."""
+    """Draws the figure of a study again, for every machine that has a result."""
     for path, result in stored(study.name, results):
         _save(study, result, path.with_suffix(".png"))
 
@@ -127,8 +129,8 @@ def export(network: Any, files: Path, precisions: Sequence[str] = ("float32",)) 
 
     Args:
         network: A `Network` or a `keras_mobileone.benchmarking.baselines.Peer`.
-        files: Directory that keeps them. It must be emptied when a network changes.
-        precisions: One file is exported for each of them.
+        files: Directory that keeps the files. It must be emptied if a network changes.
+        precisions: Precisions of the files to export.
     """
     for precision in precisions:
         export_network(network.name, network.build, files, precision)
@@ -142,7 +144,7 @@ def export(network: Any, files: Path, precisions: Sequence[str] = ("float32",)) 
 
 
 def size_of(network: Any, files: Path) -> dict[str, int]:
-    """`macs` and `parameters` of an exported network."""
+    """Returns `macs` and `parameters` of an exported network."""
     return json.loads(_size_path(network, files).read_text(encoding="utf-8"))
 
 
@@ -158,10 +160,10 @@ def time_files(
     Args:
         jobs: Pairs of a network and a precision.
         files: Directory of the files.
-        threads, rounds, runs: As of `keras_mobileone.benchmarking.benchmark`.
+        threads, rounds, runs: See `keras_mobileone.benchmarking.benchmark`.
 
     Returns:
-        A row for each job, with the size of its network and its `Latency` as plain data; and the
+        A row for each job, with the size of its network and its `Latency` as plain data, and the
         conditions.
     """
     busy = busy_cores()
@@ -193,7 +195,7 @@ def time_files(
 
 
 def busy_cores(seconds: float = 2.0) -> float | None:
-    """Returns how many cores other processes keep busy; None on systems other than Linux."""
+    """Returns how many cores other processes keep busy, or None on systems other than Linux."""
     if not PROC_STAT.exists():
         return None
     # user nice system idle iowait …, in ticks since the start, summed over the cores.
@@ -222,7 +224,7 @@ def milliseconds(row: dict) -> float:
 
 
 def ratio(row: dict, reference: dict) -> float:
-    """Returns the latency of a row over that of another row of the same result."""
+    """Returns the latency of a row divided by that of another row of the same result."""
     return benchmarking.ratio(_latency(row), _latency(reference))
 
 
@@ -231,7 +233,7 @@ def _latency(row: dict) -> Latency:
 
 
 def scatter(pairs: Sequence[tuple[dict, dict]]) -> float | None:
-    """Returns how far the ratio of two rows differs between rounds, relative to the ratio.
+    """Returns the relative scatter of the ratio of two rows between rounds.
 
     It is half the interquartile range, as a median over the pairs of a row and its reference. Pairs
     of the reference with itself do not count. None if there was only one round.

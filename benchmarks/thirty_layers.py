@@ -1,7 +1,7 @@
-"""A network of thirty convolutions in many forms, to measure activations and blocks.
+"""Builds a network of thirty convolutions in many forms, to measure activations and blocks.
 
-Section 3.1 of the paper (arXiv 2206.04040) times such a network without describing it. This one has
-a stem, fourteen pairs of a depthwise 3×3 and a pointwise 1×1 convolution as in MobileOne, and a
+Section 3.1 of the paper (arXiv 2206.04040) times such a network without describing it. This network
+has a stem, fourteen pairs of a depthwise 3×3 and a pointwise 1×1 convolution as in MobileOne, and a
 last pointwise convolution, each with batch normalization and an activation. The forms differ in one
 aspect only.
 """
@@ -20,9 +20,10 @@ STEM = 32
 STAGES = ((32, 1, 1), (64, 3, 2), (128, 4, 2), (256, 5, 2), (512, 1, 2))
 LAST = 512
 CONVOLUTIONS = 2 + 2 * sum(pairs for _, pairs, _ in STAGES)
-EXCITE_RATIO = 1 / 4  # in blocks, as MobileNetV3 has it
+EXCITE_RATIO = 1 / 4  # in blocks, as in MobileNetV3
 SE_RELU_RATIO = 1 / 16  # after every convolution, as in Hu et al. (arXiv 1709.01507)
-# Dynamic ReLU (arXiv 2003.10027): maximum of two lines; scales of slopes and offsets; reduction.
+# Dynamic ReLU (arXiv 2003.10027): the number of lines, the scales of slopes and offsets, and the
+# reduction.
 LINES, SLOPE_SCALE, OFFSET_SCALE, REDUCTION = 2, 1.0, 0.5, 8
 
 
@@ -33,12 +34,12 @@ def build(
     excite: bool = False,
     input_shape: Any = (224, 224, 3),
 ) -> keras.Model:
-    """The network in one form, as a new Keras model that gives 1000 logits.
+    """Returns the network in one form, as a new Keras model that returns 1000 logits.
 
     Args:
         activation: Key of `ACTIVATIONS`.
-        skips: A residual connection around each pair that keeps the shape.
-        excite: Squeeze-and-excitation behind each depthwise convolution.
+        skips: Whether to add a residual connection around each pair that keeps the shape.
+        excite: Whether to add squeeze-and-excitation after each depthwise convolution.
         input_shape: (height, width, channels).
     """
     activate = ACTIVATIONS[activation]
@@ -68,7 +69,7 @@ def build(
 def build_branches(
     num_conv_branches: int, *, fused: bool = False, input_shape: Any = (224, 224, 3)
 ) -> keras.Model:
-    """The network of MobileOne blocks, at train time or fused."""
+    """Returns the network of MobileOne blocks, at train time or fused."""
     images = keras.Input(input_shape)
     block = partial(MobileOneBlock, num_conv_branches=num_conv_branches)
     x = MobileOneBlock(STEM, strides=2)(images)
@@ -90,7 +91,7 @@ def _classify(images: Any, x: Any) -> keras.Model:
 
 
 def squeeze_excite(x: Any, ratio: Any) -> Any:
-    """x · sigmoid(W₂ relu(W₁ mean(x)))."""
+    """Returns x · sigmoid(W₂ relu(W₁ mean(x)))."""
     channels = x.shape[-1]
     y = layers.GlobalAveragePooling2D(keepdims=True)(x)
     y = layers.Conv2D(max(4, int(channels * ratio)), 1, activation="relu")(y)
@@ -98,9 +99,9 @@ def squeeze_excite(x: Any, ratio: Any) -> Any:
 
 
 def dynamic_relu(x: Any, by_channel: bool) -> Any:
-    """Maximum of `LINES` lines whose slopes and offsets follow from the mean of the input.
+    """Returns the maximum of `LINES` lines whose slopes and offsets depend on the input's mean.
 
-    All channels share the lines in Dynamic ReLU-A; each has its own in B.
+    In Dynamic ReLU-A all channels share the lines. In B each channel has its own lines.
     """
     channels = x.shape[-1] if by_channel else 1
     y = layers.GlobalAveragePooling2D()(x)
@@ -109,7 +110,8 @@ def dynamic_relu(x: Any, by_channel: bool) -> Any:
     y = layers.Reshape((1, 1, 2 * LINES, channels))(y * 2.0 - 1.0)
     lines = []
     for k in range(LINES):
-        # At rest the first line is the identity and the others are 0: a ReLU.
+        # Without a contribution of the input, the first line is the identity and the others are 0,
+        # which is a ReLU.
         slope = y[..., k, :] * SLOPE_SCALE + (1.0 if k == 0 else 0.0)
         offset = y[..., LINES + k, :] * OFFSET_SCALE
         lines.append(x * slope + offset)

@@ -1,13 +1,14 @@
-"""Images per second and memory of a training step: by branch, in one pass, and without branches.
+"""Measures speed and memory of a training step: by branch, in one pass, and without branches.
 
     python benchmarks/train_step.py --output benchmarks/results/train_step.json \
         --pytorch ml-mobileone/mobileone.py --pytorch-python torch/bin/python
 
-Each method runs in a process of its own, since peak memory is measured by process. All processes
-are ready before the first round. Methods are interleaved; ratios are computed within a round. The
-lower bound is the deploy topology with one batch normalization after each convolution: a network
-without branches, as it would be trained. The authors' PyTorch code is measured too if the path of
-its `mobileone.py` (https://github.com/apple/ml-mobileone) is given, in an environment with PyTorch.
+Each method runs in a separate process, because peak memory is measured by process. All processes
+are ready before the first round. Methods are interleaved, and ratios are computed within a round.
+The lower bound is the deploy topology with one batch normalization after each convolution: a
+network without branches, as it would be trained. The authors' PyTorch code is measured too if the
+path of its `mobileone.py` (https://github.com/apple/ml-mobileone) is given, in an environment with
+PyTorch.
 """
 
 import argparse
@@ -43,7 +44,9 @@ PYTORCH = "authors' PyTorch"
 def main() -> None:
     """Measures rounds of steps and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, help="JSON; rows of other variants in it stay")
+    parser.add_argument(
+        "--output", type=Path, help="JSON file; rows of other variants in it are kept"
+    )
     parser.add_argument("--variants", nargs="+", default=["s0"])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
@@ -51,7 +54,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps of each method in a round")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--pytorch", type=Path, help="the authors' mobileone.py")
-    parser.add_argument("--pytorch-python", default=sys.executable, help="one that has PyTorch")
+    parser.add_argument(
+        "--pytorch-python", default=sys.executable, help="interpreter that has PyTorch"
+    )
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -135,27 +140,28 @@ def has_pytorch(python: str) -> bool:
 
 def spawn(command: Sequence[str | Path]) -> subprocess.Popen:
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    atexit.register(worker.kill)  # also when another one has failed
+    atexit.register(worker.kill)  # even if another worker has failed
     return worker
 
 
 def answer(worker: subprocess.Popen) -> dict:
-    """Returns the next line of a worker that is JSON; it prints other lines too."""
+    """Returns the next line of a worker that is JSON. Other lines are skipped."""
     for line in worker.stdout:
         if line.startswith("{"):
             return json.loads(line)
-    sys.exit(f"A worker stopped with exit code {worker.wait()}; its own words stand above.")
+    sys.exit(f"A worker stopped with exit code {worker.wait()}. Its output is above.")
 
 
 def serve(variant: str, method: str, arguments: argparse.Namespace) -> None:
-    """The worker: prints its memory before and after, and the seconds of a step in each round."""
+    """Runs a worker, which prints its memory and the seconds of a step in each round."""
     size, batch = arguments.size, arguments.batch_size
     recipe = Recipe(
         "step", get_variant(variant), 10, (Phase(0, size),), batch, dtype=arguments.dtype
     )
     trainer = Trainer(make_network(recipe, method), recipe)
     trainer.compile(make_optimizer(recipe, 100))
-    trainer.optimizer.build(trainer.trainable_variables)  # as `train` does: else traced twice
+    # As in `train`; otherwise the step is traced twice.
+    trainer.optimizer.build(trainer.trainable_variables)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     labels = rng.integers(0, 1000, batch)
@@ -199,7 +205,7 @@ def plain_network(recipe: Any) -> keras.Model:
 
 
 def conditions(arguments: argparse.Namespace) -> dict:
-    """Returns the conditions that the figures depend on."""
+    """Returns the conditions that the results depend on."""
     backend = keras.backend.backend()
     return {
         "processor": processor_name(),

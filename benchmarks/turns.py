@@ -1,4 +1,4 @@
-"""Interleaved workers: each times its own step when it reads a line on its input."""
+"""Interleaved workers, each of which times a step when it reads a line of its input."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 from peak_memory import peak_gibibytes
 
-WARM_UP = 2  # steps, the first of which may trace
+WARM_UP = 2  # steps, the first of which may be traced
 
 
 def serve(step: Callable[[], None], steps: int, **facts: Any) -> None:

@@ -1,7 +1,7 @@
-"""MobileOne for Keras 3: train many branches, deploy one, export to phones.
+"""MobileOne for Keras 3: train with several branches, deploy with one, export to phones.
 
 The public names are imported when they are first used, so that `import keras_mobileone` does not
-import Keras, and the command line answers `--help` at once.
+import Keras, and the command line prints `--help` immediately.
 """
 
 import importlib
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     )
     from keras_mobileone.evaluation.accuracy import Evaluation, evaluate
     from keras_mobileone.evaluation.comparison import Comparison, compare
+    from keras_mobileone.evaluation.confidence import Confidence, measure_confidence
+    from keras_mobileone.evaluation.corruptions import CorruptionEvaluation, evaluate_corruptions
     from keras_mobileone.evaluation.predictor import Predictor, load_predictor
+    from keras_mobileone.evaluation.robustness import RobustnessEvaluation, evaluate_robustness
     from keras_mobileone.export.coreml import CoreMLReport, export_coreml
     from keras_mobileone.export.qat import export_qat
     from keras_mobileone.export.report import ExportReport
@@ -114,14 +117,28 @@ _NAMES = {
     "evaluation.accuracy": (
         "Evaluation",
         "evaluate",
+        "evaluate_corruptions",
+        "evaluate_robustness",
     ),
     "evaluation.comparison": (
         "Comparison",
         "compare",
     ),
+    "evaluation.confidence": (
+        "Confidence",
+        "measure_confidence",
+    ),
+    "evaluation.corruptions": (
+        "CorruptionEvaluation",
+        "evaluate_corruptions",
+    ),
     "evaluation.predictor": (
         "Predictor",
         "load_predictor",
+    ),
+    "evaluation.robustness": (
+        "RobustnessEvaluation",
+        "evaluate_robustness",
     ),
     "export.coreml": (
         "CoreMLReport",
@@ -183,7 +200,9 @@ __all__ = [
     "Benchmark",
     "Comparison",
     "Complexity",
+    "Confidence",
     "CoreMLReport",
+    "CorruptionEvaluation",
     "DeployReport",
     "Devices",
     "Equalization",
@@ -210,6 +229,7 @@ __all__ = [
     "QATReport",
     "QuantizationReport",
     "Recipe",
+    "RobustnessEvaluation",
     "Steps",
     "TrainingReport",
     "Variant",
@@ -220,6 +240,8 @@ __all__ = [
     "deploy",
     "equalize",
     "evaluate",
+    "evaluate_corruptions",
+    "evaluate_robustness",
     "evaluation_crop",
     "export_coreml",
     "export_qat",
@@ -235,6 +257,7 @@ __all__ = [
     "load_benchmark",
     "load_image",
     "load_predictor",
+    "measure_confidence",
     "model_complexity",
     "preprocess_input",
     "quantize",
@@ -258,7 +281,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names and what has been imported so far."""
+    """Returns the public names and the names that have been imported so far."""
     return sorted({*globals(), *__all__})
 
 

@@ -1,4 +1,4 @@
-"""`python -m keras_mobileone`."""
+"""Runs the command line as `python -m keras_mobileone`."""
 
 from keras_mobileone.cli import main
 

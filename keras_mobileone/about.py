@@ -30,5 +30,5 @@ class About:
     version: str = ""
 
     def text(self, name: str) -> str:
-        """Returns the description, or that of a MobileOne called `name` if there is none."""
+        """Returns the description, or by default that of a MobileOne model called `name`."""
         return f"{name}. {REFERENCE}." if self.description is None else self.description

@@ -20,7 +20,7 @@ from keras_mobileone.data.imagenet import (
 )
 from keras_mobileone.errors import InputTypeError, InputValueError
 from keras_mobileone.models.network import build
-from keras_mobileone.variants import S0, S1, S2, S3, S4, VARIANTS, Variant, get_variant
+from keras_mobileone.variants import ALL_VARIANTS, S0, S1, S2, S3, S4, Variant, get_variant
 from keras_mobileone.weights.loading import model_from_weights
 from keras_mobileone.weights.pretrained import PRETRAINED, find_weights
 
@@ -411,7 +411,7 @@ def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
         >>> keras_mobileone.list_models("*s[01]")
         ['mobileone_s0', 'mobileone_s1']
     """
-    names = sorted(variant.name for variant in VARIANTS.values())
+    names = sorted(variant.name for variant in ALL_VARIANTS.values())
     return [
         name
         for name in names

@@ -1,26 +1,34 @@
 """The values that options accept, and the defaults that the command line shows.
 
-They stand apart from the code that they steer, so that `keras-mobileone COMMAND --help` can list
+They are separate from the code that uses them, so that `keras-mobileone COMMAND --help` can list
 them without importing Keras.
 """
 
 # Precisions of `export_tflite`, and those of them that need calibration images.
 PRECISIONS = ("float32", "float16", "int8-dynamic", "int8", "int16x8")
 INTEGER = ("int8", "int16x8")
-# The three that `deploy` exports, and in which the networks of a comparison can be made.
+# The precisions that `deploy` exports, which are also those of the networks in a comparison.
 DEPLOY_PRECISIONS = ("float32", "float16", "int8")
-# Types that the input and the output of a TFLite file can have.
+# Types of the input and the output of a TFLite file.
 INTEGER_TYPES = ("float32", "int8", "uint8")
 
-# Core ML: precision of weights and arithmetic, and the oldest system that reads a package.
+# Core ML: the precisions of weights and arithmetic, and the oldest systems that read a package.
 COMPUTE_PRECISIONS = ("float16", "float32")
 DEPLOYMENT_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
-# Compression of the weights, which packages for iOS16 and newer can hold. Fewer bits than 8 are not
-# offered: with 6 the logits of S0 correlate by 0.8 with those of float weights, with 4 not at all.
+# Compression of the weights, which needs a package for iOS16 or newer. Fewer than 8 bits are not
+# offered: with 6 bits the logits of S0 have a correlation of 0.8 with those of float weights, and
+# with 4 bits no correlation.
 COMPRESSIONS = ("linear8", "palette8")
 
-# Benchmarks: rounds over all files, and what an Android device runs a file on: the native tool, and
-# the app, which names the precision of the GPU's arithmetic.
+# Test sets of `evaluate --benchmark`, and the one whose images are corrupted.
+CORRUPTED = "imagenet-c"
+BENCHMARKS = (
+    *("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-real"),
+    CORRUPTED,
+)
+
+# Latency benchmarks: the number of rounds over all files, and the processors of an Android device:
+# those of the native tool, and those of the app, which name the precision of the GPU's arithmetic.
 ROUNDS = 5
 DELEGATES = ("cpu", "gpu")
 ACCELERATORS = ("cpu", "gpu-fp16", "gpu-fp32", "nnapi")

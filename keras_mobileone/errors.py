@@ -4,27 +4,27 @@ Each class is also the built-in exception that Python programs expect, so that `
 works. The command line shows an `InputError` or an `OSError` as one line; anything else is a bug.
 """
 
-LONGEST_LINE = 200  # characters of another library's message that a person reads
+LONGEST_LINE = 200  # characters kept of a line in another library's message
 
 
 class InputError(Exception):
-    """Base class of errors about arguments, files or an environment that do not fit."""
+    """Base class of errors about unsuitable arguments, files or environments."""
 
 
 class InputValueError(InputError, ValueError):
-    """An argument or a file has a value that does not fit."""
+    """An argument or a file has an unsuitable value."""
 
 
 class InputTypeError(InputError, TypeError):
-    """An argument has a type that does not fit."""
+    """An argument has an unsuitable type."""
 
 
 class MissingPackageError(InputError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed. The message names the extra that installs it."""
 
 
 class VerificationError(InputError, ArithmeticError):
-    """Numbers that had to agree, or to stay finite, do not."""
+    """Numbers that must agree or be finite do not or are not."""
 
 
 class MeasurementError(InputError, RuntimeError):

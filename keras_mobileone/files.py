@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What the operating system reports when there is no room to write: a full disk, an exhausted quota,
-# and a limit on the size of files.
+# Errors of the operating system if a file can't grow: a full disk, an exhausted quota, and a limit
+# on the size of files.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, and moves it to `path` if the block succeeds.
+    """Yields a temporary path next to `path`, and moves the file to `path` if the block succeeds.
 
     The temporary name ends like `path`, because Keras chooses the format by the suffix. If the
     block raises, the temporary file is removed and an existing file at `path` is kept.
@@ -54,11 +54,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary directory whose entries move into `directory` if the block succeeds.
 
-    The temporary directory lies beside `directory`, on the same disk. If the block raises, it is
+    The temporary directory is next to `directory`, on the same disk. If the block raises, it is
     removed and `directory` stays as it was. Entries of `directory` with other names are kept.
 
     Args:
-        directory: Where the files go. It is made if it does not exist; its parent must exist.
+        directory: Directory of the files. It is created if it does not exist; its parent must
+            exist.
 
     Raises:
         OSError: If the disk is full. The message names `directory`.
@@ -79,10 +80,10 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def staged_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path of the same name, and moves what is there to `path` on success.
+    """Yields a temporary path of the same name, and moves its content to `path` on success.
 
-    In contrast to `atomic_write` this also serves for a directory, such as a Core ML package. What
-    stood at `path` is replaced.
+    In contrast to `atomic_write`, this also works for a directory, such as a Core ML package. A
+    file or directory at `path` is replaced.
 
     Args:
         path: The file or directory to write.
@@ -103,9 +104,9 @@ def staged_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def _staged(path: Path) -> Iterator[Path]:
-    """Yields a path of the same name in a temporary directory beside `path`.
+    """Yields a path of the same name in a temporary directory next to `path`.
 
-    The temporary directory is removed in the end, with what the caller has not moved.
+    The temporary directory is removed at the end, with everything that the caller has not moved.
     """
     place = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
     try:
@@ -123,19 +124,19 @@ def _replace(source: Path, target: Path) -> None:
 
 @contextmanager
 def _full_disk_named(path: Path) -> Iterator[None]:
-    """Adds `path` to the error of a full disk, which has no name or a temporary one."""
+    """Adds `path` to the error of a full disk, which has no path or a temporary one."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise OSError(
-            error.errno, f"{os.strerror(error.errno)}; make room and try again", str(path)
+            error.errno, f"{os.strerror(error.errno)}; free disk space and try again", str(path)
         ) from error
 
 
 def require_writable(path: str | os.PathLike) -> None:
-    """Raises an error unless a file can be created at `path`: a check before long work.
+    """Raises an error unless a file can be created at `path`, as a check before long work.
 
     Raises:
         FileNotFoundError: If the directory of `path` does not exist.
@@ -153,5 +154,5 @@ def require_writable(path: str | os.PathLike) -> None:
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
             f"Expected a writable directory. Received: {path.parent}, which is read-only for this "
-            "user. Change its permissions, or name another one."
+            "user. Change its permissions, or pass another directory."
         )

@@ -2,10 +2,10 @@
 
 `keras.models.load_model` looks up the class of a layer in a registry and imports no modules other
 than those of Keras itself. A module of this package registers its classes when it is imported, but
-it imports Keras to do so, which takes seconds. The modules are therefore imported at once if Keras
-has been imported already, and right after Keras otherwise. Keras itself is imported before the
-first module of this package that imports it: otherwise that module would be half-way through when
-the modules of the classes, which may need it, are imported.
+it imports Keras to do so, which takes seconds. The modules are therefore imported immediately if
+Keras has been imported already, and right after Keras otherwise. Keras itself is imported before
+the first module of this package that imports it: otherwise that module would be only partly
+initialized when the modules of the classes, which may need it, are imported.
 """
 
 import importlib
@@ -29,7 +29,7 @@ MODULES = (
 
 
 def register_classes() -> None:
-    """Registers the classes now if Keras has been imported, otherwise as soon as it is."""
+    """Registers the classes now if Keras has been imported, and otherwise when it is imported."""
     if KERAS in sys.modules:
         import_modules()
     else:
@@ -56,7 +56,7 @@ class KerasFinder(MetaPathFinder):
             importlib.import_module(KERAS)
         if fullname != KERAS:
             return None
-        sys.meta_path.remove(self)  # or the next line would call this method again
+        sys.meta_path.remove(self)  # otherwise the next line would call this method again
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             spec.loader = RegisteringLoader(spec.loader)
@@ -75,7 +75,8 @@ class RegisteringLoader(Loader):
     """Loads Keras by its own loader, then registers the classes.
 
     Args:
-        loader: The loader of Keras. All attributes that this class does not define are its own.
+        loader: The loader of Keras. Attributes that this class does not define are those of
+            `loader`.
     """
 
     def __init__(self, loader: Loader) -> None:

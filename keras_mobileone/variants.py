@@ -1,4 +1,4 @@
-"""The architectures of MobileOne-S0 … S4 as frozen data.
+"""The architectures of MobileOne as frozen data.
 
 Widths, branches and squeeze-and-excitation come from table 2 of the paper (arXiv 2206.04040) and
 from `mobileone.py` of github.com/apple/ml-mobileone.
@@ -189,12 +189,31 @@ S4 = Variant("mobileone_s4", (3.0, 3.5, 3.5, 4.0), se_pairs=(0, 0, 5, 1))
 
 VARIANTS = {"s0": S0, "s1": S1, "s2": S2, "s3": S3, "s4": S4}
 
+# The paper names three smaller networks and gives their parameters and multiply-accumulates, but
+# neither their widths nor their depths. These widths and depths are not the authors': they were
+# chosen because they give those counts, rounded as in the paper.
+MICRO0 = Variant(
+    "mobileone_micro0_unofficial", (0.5, 0.5, 0.5, 0.75), num_conv_branches=4, depths=(2, 8, 6, 1)
+)
+MICRO1 = Variant(
+    "mobileone_micro1_unofficial", (0.25, 0.75, 1.0, 0.75), num_conv_branches=4, depths=(2, 6, 7, 1)
+)
+MICRO2 = Variant(
+    "mobileone_micro2_unofficial", (0.75, 1.0, 1.0, 1.0), num_conv_branches=4, depths=(2, 6, 8, 1)
+)
+
+UNOFFICIAL_VARIANTS = {"micro0": MICRO0, "micro1": MICRO1, "micro2": MICRO2}
+ALL_VARIANTS = VARIANTS | UNOFFICIAL_VARIANTS
+
 
 def get_variant(name: str) -> Variant:
-    """Returns a published variant by its name.
+    """Returns a variant by its name.
+
+    The micro variants are unofficial: the paper does not tell their widths and depths.
 
     Args:
-        name: `"s0"` … `"s4"`, or `"mobileone_s0"` … `"mobileone_s4"`, in upper or lower case.
+        name: `"s0"` … `"s4"` or `"micro0"` … `"micro2"`, or the whole name such as
+            `"mobileone_s0"`, in upper or lower case.
 
     Returns:
         The `Variant`.
@@ -206,9 +225,9 @@ def get_variant(name: str) -> Variant:
         >>> get_variant("S0").num_conv_branches
         4
     """
-    key = name.lower().removeprefix("mobileone").lstrip("_-")
-    if key not in VARIANTS:
+    key = name.lower().removeprefix("mobileone").lstrip("_-").removesuffix("_unofficial")
+    if key not in ALL_VARIANTS:
         raise InputValueError(
-            f"`variant` must be one of {', '.join(VARIANTS)}. Received: {name!r}."
+            f"`variant` must be one of {', '.join(ALL_VARIANTS)}. Received: {name!r}."
         )
-    return VARIANTS[key]
+    return ALL_VARIANTS[key]

@@ -22,8 +22,8 @@ PROJECT = Path(__file__).parents[1]
 STAND_IN = Path(__file__).with_name("stand_in_adb.py")
 SHARED = PROJECT.parent / "shared"
 
-# The files that take longer than a minute, longest first. Processes that share the tests file by
-# file (`--dist loadfile --no-loadscope-reorder`) so end at about the same time.
+# The files that take longer than a minute, longest first. Processes that distribute the tests by
+# file (`--dist loadfile --no-loadscope-reorder`) then end at about the same time.
 LONGEST = (
     "test_distributed.py",
     "test_finetuning.py",
@@ -45,13 +45,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def project() -> Path:
-    """Root of the checkout."""
+    """Returns the root of the checkout."""
     return PROJECT
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The directory of reference outputs, weights and photographs, which is not in the project."""
+    """Returns the directory of reference outputs, weights and photographs outside the project."""
     if not SHARED.is_dir():
         pytest.skip("needs the reference files of ../shared, which this machine does not have")
     return SHARED
@@ -59,13 +59,13 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """Initializers draw the same values in whatever order the tests run."""
+    """Makes initializers draw the same values in any order of the tests."""
     keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> keras_mobileone.Variant:
-    """All of the family's features in a few layers: k = 2, skips, SE, both strides."""
+    """Returns a variant with all features of the family: k = 2, skips, SE, both strides."""
     return keras_mobileone.Variant(
         "tiny",
         widths=(1.0, 1.0, 1.0, 1.0),
@@ -78,11 +78,11 @@ def tiny() -> keras_mobileone.Variant:
 
 @pytest.fixture(scope="session")
 def randomize():
-    """Function that fills every variable of a model or layer with random values.
+    """Returns a function that fills every variable of a model or layer with random values.
 
-    Fresh batch normalization (gamma 1, beta 0, mean 0, variance 1) hides wrong formulas: here
-    nothing is 0 or 1, and one gamma in five is negative. Kernels are scaled by their fan-in, so
-    that the input still makes a difference after forty layers.
+    New batch normalization (gamma 1, beta 0, mean 0, variance 1) hides wrong formulas. No value of
+    the function is 0 or 1, and one gamma in five is negative. Kernels are scaled by their fan-in,
+    so that the input still has an effect after forty layers.
     """
 
     def fill(model, seed=0):
@@ -109,7 +109,7 @@ def randomize():
 
 @pytest.fixture(scope="session")
 def relative_error():
-    """Function for the largest difference of two arrays over the largest reference magnitude."""
+    """Returns a function for the largest difference divided by the largest reference magnitude."""
 
     def error(found, expected) -> float:
         found, expected = (np.asarray(keras.ops.convert_to_numpy(a)) for a in (found, expected))
@@ -122,7 +122,7 @@ def relative_error():
 
 @pytest.fixture(scope="module")
 def load_script(project):
-    """Function that imports a script of benchmarks/ as Python finds it when one is run."""
+    """Returns a function that imports a script of benchmarks/ as Python does when it is run."""
     sys.path.insert(0, str(project / "benchmarks"))
     yield importlib.import_module
     sys.path.remove(str(project / "benchmarks"))
@@ -130,7 +130,7 @@ def load_script(project):
 
 @pytest.fixture(scope="session")
 def noise():
-    """Function for standard normal float32 arrays."""
+    """Returns a function for standard normal float32 arrays."""
 
     def draw(*shape, seed=0) -> np.ndarray:
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -140,7 +140,7 @@ def noise():
 
 @pytest.fixture(scope="session")
 def run_python(project):
-    """Function that runs Python source in a fresh process and returns what it printed."""
+    """Returns a function that runs Python source in a new process and returns its output."""
 
     def run(source: str, *arguments, cwd=project, **environment: str) -> str:
         process = subprocess.run(
@@ -158,7 +158,7 @@ def run_python(project):
 
 @pytest.fixture(scope="session")
 def steps_done():
-    """Function for the steps that the checkpoint of a run has, 0 if there is none."""
+    """Returns a function for the number of steps in the checkpoint of a run, 0 without one."""
     from safetensors import SafetensorError, safe_open
 
     def steps(directory) -> int:
@@ -173,7 +173,7 @@ def steps_done():
 
 @pytest.fixture(scope="session")
 def refused():
-    """Function that checks a command's result: one line of error with some words, exit code 2."""
+    """Returns a function that checks for a one-line error with some words and exit code 2."""
 
     def check(result, words, untouched):
         assert result.exit_code == 2, result.output
@@ -188,7 +188,7 @@ def refused():
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny, randomize):
-    """A train-time model with ten classes and logits; tests must not change it."""
+    """Returns a train-time model with ten classes and logits, which tests must not change."""
     model = keras_mobileone.MobileOne(
         tiny, weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
     )
@@ -196,7 +196,7 @@ def tiny_model(tiny, randomize):
 
 
 class Phone:
-    """The directory of the stand-in for adb and a phone."""
+    """Directory of the stand-in for adb and a phone."""
 
     app_directory = "sdcard/Android/data/io.github.kerasmobileone.bench/files"
 
@@ -205,12 +205,12 @@ class Phone:
         self.change()
 
     def change(self, **scenario):
-        """Sets what the stand-in does, see SCENARIO there."""
+        """Changes what the stand-in does; see its SCENARIO."""
         (self.root / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")
 
     @property
     def calls(self) -> list[list[str]]:
-        """The commands that came, without adb and its serial; those of the shell split."""
+        """Returns the received commands without adb and its serial, with shell commands split."""
         calls = [
             shlex.split(line)
             for line in (self.root / "calls.txt").read_text(encoding="utf-8").splitlines()
@@ -220,29 +220,29 @@ class Phone:
 
     @property
     def runs(self) -> list[list[str]]:
-        """The calls that ran the tool."""
+        """Returns the calls that ran the tool."""
         return [call for call in self.calls if any("--graph=" in word for word in call)]
 
     @property
     def starts(self) -> list[dict[str, str]]:
-        """The extras of each intent that started the app, by name."""
+        """Returns the extras of each intent that started the app, by name."""
         calls = [call[8:] for call in self.calls if call[:3] == ["shell", "am", "start"]]
         return [dict(zip(words[1::3], words[2::3], strict=True)) for words in calls]
 
     @property
     def left_for_app(self) -> list[Path]:
-        """What lies in the app's directory."""
+        """Returns the files in the app's directory."""
         return list((self.root / "phone" / self.app_directory).iterdir())
 
     @property
     def left(self) -> list[Path]:
-        """What lies under /data/local/tmp."""
+        """Returns the files under /data/local/tmp."""
         return list((self.root / "phone" / "data" / "local" / "tmp").iterdir())
 
 
 @pytest.fixture
 def phone(tmp_path, monkeypatch):
-    """A connected phone, which is a stand-in for adb in an otherwise empty PATH."""
+    """Returns a connected phone, a stand-in for adb in an otherwise empty PATH."""
     root = tmp_path / "stand-in"
     (root / "phone" / "data" / "local" / "tmp").mkdir(parents=True)
     (root / "bin").mkdir()
@@ -259,7 +259,7 @@ def phone(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sized_files(tmp_path):
-    """Two files of very different size, which the stand-in takes for their times."""
+    """Returns two files of very different sizes, which the stand-in uses as their times."""
     from ai_edge_litert import schema_py_generated as schema
 
     from keras_mobileone.litert import flatbuffer

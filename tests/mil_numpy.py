@@ -1,4 +1,4 @@
-"""Runs a saved Core ML package in NumPy: what its ML Program computes, with its own weights."""
+"""Runs the ML Program of a saved Core ML package in NumPy, with the weights of the package."""
 
 import logging
 
@@ -7,14 +7,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 
 def run_package(path, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs of a package, by name.
+    """Returns the outputs of a package by name.
 
     Args:
         path: The `.mlpackage` directory.
-        image: For an image input uint8 (height, width, 3); else what the multi-array takes.
+        image: uint8 (height, width, 3) for an image input, and otherwise the value of the
+            multi-array.
 
     Results are rounded to the dtype that the program states for each operation, so that a float16
-    program computes with float16's digits; sums inside an operation are in float32.
+    program computes with the precision of float16. Sums inside an operation are in float32.
     """
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     import coremltools as ct
@@ -26,7 +27,7 @@ def run_package(path, image: np.ndarray) -> dict[str, np.ndarray]:
     function = program.functions["main"]
     (name,) = function.inputs
     if spec.description.input[0].type.HasField("imageType"):
-        image = image.transpose(2, 0, 1)[None]  # as Core ML hands over a picture
+        image = image.transpose(2, 0, 1)[None]  # the layout in which Core ML passes an image
     values = {name: np.asarray(image, np.float32)}
     for operation in function.operations:
         _run(operation, values)
@@ -67,7 +68,7 @@ def _f(x):
 
 
 def conv(x, weight, strides, pad_type, groups, pad=None, dilations=None, bias=None):
-    """NCHW convolution; weight (out, in / groups, height, width)."""
+    """Computes an NCHW convolution with a weight of shape (out, in / groups, height, width)."""
     x, weight = _f(x), _f(weight)
     height, width = weight.shape[2:]
     if pad_type == "custom":
@@ -89,13 +90,13 @@ def conv(x, weight, strides, pad_type, groups, pad=None, dilations=None, bias=No
 
 
 def batch_norm(x, mean, variance, gamma, beta, epsilon):
-    """Over the channels of NCHW."""
+    """Normalizes the channels of an NCHW tensor."""
     scale = _f(gamma) / np.sqrt(_f(variance) + _f(epsilon))
     return _f(x) * scale[:, None, None] + (_f(beta) - _f(mean) * scale)[:, None, None]
 
 
 def pad(x, pad, mode, constant_val):
-    """Of the last axes."""
+    """Pads the last axes."""
     assert mode == "constant"
     pairs = np.reshape(pad, (-1, 2))
     pairs = [(0, 0)] * (x.ndim - len(pairs)) + [tuple(pair) for pair in pairs]
@@ -103,32 +104,32 @@ def pad(x, pad, mode, constant_val):
 
 
 def matmul(x, y, transpose_x, transpose_y):
-    """Of matrices."""
+    """Multiplies matrices."""
     x, y = (_f(a).swapaxes(-1, -2) if t else _f(a) for a, t in ((x, transpose_x), (y, transpose_y)))
     return x @ y
 
 
 def softmax(x, axis):
-    """Over one axis."""
+    """Computes a softmax over one axis."""
     exponentials = np.exp(_f(x) - _f(x).max(axis, keepdims=True))
     return exponentials / exponentials.sum(axis, keepdims=True)
 
 
 def classify(probabilities, classes):
-    """Best label, and probability of each."""
+    """Returns the best label, and the probability of each label."""
     probabilities = np.ravel(probabilities)
     return classes.ls[int(probabilities.argmax())], probabilities
 
 
 def affine_dequantize(quantized_data, zero_point, scale, axis):
-    """Weights of 8 bits."""
+    """Returns the values of 8-bit weights."""
     shape = [-1 if i == axis else 1 for i in range(quantized_data.ndim)]
     zero_point = np.reshape(zero_point, shape if np.size(zero_point) > 1 else ())
     return (_f(quantized_data) - _f(zero_point)) * np.reshape(_f(scale), shape)
 
 
 def lut_to_dense(indices, lut, shape):
-    """Weights from a table; `indices` are packed, lowest bits first."""
+    """Returns weights from a table, whose `indices` are packed with the lowest bits first."""
     bits = int(np.log2(len(lut)))
     unpacked = np.unpackbits(np.asarray(indices, np.uint8), bitorder="little")
     count = int(np.prod(shape))

@@ -1,7 +1,7 @@
-"""A stand-in for adb and a phone: run as a program, it answers in their own words.
+"""A stand-in for adb and a phone, which runs as a program and prints the same messages.
 
 `STAND_IN_ADB` names a directory with scenario.json (see `SCENARIO`), the phone's files under phone/
-and the commands that came, one a line, in calls.txt. Formats are taken from these sources:
+and the received commands in calls.txt, one on each line. Formats are taken from these sources:
 
 - `adb devices`, lost devices: AOSP packages/modules/adb, transport.cpp and adb.cpp
 - failed copies: file_sync_client.cpp and daemon/file_sync_service.cpp there
@@ -27,14 +27,14 @@ from stand_in_app import AppPhone
 SCENARIO = {
     "devices": {"R5CT1": "device"},  # serial: state
     "abis": "arm64-v8a,armeabi-v7a,armeabi",
-    "thermal": [0],  # statuses told one after another; the last one stays
-    "full": [],  # local file names for which there is no room
-    "killed": [],  # contents of .tflite files at which the tool is killed
-    "gpu": "whole",  # or "partial", "refused" or "ignored": runs on the CPU without a word
-    "drift": [1.0],  # how slow the phone is in each process of the tool, the last one stays
-    "lost_after": None,  # number of commands after which the device is gone
-    "program": None,  # what the shell says instead of running the tool
-    "app": {},  # what the benchmark app does, see APP in stand_in_app.py
+    "thermal": [0],  # statuses reported in turn; the last one is repeated
+    "full": [],  # names of local files for which there is no space
+    "killed": [],  # contents of .tflite files for which the tool is killed
+    "gpu": "whole",  # or "partial", "refused" or "ignored" (runs on the CPU without a message)
+    "drift": [1.0],  # slowdown of the phone in each process of the tool; the last one is repeated
+    "lost_after": None,  # number of commands after which the device is disconnected
+    "program": None,  # what the shell prints instead of running the tool
+    "app": {},  # what the benchmark app does; see APP in stand_in_app.py
 }
 PROPERTIES = {
     "ro.product.manufacturer": "Google",
@@ -125,7 +125,7 @@ def push(source, target, scenario) -> int:
             "No such file or directory"
         )
     if source.name in scenario["full"]:
-        copy.write_bytes(source.read_bytes()[:10])  # what arrived before the disk was full
+        copy.write_bytes(source.read_bytes()[:10])  # written before the disk was full
         return fail(
             f"adb: error: failed to copy '{source}' to '{target}': remote write failed: "
             "No space left on device"
@@ -167,7 +167,7 @@ def shell(command, scenario) -> int:
 
 
 def following(name, values):
-    """The next of some values; the last one from then on."""
+    """Returns the next of some values, and repeats the last one."""
     path = HOME / f"{name}.count"
     count = int(path.read_text(encoding="utf-8")) if path.exists() else 0
     path.write_text(str(count + 1), encoding="utf-8")
@@ -196,13 +196,13 @@ def benchmark_model(program, arguments, scenario) -> int:
     if options.get("use_gpu") == "true" and not gpu(scenario["gpu"], options, litert):
         print("ERROR: Benchmarking failed.")
         return 1
-    # A file takes as many microseconds as it has bytes, on a phone that is not slowed down.
+    # A file takes one microsecond for each byte on a phone without slowdown.
     figures(round(len(content) * following("drift", scenario["drift"])), options, litert)
     return 0
 
 
 def gpu(how, options, litert) -> bool:
-    """Says how the GPU took the file, and whether the tool goes on."""
+    """Prints the messages about the GPU, and returns whether the tool continues."""
     if how == "ignored":
         print("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.")
         return True
@@ -220,7 +220,7 @@ def gpu(how, options, litert) -> bool:
             if litert
             else "ERROR: Failed to apply GPU delegate."
         )
-        return litert  # LiteRT's goes on, on the CPU
+        return litert  # LiteRT's tool continues on the CPU
     if litert:
         return True
     if how == "partial":

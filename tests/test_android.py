@@ -1,6 +1,6 @@
-"""An Android device as a target, by a stand-in for adb that is run as a program.
+"""Tests an Android device as a target, with a stand-in for adb that runs as a program.
 
-No phone was at hand: what a real one answers is taken from its sources, see stand_in_adb.py.
+No phone was available. The answers of a real one are taken from its sources; see stand_in_adb.py.
 """
 
 import struct
@@ -28,7 +28,7 @@ X86_64 = 62
 
 @pytest.fixture
 def naps(monkeypatch):
-    """Seconds that the device was let rest, which are not slept through."""
+    """Returns the seconds of rest that were requested, without sleeping."""
     found = []
     monkeypatch.setattr(android, "sleep", found.append)
     return found
@@ -61,7 +61,7 @@ def run(*arguments):
 
 
 def sizes(files) -> list[float]:
-    """Milliseconds that the stand-in takes."""
+    """Returns the milliseconds that the stand-in takes for each file."""
     return [path.stat().st_size / 1e3 for path in files]
 
 
@@ -107,7 +107,7 @@ def test_ratios_survive_a_phone_that_slows_down(phone, litert_tool, files, naps)
 
 
 def test_the_executable_bit_is_set(phone, litert_tool, files, naps):
-    """The stand-in's push loses it."""
+    """The push of the stand-in loses the executable bit."""
     benchmark(files[:1], rounds=1, target=AndroidDevice(tool=litert_tool))
     names = [call[1] for call in phone.calls if call[0] == "shell"]
     assert names.index("chmod") < names.index(phone.runs[0][1])
@@ -122,7 +122,7 @@ def test_profiles_are_fetched(phone, tool, files, naps, tmp_path):
     found = sorted(profiles.iterdir())
     assert [path.stem for path in found] == ["0-1", "1-1000"]
     assert all("CONV_2D" in path.read_text(encoding="utf-8") for path in found)
-    # Measured apart: profiling costs time.
+    # The profile is measured separately because profiling costs time.
     assert [any("profil" in word for word in call) for call in phone.runs] == [False] * 4 + [
         True
     ] * 2
@@ -167,7 +167,7 @@ def test_one_file_that_is_killed_does_not_stop_the_others(
 
 
 def test_a_hot_device_is_let_cool_down(phone, litert_tool, files, naps):
-    phone.change(thermal=[0, 3, 4, 3, 1])  # the first one is for the state before
+    phone.change(thermal=[0, 3, 4, 3, 1])  # the first value is for the state before the benchmark
     result = benchmark(files[:1], rounds=1, target=AndroidDevice(tool=litert_tool, cool_down=2))
     assert naps == [2, android.POLL, android.POLL, android.POLL]
     assert len(result.latencies) == 1
@@ -208,7 +208,7 @@ def test_a_round_that_made_the_device_hot_is_marked(phone, litert_tool, files, n
         ({"devices": {"A": "device"}}, "C", ["connected device: A", "'C'"]),
         ({"devices": {"A": "device", "B": "offline"}}, "B", ["device B", "offline"]),
         ({"abis": "x86_64,x86"}, None, ["x86_64 or x86", "for arm64-v8a", "--tool"]),
-        ({"full": ["benchmark_model"]}, None, ["room on device R5CT1", "benchmark_model"]),
+        ({"full": ["benchmark_model"]}, None, ["space on device R5CT1", "benchmark_model"]),
         ({"program": "not executable: 64-bit ELF file"}, None, ["not executable", "--tool"]),
         ({"lost_after": 5}, None, ["stay connected", "not found", "Reconnect"]),  # at the tool
         ({"lost_after": 8}, None, ["stay connected", "not found"]),  # at the second file
@@ -280,7 +280,7 @@ def test_the_tool_that_litert_cli_downloaded(phone, files, naps, tmp_path):
 
 
 def test_litert_cli_is_asked_for_its_tool(phone, files, naps, tmp_path, monkeypatch):
-    """By the function of its 0.2.1, here of a package of the same shape."""
+    """The stand-in package has the same function as litert-cli 0.2.1."""
     package = tmp_path / "site" / "litert_cli" / "core"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
@@ -350,7 +350,8 @@ INFO: {}
 @pytest.mark.parametrize(
     ("line", "figures"),
     [
-        # stats_calculator.h: runs that took equally long; large numbers in C++'s short form.
+        # Formats of stats_calculator.h: runs that took equally long, and large numbers in C++'s
+        # short form.
         ("count=50 curr=120(all same) p5=120 median=120 p95=120", (0.12, 0.12, 0.12)),
         (
             "count=50 first=1.2e+06 curr=1 min=1 max=2 avg=3 std=4 p5=1 median=1.5e+06 p95=2000000",
@@ -367,9 +368,9 @@ def test_figures_of_the_tool(line, figures):
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        ("", "without its lines"),
-        (FIGURES.format("count=0"), "without its lines"),
-        (FIGURES.format("count=5 first=9 curr=8 min=8 max=9 avg=8.5 std=1"), "newer one"),
+        ("", "without the lines"),
+        (FIGURES.format("count=0"), "without the lines"),
+        (FIGURES.format("count=5 first=9 curr=8 min=8 max=9 avg=8.5 std=1"), "newer version"),
     ],
 )
 def test_output_without_figures_is_refused(output, words):
@@ -378,7 +379,7 @@ def test_output_without_figures_is_refused(output, words):
 
 
 def test_older_devices_tell_less():
-    """Before Android 10 there is no thermal service."""
+    """There is no thermal service before Android 10."""
     assert device.parse_thermal("Can't find service: thermalservice") == {
         "thermal_status": None,
         "temperatures": {},

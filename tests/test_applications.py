@@ -1,4 +1,4 @@
-"""`MobileOneS0` … and `MobileOne`: Keras Applications' signature and rules, features, training."""
+"""Tests `MobileOne` and `MobileOneS0` …: the rules of Keras Applications, features, training."""
 
 import inspect
 
@@ -262,7 +262,7 @@ def test_s0_trains(noise):
     """oneDNN's strided 1×1 convolution of 3 channels would crash this on AVX-512 processors."""
     model = MobileOne("s0", weights=None, input_shape=(64, 64, 3), classes=4)
     loss = "sparse_categorical_crossentropy"
-    model.compile(keras.optimizers.SGD(0.01), loss, run_eagerly=True)  # tracing takes longer
+    model.compile(keras.optimizers.SGD(0.01), loss, run_eagerly=True)  # tracing would take longer
     images, labels = noise(8, 64, 64, 3), np.arange(8) % 4
     losses = model.fit(images, labels, batch_size=8, epochs=3, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
@@ -295,7 +295,8 @@ def test_keras_own_export_takes_a_model_that_nobody_called(deploy, tiny, tmp_pat
     archive = tf.saved_model.load(tmp_path / "saved")
     served = archive.serve(noise(1, 64, 64, 3))
     np.testing.assert_allclose(served, model(noise(1, 64, 64, 3)), rtol=1e-5, atol=1e-6)
-    # The converter to ONNX is not installed everywhere; what Keras says of it is no matter of ours.
+    # The converter to ONNX is not installed everywhere, and messages of Keras about it are not
+    # tested here.
     try:
         MobileOne(tiny, **options).export(tmp_path / "model.onnx", format="onnx", verbose=False)
     except (ImportError, AttributeError) as error:

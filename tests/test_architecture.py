@@ -1,4 +1,4 @@
-"""The order of the modules, and what importing the package costs."""
+"""Tests the order of the modules, and the cost of importing the package."""
 
 import ast
 import json
@@ -10,18 +10,19 @@ import pytest
 
 PACKAGE = "keras_mobileone"
 ROOT = Path(__file__).parents[1]
-# Imported where they are used, and never at the top of a module.
+# These packages are imported where they are used, and never at the top of a module.
 LATE = {"tensorflow", "jax", "torch", "PIL", "matplotlib", "ai_edge_litert", "h5py", "safetensors"}
 LATE |= {"tensorflow_datasets", "tensorboard", "tensorflow_model_optimization", "tf_keras"}
-# What only the command line needs: not imported by any module that `import keras_mobileone` reads.
+# Only the command line needs these packages. No module that `import keras_mobileone` reads imports
+# them.
 COMMAND_LINE = {"click", "rich"}
 
 
 def read_map(text: str) -> list[str]:
-    """Modules in the order of the map in CONTRIBUTING.md; a package stands for its `__init__`.
+    """Returns the modules in the order of the map in CONTRIBUTING.md, with a package as `__init__`.
 
-    A line that begins with a package (`.` for the root) names its modules, and so does the line
-    after it where the list goes on; the other lines, which describe, end in no name of a module.
+    A line that begins with a package (`.` for the root) lists its modules, and so do the lines that
+    continue the list. The other lines are descriptions, which do not end in the name of a module.
     """
     block = re.search(r"```map\n(.*?)```", text, re.DOTALL)[1]
     order, package = [], None
@@ -42,7 +43,7 @@ def read_map(text: str) -> list[str]:
 
 
 def block_of(block: str, package: str) -> str:
-    """The lines of one package in the map."""
+    """Returns the lines of one package in the map."""
     start = block.index(f"\n{package} ") + 1
     following = re.search(r"\n\S", block[start:])
     return block[start : start + following.start()] if following else block[start:]
@@ -58,13 +59,13 @@ ORDER = read_map((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def modules(project):
-    """Syntax tree of each module under its name without the package's."""
+    """Returns the syntax tree of each module by its name below the package."""
     root = project / PACKAGE
     return {module_name(p, root): ast.parse(p.read_text()) for p in sorted(root.rglob("*.py"))}
 
 
 def imported(tree, known) -> set[str]:
-    """Modules of this package that a syntax tree imports, anywhere in it."""
+    """Returns the modules of this package that are imported anywhere in a syntax tree."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -85,7 +86,7 @@ def within(module, package) -> bool:
 
 
 def top_level_imports(tree) -> set[str]:
-    """First names of what a module imports when it is itself imported."""
+    """Returns the top-level packages that a module imports when it is imported."""
     found, pending = set(), list(tree.body)
     while pending:
         node = pending.pop()
@@ -94,7 +95,7 @@ def top_level_imports(tree) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module.split(".")[0])
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue  # never run
+            continue  # never runs
         elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             pending.extend(ast.iter_child_nodes(node))
     return found
@@ -107,7 +108,7 @@ def test_every_module_has_its_place_in_the_order(modules):
         "imports and before what imports it."
     )
     gone = [name for name in ORDER if name not in modules]
-    assert not gone, f"{gone} stand in the map of CONTRIBUTING.md but are no modules."
+    assert not gone, f"{gone} are in the map of CONTRIBUTING.md but are not modules."
     assert len(ORDER) == len(set(ORDER))
 
 
@@ -122,7 +123,7 @@ def test_imports_go_one_way(modules):
 
 
 def test_the_order_is_needed(modules):
-    """The reader of imports sees them: some that are known, in two spellings."""
+    """`imported` finds known imports in both spellings."""
     assert "layers.block" in imported(modules["models.fusing"], set(modules))
     assert "layers.reparameterization" in imported(
         modules["layers.block"], set(modules)
@@ -149,7 +150,7 @@ LOADED = "import sys, json, {}; print(json.dumps(sorted(sys.modules)))"
 
 @pytest.mark.slow
 def test_importing_costs_no_more_than_keras(run_python):
-    """By the modules that are loaded: no clock. The public names are all looked up."""
+    """The cost is measured by loaded modules and not by time. All public names are looked up."""
     keras_alone = set(json.loads(run_python(LOADED.format("keras")).splitlines()[-1]))
     everything = f"keras, {PACKAGE}; [getattr({PACKAGE}, name) for name in {PACKAGE}.__all__]"
     with_us = set(json.loads(run_python(LOADED.format(everything)).splitlines()[-1]))
@@ -169,7 +170,7 @@ def test_importing_does_not_import_keras(run_python):
 
 
 def test_the_public_names_are_the_same_in_all_three_lists(modules):
-    """What Python looks up, what type checkers read, and `__all__`."""
+    """The lists are those for lookup and for type checkers, and `__all__`."""
     import keras_mobileone
 
     (block,) = (node for node in modules[""].body if isinstance(node, ast.If))

@@ -1,4 +1,4 @@
-"""`make test-arm64` without qemu: what it compares, what it asks of the machine, what it keeps."""
+"""Tests `make test-arm64` without qemu: its comparison, its requirements, and its result."""
 
 import json
 import platform
@@ -16,7 +16,7 @@ X86 = {"machine": "x86_64", "distribution": "debian", "root": True}
 
 @pytest.fixture
 def logits(noise):
-    """Of 5 images and 10 classes; class 0 is the best of image 0 by far."""
+    """Returns logits of 5 images and 10 classes, with class 0 far ahead in image 0."""
     values = noise(5, 10)
     values[0, 0] = 8.0
     return values
@@ -34,7 +34,7 @@ def test_equal_logits_pass(logits, precision):
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("tolerances", [0.5, 2, np.nan])
 def test_a_perturbed_logit_is_caught(logits, precision, tolerances):
-    """In the last image, which has none of the largest logits."""
+    """The perturbed logit is in the last image, which has none of the largest logits."""
     perturbed = logits.copy()
     perturbed[4, 7] += tolerances * check.TOLERANCE * 8.0
     result = check.compare(precision, logits, perturbed)
@@ -61,7 +61,7 @@ def test_int8_logits_may_differ_below_the_answer_and_are_counted(logits):
 
 
 def test_missing_images_are_caught(logits):
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="of the same shape"):
         check.compare("int8", logits, logits[:4])
 
 
@@ -140,7 +140,7 @@ def test_root_is_needed_only_to_install_qemu():
 
 
 def test_the_command_refuses_a_machine_without_apt(tmp_path):
-    """On machines that are not Debian or not x86-64 it is these that it names."""
+    """The message names a system other than Debian or a processor other than x86-64."""
     process = subprocess.run(
         [sys.executable, emulator.__file__],
         env={"PATH": str(tmp_path)},

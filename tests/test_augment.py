@@ -1,4 +1,4 @@
-"""The operations of AutoAugment against Pillow's, and the statistics of the policies."""
+"""Tests AutoAugment's operations against those of Pillow, and the statistics of the policies."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def noise(height=61, width=83, seed=0):
 
 
 def dark(height=50, width=40):
-    """Few different values, none of them 0 or 255, another range in each channel."""
+    """Returns an image of few values without 0 and 255, with a different range in each channel."""
     base = np.random.default_rng(1).integers(0, 40, (height, width, 3))
     return (base * (1, 2, 3) + (5, 60, 100)).astype(np.uint8)
 
@@ -46,12 +46,12 @@ def affine(*matrix):
 
 
 def solarize_add(image, addition):
-    """mmpretrain's definition, for an addition without a fraction."""
+    """Applies mmpretrain's definition, for an addition without a fraction."""
     values = np.asarray(image).astype(int)
     return np.where(values < 128, np.minimum(values + addition, 255), values)
 
 
-# Name: Pillow's function of (picture, parameter), parameters to try.
+# For each name, Pillow's function of (image, parameter) and the parameters to test.
 GEOMETRY = {
     "shear_x": (affine(1, None, 0, 0, 1, 0), (-0.3, 0.0, 0.11, 0.3)),
     "shear_y": (affine(1, 0, 0, None, 1, 0), (-0.3, 0.0, 0.11, 0.3)),
@@ -96,7 +96,7 @@ def test_values_equal_pillows(name, picture):
     for parameter in parameters:
         expected = expected_of(reference, PICTURES[picture], parameter)
         found = run(name, PICTURES[picture], parameter)
-        # A product in float32 may land on the other side of a whole number.
+        # A product in float32 may fall on the other side of an integer.
         tolerance = 1 if name in ("color", "contrast", "brightness", "sharpness") else 0
         distance = np.abs(found.astype(int) - expected)
         assert distance.max() <= tolerance, parameter
@@ -119,7 +119,8 @@ def test_geometry_equals_pillows(name, picture):
     for parameter in parameters:
         expected = expected_of(reference, PICTURES[picture], parameter)
         found = run(name, PICTURES[picture], parameter)
-        # Where a source lies between two pixels, Pillow's fixed point may choose the other one.
+        # If a source lies between two pixels, Pillow's fixed-point arithmetic may choose the other
+        # one.
         assert (found != expected).any(2).mean() <= 0.002, parameter
 
 
@@ -152,7 +153,7 @@ def test_outside_the_picture_is_the_mean_colour():
 
 
 def test_posterize_to_no_bits_is_black():
-    """Pillow refuses 0 bits; mmpretrain's magnitude 10 means them."""
+    """Pillow does not accept 0 bits, which mmpretrain uses at magnitude 10."""
     assert augment.posterize(tf.constant(noise()), 0).numpy().max() == 0
 
 
@@ -168,7 +169,7 @@ def test_a_wrong_table_would_be_seen(name, monkeypatch):
 
 
 def over_seeds(function, pixels, count=400):
-    """`function(image, seed)` for many seeds: (count, height, width, 3)."""
+    """Returns `function(image, seed)` for many seeds: (count, height, width, 3)."""
     image = tf.constant(pixels)
     dataset = tf.data.Dataset.range(count)
     dataset = dataset.map(
@@ -183,10 +184,10 @@ POLICIES = {"auto": augment.auto_augment, "rand": augment.rand_augment}
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Function: the operations, with their parameters, that a policy runs for each seed.
+    """Returns a function for the operations and parameters that a policy runs for each seed.
 
-    Every operation is replaced by one that writes its number and parameter into the next free
-    pixels of a blank picture.
+    Every operation is replaced by a function that writes its number and parameter into the next
+    free pixels of a blank image.
     """
     names = list(augment.RAND_AUGMENT)
 
@@ -194,7 +195,7 @@ def traced(monkeypatch):
         def record(image, amount):
             rows = tf.cast(tf.range(tf.shape(image)[0]), tf.int32)
             free = tf.reduce_sum(tf.cast(image[:, 0, 0] > 0, tf.int32))
-            # In hundredths; −330 to 325 have room in two bytes.
+            # The parameter is stored in hundredths. −330 to 325 fit into two bytes.
             scaled = tf.cast(tf.round(tf.cast(amount, tf.float32) * 100) + 33000, tf.int32)
             entry = tf.cast(tf.stack([number + 1, scaled // 256, scaled % 256]), tf.uint8)
             return tf.where((rows == free)[:, None, None], entry, image)
@@ -224,7 +225,8 @@ def test_the_policy_is_the_papers():
     pairs = augment.IMAGENET_POLICY
     assert (len(pairs), {len(pair) for pair in pairs}) == (25, {2})
     assert {name for pair in pairs for name, _, _ in pair} <= set(augment.AUTO_AUGMENT)
-    # Rows of the paper's table 9 that stand alone: first, ninth, the only shear and sharpness.
+    # Unique rows of the paper's table 9: the first, the ninth, and the only ones with shear and
+    # sharpness.
     assert pairs[0] == (("posterize", 0.4, 8), ("rotate", 0.6, 9))
     assert pairs[8] == (("rotate", 0.2, 3), ("solarize", 0.6, 8))
     assert pairs[17] == (("sharpness", 0.4, 7), ("invert", 0.6, 0))
@@ -240,7 +242,7 @@ def frequencies(runs) -> dict[str, float]:
 
 
 def policy_frequency(name) -> float:
-    """How often the policy runs an operation for one picture, in the mean."""
+    """Returns the mean number of times that the policy runs an operation for an image."""
     pairs = augment.IMAGENET_POLICY
     return sum(p for pair in pairs for other, p, _ in pair if other == name) / len(pairs)
 
@@ -277,7 +279,7 @@ def test_strength_scales_amounts_and_probabilities(traced):
 def test_rand_augment_draws_every_operation_alike(traced):
     runs = traced(augment.rand_augment)
     found = frequencies(runs)
-    for name in augment.RAND_AUGMENT:  # two draws, each of one in 15, run in half of the cases
+    for name in augment.RAND_AUGMENT:  # two draws of one in 15, each with probability 1/2
         assert found[name] == pytest.approx(1 / 15, abs=0.035), name
     assert sum(found.values()) == pytest.approx(1, abs=0.1)
     rotations = np.array([amount for run in runs for name, amount in run if name == "rotate"])
@@ -326,11 +328,11 @@ def test_full_strength_changes_most_pictures(name):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_policies_follow_the_seed(name):
-    """The same in every run, eagerly and inside tf.data, for int32 and int64 seeds."""
+    """The result is the same in every run, eagerly and in tf.data, for int32 and int64 seeds."""
     pixels = noise(32, 24)
     found = over_seeds(POLICIES[name], pixels, 20)
     assert len({picture.tobytes() for picture in found}) > 10
     for index in range(8):
         eager = POLICIES[name](tf.constant(pixels), (index, 9)).numpy()
-        # Compiled and eager arithmetic may round to either side of a whole number.
+        # Compiled and eager arithmetic may round to different sides of an integer.
         assert np.abs(found[index].astype(int) - eager).max(initial=0) <= 1

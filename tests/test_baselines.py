@@ -1,4 +1,4 @@
-"""The peers: each builds, its activations stay in range, and its file runs in LiteRT."""
+"""Tests that each peer builds, keeps its activations in range, and runs in LiteRT."""
 
 from importlib.metadata import PackageNotFoundError
 
@@ -13,7 +13,7 @@ from keras_mobileone.litert.flatbuffer import inputs_and_outputs, operator_count
 
 
 def magnitudes(model) -> list[float]:
-    """Largest magnitude of each layer's output, on noise."""
+    """Returns the largest magnitude of each layer's output on noise."""
     outputs = [layer.output for layer in model.layers]
     values = keras.Model(model.input, outputs)(baselines.noise(model)[:1])
     return [float(np.abs(np.asarray(value)).max()) for value in values]
@@ -32,7 +32,7 @@ def test_settled_activations_neither_vanish_nor_overflow(name):
 
 
 def test_fresh_deploy_activations_would_vanish():
-    """Why `settle` is there."""
+    """This shows why `settle` is needed."""
     assert min(magnitudes(keras_mobileone.MobileOneS0(weights=None, deploy=True))[:-1]) < 1e-20
 
 
@@ -58,7 +58,7 @@ def test_every_peer_has_a_figure_and_its_source():
 
 @pytest.fixture
 def small_peer(tiny, monkeypatch):
-    """A peer small enough to export in a moment."""
+    """Adds a peer that is small enough to export quickly."""
 
     def build():
         return keras_mobileone.MobileOne(
@@ -95,7 +95,7 @@ def test_unknown_peers_and_precisions_are_refused(tmp_path):
 
 
 def test_an_upgrade_does_not_reuse_old_files(small_peer, tmp_path, monkeypatch):
-    """This package's converter decides what a file contains, as Keras and TensorFlow do."""
+    """The content of a file depends on this package's converter, on Keras and on TensorFlow."""
     paths = []
     for number in ("0.2.0", "0.3.0"):
         monkeypatch.setattr(baselines, "version", lambda name, number=number: number)

@@ -1,4 +1,4 @@
-"""Batch normalization by the fused operator, against Keras' own."""
+"""Tests batch normalization by the fused operator against that of Keras."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ SHAPE = (4, 5, 6, 8)
 
 
 def step(norm, inputs):
-    """Outputs, gradients and moving statistics of a training step."""
+    """Returns the outputs, gradients and moving statistics of a training step."""
     import tensorflow as tf
 
     inputs = tf.constant(inputs)
@@ -24,7 +24,7 @@ def step(norm, inputs):
 
 
 def pair(randomize, dtype="float32", **arguments):
-    """The layer and Keras' own, with the same weights."""
+    """Returns the layer and that of Keras, with the same weights."""
     norms = [
         kind(epsilon=1e-5, momentum=0.9, dtype=dtype, **arguments)
         for kind in (FusedBatchNorm, keras.layers.BatchNormalization)
@@ -46,7 +46,7 @@ def test_values_gradients_and_statistics(mean, noise, randomize, relative_error)
 
 
 def test_the_moving_variance_has_no_bessel_correction(noise):
-    """Keras tracks the variance of the batch; TensorFlow's operator returns the corrected one."""
+    """Keras tracks the variance of the batch. TensorFlow's operator returns the corrected one."""
     import tensorflow as tf
 
     inputs = noise(2, 3, 1, 1)
@@ -72,7 +72,7 @@ def test_mixed_bfloat16(noise, randomize, relative_error):
 
 
 def test_where_keras_computes(noise, randomize, relative_error):
-    """Inference, frozen layers, float64 and statistics over replicas."""
+    """Keras computes inference, frozen layers, float64 and statistics over replicas."""
     inputs = noise(*SHAPE)
     fused, plain = pair(randomize)
     np.testing.assert_array_equal(fused(inputs), plain(inputs))

@@ -1,4 +1,4 @@
-"""The benchmark on this machine: LiteRT on small files, in rounds, stored and read again."""
+"""Tests the benchmark on this machine, with LiteRT on small files, and its stored results."""
 
 import json
 import statistics
@@ -37,7 +37,7 @@ def files(tmp_path_factory):
 
 
 class Told:
-    """A target that returns rounds made up beforehand, or raises what stands in their place."""
+    """A target that returns given rounds, or raises given errors."""
 
     def __init__(self, *rounds):
         self._rounds = iter(rounds)
@@ -68,7 +68,7 @@ class Told:
 
 
 def changed(source, path, change):
-    """A copy of a TFLite file after `change` of its `ModelT`."""
+    """Returns a copy of a TFLite file after `change` has changed its `ModelT`."""
     model = flatbuffer.parse(source.read_bytes())
     change(model)
     path.write_bytes(flatbuffer.serialize(model))
@@ -117,13 +117,13 @@ def test_rounds_are_interleaved_and_conditions_recorded(files, monkeypatch):
 
 
 def test_a_round_is_trimmed_as_the_authors_trim():
-    """10 of 50 at each end, which leaves the median as it is."""
+    """Cutting 10 of 50 runs at each end does not change the median."""
     runs = [100.0] * 10 + [1.0] * 10 + [float(n) for n in range(10, 40)]
     found = round_of(runs, initialization=3.0)
     assert found.trimmed == statistics.fmean(range(10, 40))
     assert found.median == statistics.median(runs) == statistics.median(range(10, 40))
     assert (found.p90, found.p95, found.minimum, found.initialization) == (100, 100, 1, 3)
-    # Between two values, as the tool of ai-edge-litert has it.
+    # The percentile lies between two values, as in the tool of ai-edge-litert.
     assert round_of([float(n) for n in range(11)], 0).p90 == 9
     assert round_of([0.0, 10.0], 0).p95 == 9.5
     assert round_of([5.0], 0) == Round(5, 5, 5, 0, 5, 5)
@@ -215,7 +215,7 @@ def test_another_json_is_refused(tmp_path, content, words):
 
 
 def test_bad_files_are_named_and_the_others_measured(files, tmp_path):
-    """Every kind in one command: one sentence each, the good files in the table, exit code 2."""
+    """One command with every kind prints a sentence for each, the good files, and exit code 2."""
     (tmp_path / "text.tflite").write_text("not a model", encoding="utf-8")
     content = files[0].read_bytes()
     (tmp_path / "cut.tflite").write_bytes(content[: len(content) // 3])
@@ -248,7 +248,7 @@ def test_bad_files_are_named_and_the_others_measured(files, tmp_path):
 
 
 def test_a_damaged_file_is_refused_or_named(files, tmp_path):
-    """Half of it zeros: whether reading, refusing or crashing tells it, it is one sentence."""
+    """Half of the file is zeros. Whatever fails, the error is one sentence."""
     content = bytearray(files[0].read_bytes())
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
     broken = tmp_path / "broken.tflite"

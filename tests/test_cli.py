@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and the sentences for bad input."""
+"""Tests the command line: its output, its exit codes, and its messages for bad input."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ def run(*arguments, **keywords):
 
 
 def commands(group, words=()):
-    """The words of every command, those in groups too."""
+    """Yields the words of every command, including those in groups."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, (*words, name))
@@ -37,7 +37,7 @@ def commands(group, words=()):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two class folders with two noise images each, and a file that is no image."""
+    """Returns two class folders with two noise images each, and a file that is not an image."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for wnid in ("n01440764", "n02123045"):
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory):
-    """A deploy network of three classes and logits that differ, and its biases."""
+    """Returns a deploy network of three classes with different logits, and its biases."""
     variant = keras_mobileone.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
     model = keras_mobileone.MobileOne(
         variant,
@@ -73,7 +73,7 @@ def flat(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
-    """A small train-time network with ImageNet's classes, saved."""
+    """Returns the file of a small train-time network with ImageNet's classes."""
     variant = keras_mobileone.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
     model = keras_mobileone.MobileOne(
         variant, weights=None, input_shape=(64, 64, 3), classifier_activation=None
@@ -121,7 +121,7 @@ print(json.dumps(codes))
 
 
 def test_help_and_usage_errors_import_no_keras(run_python):
-    """In one process, so that the first command that imports Keras is named."""
+    """All commands run in one process, so that the first one that imports Keras is named."""
     answers = [["--help"], ["--version"], ["recipes"], ["info"], ["info", "s4"]]
     answers += [[*words, "--help"] for words in commands(main)]
     errors = [["bogus"], ["info", "s9"], ["predict"], ["export", "tflite"]]
@@ -156,7 +156,7 @@ def test_fuse_then_export_then_evaluate_then_predict(model_file, folder, tmp_pat
 
 @pytest.mark.slow
 def test_labels_go_into_the_file_and_come_out(folder, tmp_path):
-    """Classes of one's own: `export --labels`, `predict` without --classes, a page for the app."""
+    """The labels of a user are used by `export --labels`, `predict` and the page for the app."""
     variant = keras_mobileone.Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1))
     model = keras_mobileone.MobileOne(variant, weights=None, input_shape=(32, 32, 3), classes=3)
     model.save(tmp_path / "three.keras")
@@ -259,7 +259,7 @@ def test_wrong_classes_are_refused(folder, tmp_path):
 
 
 def start(*arguments):
-    """Runs the command in a process whose environment does not quiet TensorFlow."""
+    """Runs the command in a process whose environment does not silence TensorFlow."""
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     return subprocess.run(
         [sys.executable, "-m", "keras_mobileone", *map(str, arguments)],
@@ -314,7 +314,7 @@ def test_held_stderr_is_printed_only_if_the_import_fails(capfd):
 
 @pytest.fixture
 def broken(monkeypatch, model_file, tmp_path):
-    """Function that makes `fuse` raise an error and runs it."""
+    """Returns a function that makes `fuse` raise an error and runs it."""
     from keras_mobileone.models import fusing
 
     def fails(error, *before):
@@ -364,7 +364,7 @@ def test_messages_of_libraries_are_cut(broken):
 
 
 def test_a_damaged_model_is_named_in_one_short_line(model_file, tmp_path):
-    """Keras puts the whole configuration of a layer that it does not know into its message."""
+    """Keras includes the whole configuration of an unknown layer in its message."""
     damaged = tmp_path / "damaged.keras"
     with zipfile.ZipFile(model_file) as source, zipfile.ZipFile(damaged, "w") as target:
         for name in source.namelist():
@@ -394,7 +394,7 @@ def test_ctrl_c_in_a_training_says_how_it_goes_on(steps, tmp_path, monkeypatch):
     result = run("train", "--data", "x", "--recipe", "ci", "--output", tmp_path / "run")
     assert result.exit_code == 130
     assert "Stopped." in result.stderr
-    expected = f"--resume goes on after step {steps}." if steps else "There is no checkpoint"
+    expected = f"--resume to continue after step {steps}." if steps else "There is no checkpoint"
     assert expected in result.stderr
 
 
@@ -417,7 +417,7 @@ def test_predict_answers_what_it_can_and_ends_with_2(flat, folder, tmp_path):
 
 
 def test_predict_takes_directories_and_names(flat, folder, tmp_path):
-    """Labels with square brackets and colons are printed as they are, like file names."""
+    """Labels with square brackets and colons are printed without change, like file names."""
     path, _ = flat
     directory = tmp_path / "photos [new]"
     (directory / "a [").mkdir(parents=True)
@@ -524,7 +524,8 @@ def test_a_model_that_fits_one_size_refuses_another(tmp_path):
 
 def test_list_models():
     names = [f"mobileone_s{i}" for i in range(5)]
-    assert keras_mobileone.list_models() == names
+    micro = [f"mobileone_micro{index}_unofficial" for index in range(3)]
+    assert keras_mobileone.list_models() == micro + names
     assert keras_mobileone.list_models("*s[34]", pretrained=True) == names[3:]
     assert keras_mobileone.list_models("resnet*") == []
 

@@ -1,4 +1,4 @@
-"""What is used of Keras and its companions that is not public, and that nothing else is."""
+"""Tests the private parts of Keras and related packages that are used, and that no others are."""
 
 import ast
 import importlib.util
@@ -13,8 +13,8 @@ from keras_mobileone.quantization import qat_model
 from keras_mobileone.training.optimizer import SGD
 
 PACKAGE = Path(compat.__file__).parent
-# A name that begins with an underscore is private. These are public all the same: methods of named
-# tuples, and `keras.Layer.__call__` and its like.
+# A name that begins with an underscore is private. These names are public nevertheless: methods of
+# named tuples, and `keras.Layer.__call__` and similar methods.
 PUBLIC = {"_replace", "_asdict", "_fields"}
 OWN = {"self", "cls"}
 
@@ -62,7 +62,8 @@ def test_variable_index():
 
 
 def test_output_quantizer_variables():
-    # Not importorskip: importing tensorflow-model-optimization by itself has side effects.
+    # importorskip is not used because importing tensorflow-model-optimization on its own has side
+    # effects.
     if importlib.util.find_spec("tensorflow_model_optimization") is None:
         pytest.skip("needs tensorflow-model-optimization")
     tfmot, tf_keras = qat_model.packages()
@@ -74,7 +75,7 @@ def test_output_quantizer_variables():
 
 
 def private_names(source: str) -> list[str]:
-    """Private attributes of other objects, and private modules, that a source uses."""
+    """Returns the private modules and private attributes of other objects that a source uses."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
@@ -103,7 +104,7 @@ def test_private_names_are_used_in_compat_alone():
     }
     assert used.pop("compat.py")
     assert not {module: names for module, names in used.items() if names}
-    # The optimizer's own method of that name would be Keras' private one.
+    # A method of that name in the optimizer would be the private one of Keras.
     inherited = {"_get_variable_index", "_flatten_layers", "_run_through_graph"}
     for path in PACKAGE.rglob("*.py"):
         if path.name != "compat.py":

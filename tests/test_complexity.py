@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates: the reference table, and small nets counted by hand."""
+"""Tests parameters and multiply-accumulates against a reference table and counts by hand."""
 
 import keras
 import pytest
@@ -8,8 +8,8 @@ from keras_mobileone import VARIANTS, MobileOne, MobileOneBlock, model_complexit
 from keras_mobileone.benchmarking.baselines import PEERS
 from keras_mobileone.models.variant_complexity import variant_complexity
 
-# Counted from the authors' mobileone.py: at train time trainable parameters and moving statistics
-# of batch normalization; deploy parameters; deploy multiply-accumulates at 224 pixels.
+# Counted from the authors' mobileone.py: trainable parameters and moving statistics of batch
+# normalization at train time, deploy parameters, and deploy multiply-accumulates at 224 pixels.
 REFERENCE = {
     "s0": (5_293_272, 88_192, 2_078_504, 274_136_576),
     "s1": (4_825_192, 68_352, 4_764_840, 823_839_744),
@@ -160,7 +160,7 @@ def test_work_that_is_not_known_is_an_error_when_strict(build, name):
 
 
 # Multiply-accumulates in millions from the papers (arXiv 1704.04861, 1801.04381, 1905.02244,
-# 1707.07012, 1512.03385); theirs count neither normalization nor pooling.
+# 1707.07012, 1512.03385), which count neither normalization nor pooling.
 PAPERS = {
     "MobileNet": 569,
     "MobileNetV2": 300,

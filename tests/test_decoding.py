@@ -1,4 +1,4 @@
-"""Decoding inside the graph: against Pillow, and the statistics of the random crop."""
+"""Tests decoding in the graph against Pillow, and the statistics of the random crop."""
 
 import io
 
@@ -14,7 +14,7 @@ tf = pytest.importorskip("tensorflow")
 
 
 def smooth(width=160, height=120):
-    """A picture that JPEG keeps, not symmetric in anything."""
+    """Returns a smooth image, which JPEG preserves, without any symmetry."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     channels = np.stack([255 * x, 255 * y**2, 255 * (1 - x * y)], axis=-1)
     return Image.fromarray(channels.astype(np.uint8))
@@ -27,7 +27,7 @@ def encode(image, format="JPEG", **options) -> bytes:
 
 
 def in_pipeline(function, *values):
-    """What `function` gives inside tf.data for one element."""
+    """Returns the result of `function` in tf.data for one element."""
     dataset = tf.data.Dataset.from_tensors(tuple(values))
     dataset = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
     return next(iter(dataset)).numpy()
@@ -41,7 +41,7 @@ def difference(found, expected) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def photographs(shared):
-    """Bytes of ImageNet photographs, JPEG, some grey."""
+    """Returns the bytes of ImageNet photographs, which are JPEG and in part gray."""
     paths = images.spread(images.list_images(shared / "imagenet-sample" / "images"), 40)
     return [path.read_bytes() for path in paths]
 
@@ -91,7 +91,7 @@ def in_mode(mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("format", STORED)
 def test_pillow_and_tensorflow_see_the_same_pixels(format, mode, tmp_path):
-    """All modes in all formats that can store them: equal pixels, or refused for TFRecords."""
+    """All modes in all formats that store them give equal pixels, or are refused for TFRecords."""
     try:
         encoded = encode(in_mode(mode), format, **({"lossless": True} if format == "WEBP" else {}))
     except (OSError, KeyError, ValueError):
@@ -129,7 +129,7 @@ def test_an_animated_webp_is_refused_before_training():
 @pytest.mark.parametrize("order", ["little", pytest.param("big", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("orientation", [None, *range(10)])
 def test_exif_orientation(orientation, order, tmp_path):
-    """Pillow's own `exif_transpose`, in every function that decodes."""
+    """Every function that decodes agrees with Pillow's `exif_transpose`."""
     stored, exif = smooth(), Image.Exif()
     exif.endian = "<" if order == "little" else ">"
     exif[0x010F] = "maker of the camera"
@@ -142,14 +142,14 @@ def test_exif_orientation(orientation, order, tmp_path):
     assert difference(images.load_image(tmp_path / "x.jpg"), expected).max() == 0
     for found in (decoding.decode(encoded), in_pipeline(decoding.decode, encoded)):
         assert difference(found, expected).max() == 0
-    # A window that is the whole picture, so that what is left is the turning.
+    # The window is the whole image, so that only the rotation remains.
     whole = {"seed": (1, 2), "area": (1, 1), "ratio": (0.75, 4 / 3)}
     found = decoding.decode_and_random_crop(encoded, 40, **whole)
     assert difference(found, expected.resize((40, 40), Image.Resampling.BILINEAR)).mean() < 3
 
 
 def test_orientation_of_damaged_exif():
-    """Whatever the block says, the picture is decoded."""
+    """The image is decoded, whatever the Exif block contains."""
     exif = Image.Exif()
     exif[0x0112] = 6
     block = exif.tobytes()
@@ -161,7 +161,7 @@ def test_orientation_of_damaged_exif():
 
 
 def test_first_frame_of_a_gif():
-    frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (9, 7), color) for color in ("red", "blue")]
     found = decoding.decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert difference(found, frames[0]).max() == 0
 
@@ -205,7 +205,7 @@ def windows(height, width, count=4000, **options):
 def test_windows_cover_areas_ratios_and_borders():
     top, left, height, width = windows(300, 400)
     area, ratio = height * width / (300 * 400), width / height
-    # Sides are whole pixels: bounds hold up to half a pixel of some 97 (0.08 of the picture).
+    # Sides are integers, so that the bounds hold up to half of about 97 pixels (0.08 of the image).
     assert 0.079 < area.min() < 0.09
     assert area.max() <= 1
     assert 0.74 < ratio.min() < 0.77
@@ -213,11 +213,11 @@ def test_windows_cover_areas_ratios_and_borders():
     assert min(top.min(), left.min()) == 0
     assert (top + height).max() == 300
     assert (left + width).max() == 400
-    # Median of log-uniform ratios is 1; of what is drawn a little more survives that is wide.
+    # The median of log-uniform ratios is 1, and slightly more wide than high windows fit.
     assert 1.0 < np.median(ratio) < 1.1
     assert 0.4 < area.mean() < 0.55
-    centre = (top + height / 2) / 300, (left + width / 2) / 400
-    assert np.allclose(np.mean(centre, axis=1), 0.5, atol=0.01)
+    center = (top + height / 2) / 300, (left + width / 2) / 400
+    assert np.allclose(np.mean(center, axis=1), 0.5, atol=0.01)
 
 
 def test_windows_agree_with_the_algorithm_written_as_a_loop():
@@ -248,7 +248,8 @@ def test_windows_agree_with_the_algorithm_written_as_a_loop():
     ],
 )
 def test_central_window_if_none_fits(height, width, expected):
-    # Ten thin or tiny windows never fit: areas of half the picture at least.
+    # In thin or tiny images, none of ten windows fits, because its area is at least half of the
+    # image.
     found = windows(height, width, count=50, area=(0.5, 1.0))
     np.testing.assert_array_equal(found.T, [expected] * 50)
 
@@ -286,12 +287,12 @@ def pillow_crop(encoded, seed, size):
     return picture.crop(box).resize((size, size), Image.Resampling.BILINEAR), window
 
 
-@pytest.mark.parametrize("size", [224, 128])  # 128: most windows are decoded at a smaller size
+@pytest.mark.parametrize("size", [224, 128])  # at 128, most windows are decoded at a smaller size
 def test_training_crop_is_close_to_pillow(photographs, size):
     mean = []
     for index, encoded in enumerate(photographs):
         if jpeg_orientation(encoded) != 1:
-            continue  # `pillow_crop` does not turn; `test_exif_orientation` checks that
+            continue  # `pillow_crop` does not rotate, which `test_exif_orientation` checks
         expected, _ = pillow_crop(encoded, (index, 1), size)
         found = decoding.decode_and_random_crop(encoded, size, (index, 1))
         mean.append(difference(found, expected).mean())
@@ -305,7 +306,8 @@ def test_enlarged_windows_equal_pillow(photographs):
         expected, window = pillow_crop(encoded, (index, 1), 224)
         if jpeg_orientation(encoded) == 1 and max(window[2:]) <= 224:
             found = decoding.decode_and_random_crop(encoded, 224, (index, 1))
-            # At the window's border the chroma of the pixels outside is not there to interpolate.
+            # At the border of the window, the chroma of the pixels outside is missing for the
+            # interpolation.
             assert difference(found, expected)[4:-4, 4:-4].max() <= 2
             assert difference(found, expected).mean() < 0.5
             checked += 1
@@ -314,12 +316,12 @@ def test_enlarged_windows_equal_pillow(photographs):
 
 @pytest.mark.parametrize("side", [90, 200, 400, 1200])
 def test_reduced_decoding_keeps_the_place(side):
-    """A displacement would show in the mean of a picture that slopes in one direction."""
+    """A displacement would change the mean of an image with a gradient in one direction."""
     encoded = encode(smooth(side, side))
     found = decoding.decode_and_random_crop(encoded, 64, (1, 2), area=(1.0, 1.0), ratio=(1.0, 1.0))
     expected = smooth(side, side).resize((64, 64), Image.Resampling.BILINEAR)
     assert difference(found, expected).mean() < 0.7
-    # With its sign: a shift by one pixel of what was decoded gives 0.7 and more.
+    # The mean is signed. A shift by one decoded pixel gives at least 0.7.
     shift = np.asarray(found, np.float64).mean((0, 1)) - np.asarray(expected).mean((0, 1))
     assert np.abs(shift).max() < 0.2
 
@@ -375,7 +377,7 @@ def test_evaluation_crop_is_pillows(photographs, size, crop_fraction):
 @pytest.mark.parametrize("crop_fraction", [0.875, 1.0])
 @pytest.mark.parametrize(("width", "height"), [(375, 500), (333, 500), (501, 334), (100, 37)])
 def test_evaluation_crop_of_noise(width, height, crop_fraction):
-    """A shift by one pixel of the resized picture, or a side off by one, is far off in noise."""
+    """A shift by one pixel, or a side that is off by one, gives a large difference in noise."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     encoded = encode(Image.fromarray(noise), "PNG")
     expected = images.evaluation_crop(Image.fromarray(noise), 224, crop_fraction)

@@ -1,4 +1,4 @@
-"""`deploy` from weights or a model to verified files, and its reports."""
+"""Tests `deploy` from weights or a model to verified files, and its reports."""
 
 import dataclasses
 import importlib.util
@@ -37,7 +37,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Thirty noise images in two class folders: ten calibrate, twenty compare."""
+    """Returns thirty noise images in two class folders, of which ten calibrate."""
     root = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(1)
     for wnid in ("n01440764", "n02123045"):
@@ -110,7 +110,7 @@ def test_reports_tell_the_same(deployed):
 
 @pytest.fixture(scope="module")
 def ten_classes(tmp_path_factory):
-    """A model of our own with ten classes, from random weights, in train-time form."""
+    """Returns a train-time model of a user with ten classes and random weights."""
     return keras_mobileone.MobileOne(
         VARIANT, weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
     )
@@ -121,7 +121,7 @@ NAMES = [f"kind {index}" for index in range(10)]
 
 @pytest.fixture(scope="module")
 def own(ten_classes, photographs, tmp_path_factory):
-    """That model deployed from its file, with photographs that show none of its classes."""
+    """Deploys that model from its file, with photographs that show none of its classes."""
     root = tmp_path_factory.mktemp("own")
     ten_classes.save(root / "mine.keras")
     found = pipeline.deploy(
@@ -132,14 +132,14 @@ def own(ten_classes, photographs, tmp_path_factory):
 
 @pytest.mark.slow
 def test_weights_of_ten_classes_say_which(deployed, own):
-    """They call a cat a chain saw: the report says why, and lists no such answer."""
+    """The weights classify a cat as a chain saw. The report explains why and does not list it."""
     found, _, _ = deployed
     assert "one of these" not in " ".join(reporting.summary(found))
     assert len(found.predictions) == pipeline.SHOWN_PHOTOGRAPHS
     found, output = own
     assert "10 classes" in reporting.summary(found)[0]
     assert "one of these: kind 0, kind 1," in reporting.summary(found)[0]
-    assert "no answers are listed" in reporting.summary(found)[0]
+    assert "no predictions are listed" in reporting.summary(found)[0]
     assert found.predictions == []
     assert "## Photographs" not in (output / "report.md").read_text(encoding="utf-8")
 
@@ -194,7 +194,7 @@ def test_the_command_line_deploys_a_model_of_ones_own(own, tmp_path, monkeypatch
     assert (given["variant"], given["weights"]) == (None, None)
     assert (given["model"], given["labels"]) == (Path("mine.keras"), NAMES)
     assert "Photograph" not in result.output
-    assert "no answers are listed" in " ".join(result.output.split())
+    assert "no predictions are listed" in " ".join(result.output.split())
 
 
 def test_folders_named_by_label_or_wordnet_id_give_accuracy():
@@ -212,8 +212,8 @@ def test_folders_named_by_label_or_wordnet_id_give_accuracy():
     ("arguments", "error", "words"),
     [
         ({"output": None}, ValueError, "`output` is required"),
-        ({"model": "m.keras", "variant": "s0"}, ValueError, "takes the place"),
-        ({"model": "m.keras", "weights": "imagenet"}, ValueError, "takes the place"),
+        ({"model": "m.keras", "variant": "s0"}, ValueError, "replaces"),
+        ({"model": "m.keras", "weights": "imagenet"}, ValueError, "replaces"),
         ({"model": "none.keras"}, FileNotFoundError, "does not exist"),
         ({"model": 3}, TypeError, "Received: int"),
         ({"variant": "s9"}, ValueError, "s9"),
@@ -280,7 +280,7 @@ def test_the_stored_demo_can_be_read_and_drawn_again():
 
 @pytest.mark.slow
 def test_the_picture_shows_latency_and_size(deployed, tmp_path, monkeypatch):
-    """It is drawn from the report alone. Agreement stands in words, not as bars."""
+    """The figure is drawn from the report alone. Agreement is shown as text, not as bars."""
     found, output, _ = deployed
     figures = []
 

@@ -1,9 +1,9 @@
-"""Training on several devices and machines: real processes that talk over loopback.
+"""Tests training on several devices and machines with real processes that use the loopback.
 
-One process is the reference. The runs compute in float64, which the recipes do not offer: in
-float32 sums over two shares differ in the last digit from the sum over all, now and then a ReLU
-turns the other way for it, and after ten steps of a network this small the weights differ by
-1e-3. In float64 (with logits and losses in float32) the same runs differ by 2e-6 at most.
+The reference is a single process. The runs compute in float64, which the recipes do not offer. In
+float32, sums over two shares differ in the last digit from the sum over all images. This sometimes
+changes the sign at a ReLU, and after ten steps of such a small network the weights differ by 1e-3.
+In float64 (with logits and losses in float32), the same runs differ by at most 2e-6.
 """
 
 import csv
@@ -36,8 +36,8 @@ from keras_mobileone.training.train import make_trainer, train
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5  # relative to the largest; see above
-SURVIVOR_SECONDS = 60  # in which a machine notices that another one is gone
-START_SECONDS = 600  # a limit for hanging, on a busy machine
+SURVIVOR_SECONDS = 60  # time in which a machine must notice that another one is lost
+START_SECONDS = 600  # a limit for a hanging process on a busy machine
 LONGER_THAN_A_HEARTBEAT = 15  # seconds; TensorFlow waits 10
 TRAINING_IMAGES = 42  # five batches of 8 in an epoch, and two images left over
 VALIDATION_IMAGES = 15  # two batches, the second padded
@@ -48,7 +48,7 @@ from keras_mobileone.training import recipe
 recipe.DTYPES += ("float64",)
 """
 
-# The command line, in a process that dies in a certain step or idles before the end.
+# Runs the command line in a process that dies in a given step or idles before the end.
 COMMAND = (
     PRELUDE
     + """
@@ -128,7 +128,7 @@ def variant() -> keras_mobileone.Variant:
 
 @pytest.fixture(scope="module")
 def recipe(variant):
-    """Two epochs in float64."""
+    """Returns a recipe of two epochs in float64."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "DTYPES", (*recipes.DTYPES, "float64"))
         yield Recipe(
@@ -146,7 +146,7 @@ def recipe(variant):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, variant, recipe, randomize):
-    """Directory with data/, recipe.json and weights of the features, train-time."""
+    """Returns a directory with data/, recipe.json and train-time weights of the features."""
     place = tmp_path_factory.mktemp("distributed")
     rng = np.random.default_rng(0)
     for split, count in (("train", TRAINING_IMAGES), ("val", VALIDATION_IMAGES)):
@@ -163,27 +163,27 @@ def place(tmp_path_factory, variant, recipe, randomize):
 
 @pytest.fixture(scope="module")
 def inputs(place):
-    """Of the scripts above, and of `finetune`."""
+    """Returns the arguments of the scripts above and of `finetune`."""
     return place / "data", place / "features.weights.h5", place / "recipe.json"
 
 
 @pytest.fixture(scope="module")
 def single(place, recipe, inputs):
-    """Directory of the reference: one process, one device."""
+    """Returns the directory of the reference, with one process and one device."""
     output = place / "single"
     finetune(inputs[0], output, weights=inputs[1], recipe=recipe, devices=Devices())
     return output
 
 
 class Pair:
-    """Two processes of one training, started together.
+    """Two processes of a training that are started together.
 
     Args:
         place: Directory of data, recipe and outputs.
-        name: Of the outputs: NAME0 for the first machine, NAME1 for the other.
-        options: Of both commands.
-        first, second: Options of one of them.
-        environments: Of the first and the second process, for `COMMAND`.
+        name: Prefix of the outputs, which are NAME0 for the first machine and NAME1 for the second.
+        options: Options of both commands.
+        first, second: Options of one of the commands.
+        environments: Environments of the first and the second process, for `COMMAND`.
     """
 
     def __init__(self, place, name, *options, first=(), second=(), environments=({}, {})):
@@ -209,7 +209,7 @@ class Pair:
             )
 
     def wait(self, index, seconds=START_SECONDS):
-        """Exit code and last line on stderr of one of them."""
+        """Returns the exit code and the last line on stderr of one of the processes."""
         try:
             _, errors = self.processes[index].communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -225,7 +225,7 @@ def finetune_options(place):
 
 @pytest.fixture(scope="module")
 def unbroken(place):
-    """Directory of the run of two machines; the first goes on long after the other has left."""
+    """Returns the directory of a run of two machines, of which the first continues much longer."""
     idle = {"IDLE_SECONDS": str(LONGER_THAN_A_HEARTBEAT)}
     options = [*finetune_options(place), "--export", "float32"]
     pair = Pair(place, "unbroken", *options, environments=(idle, {}))
@@ -247,9 +247,9 @@ def weights_of(directory):
 
 
 def assert_same_run(found, expected, tolerance=TOLERANCE, resumed=False):
-    """Losses, accuracies and weights of two runs are equal.
+    """Asserts that the losses, accuracies and weights of two runs are equal.
 
-    In the epoch in which a run was resumed the training figures are of the steps since then.
+    In the epoch in which a run is resumed, the training metrics are those of the steps since then.
     """
     (names, figures), (others, found_figures) = log_of(expected), log_of(found)
     assert others == names and "val_average_top1" in names
@@ -265,12 +265,12 @@ def assert_same_run(found, expected, tolerance=TOLERANCE, resumed=False):
 
 
 def test_two_machines_compute_what_one_does(unbroken, single):
-    """BatchNorm, gradients, metrics, averages: with initial weights that only the first loads."""
+    """BatchNorm, gradients, metrics and averages agree if only the first loads the weights."""
     assert_same_run(unbroken, single)
 
 
 def test_the_comparison_sees_a_step_that_differs(single, tmp_path):
-    """A planted error of the size that one ReLU makes is found."""
+    """A planted error of the size that one ReLU causes is found."""
     model = keras.models.load_model(single / TRAINED)
     weight = model.get_layer("predictions").kernel
     weight.assign(weight * (1 + 1e-4))
@@ -281,14 +281,14 @@ def test_the_comparison_sees_a_step_that_differs(single, tmp_path):
 
 
 def test_first_machine_finishes_alone(unbroken):
-    """Fused, evaluated and exported after the other one has left."""
+    """The model is fused, evaluated and exported after the other machine has stopped."""
     files = {path.name for path in unbroken.iterdir()}
     assert {TRAINED, DEPLOY, "model_float32.tflite", "report.json"} <= files
 
 
 @pytest.fixture(scope="module")
 def broken(request, place):
-    """A pair of which one process is killed in step 4; the survivor's exit code and last line."""
+    """Returns a pair with one process killed in step 4, and the survivor's exit code and line."""
     victim = request.param
     environments = [{}, {}]
     environments[victim] = {"DIE_IN_STEP": "4"}
@@ -311,7 +311,7 @@ def test_survivor_stops_with_one_line(broken):
 
 @pytest.mark.parametrize("broken", [1], indirect=True)
 def test_resumed_run_ends_as_the_unbroken_one(broken, place, unbroken):
-    """From the files of the first machine alone; the second has none."""
+    """The run is resumed from the files of the first machine, because the second has no files."""
     outputs = broken[3]
     pair = Pair(place, "broken1", *finetune_options(place), "--resume")
     results = [pair.wait(1), pair.wait(0)]
@@ -321,7 +321,7 @@ def test_resumed_run_ends_as_the_unbroken_one(broken, place, unbroken):
 
 
 def test_neither_waits_for_one_that_stops_early(place):
-    """An output that is not empty; another recipe on the second machine."""
+    """The causes are an output that is not empty, and another recipe on the second machine."""
     (place / "taken0").mkdir()
     (place / "taken0" / "something").touch()
     taken = Pair(place, "taken", "train")
@@ -343,7 +343,7 @@ def test_two_devices_of_one_machine(place, inputs, single, run_python):
 
 @pytest.mark.skipif(not find_spec("jax"), reason="needs jax: the extra `test` has it")
 def test_two_devices_on_jax(place, inputs, single, run_python):
-    """As TensorFlow on one, through the whole of `finetune`."""
+    """`finetune` on two devices gives the result of TensorFlow on one device."""
     flags = "--xla_force_host_platform_device_count=2"
     run_python(JAX, *inputs, place / "jax", KERAS_BACKEND="jax", XLA_FLAGS=flags)
     assert_same_run(place / "jax", single)
@@ -358,12 +358,12 @@ class Numbered(ClassFolders):
 
 
 def positions(batches, count):
-    """Of the first `count` batches."""
+    """Returns the positions in the first `count` batches."""
     return [int(label) for _, labels in batches.take(count) for label in labels]
 
 
 def test_every_image_comes_once_in_a_pass_over_two_machines(place):
-    """Together the shares are the stream of one machine, image by image."""
+    """Together, the shares are the stream of one machine, image by image."""
     source = Numbered(place / "data" / "train")
     options = {"augmentation": Augmentation(32), "seed": 3}
     half = TRAINING_IMAGES // 2
@@ -381,7 +381,7 @@ def test_every_image_comes_once_in_a_pass_over_two_machines(place):
 
 @pytest.fixture(scope="module")
 def service():
-    """Function that starts a tf.data service with a number of workers and gives its address."""
+    """Returns a function that starts a tf.data service with workers and returns its address."""
     with ExitStack() as stack:
 
         def start(workers):
@@ -400,7 +400,7 @@ def service():
 
 
 def test_data_service(place, recipe, service, tmp_path):
-    """One worker keeps the order; two share the passes out, and no image comes twice in one."""
+    """One worker keeps the order. Two distribute the passes, each without a repeated image."""
     source = Numbered(place / "data" / "train")
     batches = training_batches(source, Augmentation(32), 6, seed=0)
     passes, steps = 6, TRAINING_IMAGES // 6
@@ -412,7 +412,7 @@ def test_data_service(place, recipe, service, tmp_path):
             found[position // TRAINING_IMAGES].append(position % TRAINING_IMAGES)
         if all(len(found[i]) >= TRAINING_IMAGES for i in range(passes)):
             break
-    # One worker may be far ahead of the other. What has come of a pass is its beginning.
+    # One worker may be far ahead of the other. The received part of a pass is its beginning.
     assert all(images == list(range(len(images))) for images in found.values())
     assert all(len(found[i]) == TRAINING_IMAGES for i in range(passes))
     short = recipe.changed(["epochs=1"])
@@ -468,7 +468,7 @@ def test_a_batch_is_shared_equally():
 
 
 def test_one_machine_alone_loses_no_other():
-    """An error of TensorFlow's that has another reason keeps its own words."""
+    """An error of TensorFlow that has another cause keeps its message."""
     import tensorflow as tf
 
     error = tf.errors.UnavailableError(None, None, "lost /job:worker/replica:0/task:2")
@@ -482,7 +482,7 @@ def test_one_machine_alone_loses_no_other():
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(place, recipe, tmp_path, dtype):
-    """Trains; the scale of float16's loss is part of the checkpoint."""
+    """Training works, and the loss scale of float16 is part of the checkpoint."""
     short = recipe.changed(["epochs=1", f'dtype="{dtype}"'])
     report = train(short, place / "data", tmp_path / "run")
     assert np.isfinite(list(report.history[0].values())).all()
@@ -490,6 +490,6 @@ def test_mixed_precision(place, recipe, tmp_path, dtype):
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT, trainer).step == 5
     skipped = 5 - int(trainer.optimizer.iterations)
     scales = [float(v.value) for v in state_variables(trainer) if "dynamic_scale" in v.path]
-    # Keras starts at 2^15 and halves it with each step that it leaves out for an overflow.
+    # Keras starts at 2^15 and halves the scale in each step that it skips because of an overflow.
     assert scales == ([2.0 ** (15 - skipped)] if dtype == "mixed_float16" else [])
     assert skipped == 0 if dtype == "mixed_bfloat16" else 0 <= skipped < 5

@@ -1,4 +1,4 @@
-"""The pages: generated from stored results, built without a broken link, examples that run."""
+"""Tests that the pages match the stored results, build without broken links, and run."""
 
 import ast
 import os
@@ -30,7 +30,7 @@ def run(*arguments, cwd=None) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def photographs(project, tmp_path, monkeypatch):
-    """A working directory with cat.png and photos/ of two classes, 36 images in all."""
+    """Changes to a directory with cat.png and photos/ of two classes, 36 images in total."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(project / "keras_mobileone" / "assets" / "cat.png", tmp_path / "cat.png")
     cat = np.asarray(Image.open("cat.png").convert("RGB"))
@@ -75,7 +75,7 @@ def test_readme_is_whole_on_a_package_index(project):
 def test_the_python_of_a_page_runs(project, shared, photographs, monkeypatch, page):
     monkeypatch.setenv("KERAS_MOBILEONE_WEIGHTS", str(shared / "weights"))
     source = "\n".join(blocks((project / page).read_text(encoding="utf-8"), "python"))
-    if page.endswith("freezing.md"):  # its first block shows what does not work
+    if page.endswith("freezing.md"):  # the first block shows code that does not work
         source = "import keras, keras_mobileone\nmodel = keras.Sequential()\n" + source
         source += "\nassert not any(layer.trainable_variables for layer in model.layers[:-1])"
     process = run("-c", source)
@@ -84,7 +84,7 @@ def test_the_python_of_a_page_runs(project, shared, photographs, monkeypatch, pa
 
 @pytest.mark.slow
 def test_the_commands_of_the_first_page_run(project, shared, photographs, monkeypatch):
-    """The commands of getting started, which include those of the README, one after the other."""
+    """The commands of the page, which include those of the README, run one after the other."""
     monkeypatch.setenv("KERAS_MOBILEONE_WEIGHTS", str(shared / "weights"))
     lines, first = (
         [line for block in blocks(text, "shell") for line in block.splitlines()]
@@ -105,7 +105,7 @@ def test_the_commands_of_the_first_page_run(project, shared, photographs, monkey
 
 
 def test_the_commands_of_the_pages_exist(project):
-    """Each command parses with its options; what it does is tested with the command line."""
+    """Each command parses with its options. Its function is tested with the command line."""
     for page in [project / "README.md", *sorted((project / "docs").rglob("*.md"))]:
         for block in blocks(page.read_text(encoding="utf-8"), "shell"):
             for line in block.splitlines():

@@ -1,4 +1,4 @@
-"""The download of pretrained weights, from a server of the test's own that also misbehaves."""
+"""Tests the download of pretrained weights from a local server, which also simulates faults."""
 
 import hashlib
 import socket
@@ -19,7 +19,7 @@ CONTENT = bytes(range(256)) * 2000  # half a megabyte: several chunks
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content` for every address; `behaviour` says how."""
+    """A server that sends `content` for every address in the manner of `behaviour`."""
 
     daemon_threads = True
     content = CONTENT
@@ -68,7 +68,7 @@ def server():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch, server):
-    """The Keras cache, not made yet; the hub is the test's server, whose file has the checksum."""
+    """Returns the path of an empty Keras cache, with the test's server as the hub."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.delenv("KERAS_MOBILEONE_WEIGHTS", raising=False)
@@ -145,7 +145,7 @@ def test_the_error_tells_what_was_sought_and_where(behaviour, cache, server, mon
     monkeypatch.setenv("KERAS_MOBILEONE_WEIGHTS", str(own))
     server.behaviour = behaviour
     if behaviour == "no server":
-        with socket.socket() as unused:  # a port that nobody listens on
+        with socket.socket() as unused:  # a port without a listener
             unused.bind(("127.0.0.1", 0))
             monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
     file = pretrained.PRETRAINED[S0.name]
@@ -194,7 +194,7 @@ def test_the_pins_are_the_published_ones():
         "b624d5ab2a210791dff05fd4ec734b3ad271a47c2b053db625c5a5783eacb8bf",
     )
     for revision, checksum in pins.values():
-        # What pins the content: the checksum, or the whole name of a commit.
+        # The content is pinned by the checksum or by the full name of a commit.
         assert (checksum and len(checksum) == 64) or len(revision) == 40
     assert pins["mobileone_s4"] == ("4a76b9fcd26ec02d2cb7958dacb6bdb14f30e21c", None)
 
@@ -213,9 +213,9 @@ def test_from_the_server_to_a_model(
 
 
 def test_a_demonstration_downloads_the_weights(cache, server, capsys):
-    assert commands.weights_at_hand("s0") == "imagenet"
+    assert commands.default_weights("s0") == "imagenet"
     assert files_below(cache) == [FILENAME]
-    assert "could not be had" not in capsys.readouterr().out
+    assert "are not available" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("behaviour", ["missing", "cut", "no server"])
@@ -227,13 +227,13 @@ def test_a_demonstration_without_a_network_says_what_it_uses(
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
-    assert commands.weights_at_hand("s0") == "imagenette"
+    assert commands.default_weights("s0") == "imagenette"
     printed = " ".join(capsys.readouterr().out.split())
-    assert "could not be had" in printed and "ten classes" in printed
+    assert "are not available" in printed and "ten classes" in printed
     assert files_below(cache) == []
 
 
 def test_other_variants_have_no_weights_to_fall_back_on(cache, server):
     server.behaviour = "missing"
     with pytest.raises(FileNotFoundError, match="No ImageNet weights for mobileone_s1"):
-        commands.weights_at_hand("s1")
+        commands.default_weights("s1")

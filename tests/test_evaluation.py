@@ -1,4 +1,4 @@
-"""`evaluate`: counting on small folders, and the authors' accuracy on 300 photographs."""
+"""Tests `evaluate`: counts on small folders, and the authors' accuracy on 300 photographs."""
 
 import json
 
@@ -12,32 +12,32 @@ from keras_mobileone import MobileOne, evaluate, export_tflite
 from keras_mobileone.data.imagenet import classes
 from keras_mobileone.evaluation.predictor import load_predictor
 
-# Grey levels of the pictures, and the class that `grey_reader` answers for them.
+# Gray levels of the images, and the class that `gray_reader` returns for them.
 LEVELS = {10: 0, 60: 1, 120: 2, 200: 3}
 
 
 @pytest.fixture(scope="module")
-def grey_reader():
-    """A classifier whose best class is known: the one whose grey level is nearest.
+def gray_reader():
+    """Returns a classifier whose best class is the one with the nearest gray level.
 
-    Its logit for class c is −(x − level_c)², less the x² all have in common.
+    Its logit for class c is −(x − level_c)² without the x² that all classes have in common.
     """
     levels = np.array(list(LEVELS), np.float32)
-    grey = (levels / 255 - 0.485) / 0.229  # the red channel after normalization
+    gray = (levels / 255 - 0.485) / 0.229  # the red channel after normalization
     kernel = np.zeros((3, 1000), np.float32)
     bias = np.full(1000, -1e3, np.float32)
-    kernel[0, :4], bias[:4] = 2 * grey, -(grey**2)
-    bias[4] = -500  # always fifth
+    kernel[0, :4], bias[:4] = 2 * gray, -(gray**2)
+    bias[4] = -500  # class 4 is always fifth
     inputs = keras.Input((32, 32, 3), name="image")
     x = layers.GlobalAveragePooling2D()(inputs)
-    model = keras.Model(inputs, layers.Dense(1000, name="predictions")(x), name="grey_reader")
+    model = keras.Model(inputs, layers.Dense(1000, name="predictions")(x), name="gray_reader")
     model.layers[-1].set_weights([kernel, bias])
     return model
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """Function that writes pictures: (class index of the folder, grey level) each."""
+    """Returns a function that writes images given by (class index of the folder, gray level)."""
 
     def write(*pictures):
         for number, (index, level) in enumerate(pictures):
@@ -49,13 +49,13 @@ def folders(tmp_path):
     return write
 
 
-def test_counting(grey_reader, folders):
-    # Best, best, fifth, not among five.
+def test_counting(gray_reader, folders):
+    # The labels are best, best, fifth, and not among the best five.
     directory = folders((0, 10), (1, 60), (4, 60), (5, 60))
-    result = evaluate(grey_reader, directory)
+    result = evaluate(gray_reader, directory)
     assert (result.images, result.top1, result.top5) == (4, 2, 3)
     assert (result.model, result.image_size, result.crop_fraction) == (
-        "grey_reader",
+        "gray_reader",
         (32, 32),
         0.875,
     )
@@ -63,86 +63,86 @@ def test_counting(grey_reader, folders):
     assert result.images_per_second > 0
 
 
-def test_more_images_than_a_batch(grey_reader, folders):
+def test_more_images_than_a_batch(gray_reader, folders):
     directory = folders(*[(0, 10)] * 40, *[(1, 10)] * 30)
     calls = []
-    result = evaluate(grey_reader, directory, progress=lambda *call: calls.append(call))
+    result = evaluate(gray_reader, directory, progress=lambda *call: calls.append(call))
     assert (result.images, result.top1, result.top5) == (70, 40, 70)
     assert calls[-1] == (70, 70)
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
     assert {total for _, total in calls} == {70}
 
 
-def test_a_limit_spreads_over_the_classes(grey_reader, folders):
+def test_a_limit_spreads_over_the_classes(gray_reader, folders):
     directory = folders(*[(0, 10)] * 10, *[(1, 10)] * 10)
-    result = evaluate(grey_reader, directory, limit=4)
+    result = evaluate(gray_reader, directory, limit=4)
     assert (result.images, result.top1) == (4, 2)
-    assert evaluate(grey_reader, directory, limit=100).images == 20
+    assert evaluate(gray_reader, directory, limit=100).images == 20
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_a_tflite_file_gives_the_same(precision, grey_reader, folders, tmp_path):
+def test_a_tflite_file_gives_the_same(precision, gray_reader, folders, tmp_path):
     directory = folders((0, 10), (1, 60), (3, 60), (999, 60))
-    path = tmp_path / "grey.tflite"
+    path = tmp_path / "gray.tflite"
     calibration = directory if precision == "int8" else None
-    export_tflite(grey_reader, path, precision, calibration)
-    result = evaluate(path, directory, reference=grey_reader)
-    assert (result.images, result.model) == (4, "grey.tflite")
+    export_tflite(gray_reader, path, precision, calibration)
+    result = evaluate(path, directory, reference=gray_reader)
+    assert (result.images, result.model) == (4, "gray.tflite")
     if precision == "float32":
         assert (result.top1, result.top5, result.agreement) == (2, 3, 4)
 
 
-def test_a_file_that_takes_pixels_gets_pixels(grey_reader, folders, tmp_path):
+def test_a_file_that_takes_pixels_gets_pixels(gray_reader, folders, tmp_path):
     directory = folders((0, 10), (1, 60), (3, 60), (999, 60))
-    path = tmp_path / "grey.tflite"
-    export_tflite(grey_reader, path, normalize=True)
-    result = evaluate(path, directory, reference=grey_reader)
+    path = tmp_path / "gray.tflite"
+    export_tflite(gray_reader, path, normalize=True)
+    result = evaluate(path, directory, reference=gray_reader)
     assert (result.top1, result.top5, result.agreement) == (2, 3, 4)
 
 
-def test_agreement_counts_equal_answers(grey_reader, folders, tmp_path):
+def test_agreement_counts_equal_answers(gray_reader, folders, tmp_path):
     directory = folders((0, 10), (1, 60), (3, 60), (999, 200))
-    shifted = keras.models.clone_model(grey_reader)
-    kernel, bias = grey_reader.layers[-1].get_weights()
-    bias[1] = -1e3  # never answers 1
+    shifted = keras.models.clone_model(gray_reader)
+    kernel, bias = gray_reader.layers[-1].get_weights()
+    bias[1] = -1e3  # class 1 is never the best
     shifted.layers[-1].set_weights([kernel, bias])
-    assert evaluate(shifted, directory, reference=grey_reader).agreement == 2
-    assert evaluate(grey_reader, directory, reference=grey_reader).agreement == 4
+    assert evaluate(shifted, directory, reference=gray_reader).agreement == 2
+    assert evaluate(gray_reader, directory, reference=gray_reader).agreement == 4
 
 
-def test_keras_files_are_loaded(grey_reader, folders, tmp_path):
-    path = tmp_path / "grey.keras"
-    grey_reader.save(path)
+def test_keras_files_are_loaded(gray_reader, folders, tmp_path):
+    path = tmp_path / "gray.keras"
+    gray_reader.save(path)
     assert evaluate(str(path), folders((0, 10))).top1 == 1
 
 
-def test_the_result_as_json(grey_reader, folders, tmp_path):
-    result = evaluate(grey_reader, folders((0, 10)))
+def test_the_result_as_json(gray_reader, folders, tmp_path):
+    result = evaluate(gray_reader, folders((0, 10)))
     result.save(tmp_path / "result.json")
     stored = json.loads((tmp_path / "result.json").read_text())
     assert (stored["top1"], stored["images"], stored["image_size"]) == (1, 1, [32, 32])
 
 
-def test_a_folder_that_is_no_class_is_named(grey_reader, folders):
+def test_a_folder_that_is_no_class_is_named(gray_reader, folders):
     directory = folders((0, 10))
     (directory / classes()[0][0]).rename(directory / "tench")
     with pytest.raises(ValueError, match=r"WordNet id\. Received: 1 in .*images, among them tench"):
-        evaluate(grey_reader, directory)
+        evaluate(gray_reader, directory)
 
 
-def test_directories_without_images(grey_reader, tmp_path):
+def test_directories_without_images(gray_reader, tmp_path):
     with pytest.raises(ValueError, match=r"one folder of images for each class.*no folder"):
-        evaluate(grey_reader, tmp_path)
+        evaluate(gray_reader, tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        evaluate(grey_reader, tmp_path / "nowhere")
+        evaluate(gray_reader, tmp_path / "nowhere")
 
 
-def test_a_damaged_image_is_named(grey_reader, folders):
+def test_a_damaged_image_is_named(gray_reader, folders):
     directory = folders((0, 10), (0, 10))
     damaged = directory / classes()[0][0] / "001.png"
     damaged.write_bytes(damaged.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"001\.png"):
-        evaluate(grey_reader, directory)
+        evaluate(gray_reader, directory)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_a_damaged_image_is_named(grey_reader, folders):
         ({"crop_fraction": 1.5}, "crop_fraction=1.5"),
     ],
 )
-def test_arguments_out_of_range(arguments, message, grey_reader, folders):
+def test_arguments_out_of_range(arguments, message, gray_reader, folders):
     with pytest.raises(ValueError, match=message):
-        evaluate(grey_reader, folders((0, 10)), **arguments)
+        evaluate(gray_reader, folders((0, 10)), **arguments)
 
 
-def test_models_that_do_not_fit(folders, tiny_model, grey_reader, tmp_path):
+def test_models_that_do_not_fit(folders, tiny_model, gray_reader, tmp_path):
     directory = folders((0, 10))
     with pytest.raises(ValueError, match=r"10 outputs. Received: 1 in"):
         evaluate(tiny_model, directory)
@@ -166,8 +166,8 @@ def test_models_that_do_not_fit(folders, tiny_model, grey_reader, tmp_path):
         ValueError, match=r"`classes` for each of the model's 10 outputs. Received: 2: n014"
     ):
         evaluate(tiny_model, directory, classes=["n01440764", "other"])
-    with pytest.raises(ValueError, match=r"a classifier of 10 classes. Received: grey_reader"):
-        evaluate(tiny_model, directory, reference=grey_reader)
+    with pytest.raises(ValueError, match=r"a classifier of 10 classes. Received: gray_reader"):
+        evaluate(tiny_model, directory, reference=gray_reader)
     with pytest.raises(ValueError, match="Received: features, whose output has a different shape"):
         evaluate(keras.Model(tiny_model.input, tiny_model.layers[3].output, name="features"), ".")
     inputs = keras.Input((8,))
@@ -189,7 +189,7 @@ def test_a_damaged_model_file_is_named(folders, tmp_path):
 
 
 def test_classes_of_ones_own(tmp_path):
-    """Folders in sorted order, or in the order of a training run's classes.txt."""
+    """The folders are in sorted order, or in the order of classes.txt of a training run."""
     inputs = keras.Input((32, 32, 3))
     x = layers.GlobalAveragePooling2D()(inputs)
     model = keras.Model(inputs, layers.Dense(2)(x), name="dark_or_bright")
@@ -211,7 +211,7 @@ def s0(shared):
 
 @pytest.mark.slow
 def test_the_authors_accuracy_in_keras_and_tflite(s0, shared, tmp_path):
-    """243 and 281 of 300, measured in PyTorch with the same weights and transform."""
+    """PyTorch gives 243 and 281 of 300 with the same weights and transform."""
     directory = shared / "imagenet-sample" / "images"
     export_tflite(s0, tmp_path / "s0.tflite")
     result = evaluate(tmp_path / "s0.tflite", directory, reference=s0)

@@ -1,4 +1,4 @@
-"""Core ML packages: their numbers by an evaluator in NumPy, their description, bad input."""
+"""Tests the outputs of Core ML packages in NumPy, their description, and bad input."""
 
 import logging
 import subprocess
@@ -27,27 +27,27 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
 
 @pytest.fixture(scope="module")
 def crops(shared) -> list[np.ndarray]:
-    """Two photographs as the network sees them, uint8."""
+    """Returns two photographs as the network takes them, uint8."""
     paths = spread(list_images(shared / "imagenet-sample" / "images"), 2)
     return [evaluation_crop(load_image(path), 224, 0.875) for path in paths]
 
 
 @pytest.fixture(scope="module")
 def s0(shared) -> keras.Model:
-    """The authors' network, giving logits."""
+    """Returns the authors' network with logits."""
     path = shared / "weights" / "mobileone_s0_apple_fused.safetensors"
     return keras_mobileone.MobileOneS0(weights=path, deploy=True, classifier_activation=None)
 
 
 @pytest.fixture
 def ten(tiny, randomize) -> keras.Model:
-    """A small train-time network of ten classes."""
+    """Returns a small train-time network of ten classes."""
     model = keras_mobileone.MobileOne(tiny, weights=None, input_shape=(32, 32, 3), classes=10)
     return randomize(model)
 
 
 def description(path):
-    """The package's description."""
+    """Returns the description of the package."""
     return coremltools.models.MLModel(str(path), skip_model_load=True).get_spec().description
 
 
@@ -68,7 +68,7 @@ def test_s0_gives_keras_numbers(compute, s0, crops, tmp_path, relative_error):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["s1", "s2", "s3", "s4"])
 def test_other_variants(name, crops, tmp_path, randomize, relative_error):
-    """With random weights, the blocks with squeeze-and-excitation among them; at 112 pixels."""
+    """The variants have random weights, 112 pixels, and in part squeeze-and-excitation."""
     crop = np.ascontiguousarray(crops[0][::2, ::2])
     model = keras_mobileone.MobileOne(
         name,
@@ -79,7 +79,7 @@ def test_other_variants(name, crops, tmp_path, randomize, relative_error):
         classifier_activation=None,
     )
     rng = np.random.default_rng(0)
-    for variable in model.weights:  # neither vanishing nor growing from layer to layer
+    for variable in model.weights:  # outputs neither vanish nor grow from layer to layer
         fan_in = np.prod(variable.shape[:2] if variable.shape[-1] == 1 else variable.shape[:-1])
         bias = len(variable.shape) == 1
         variable.assign(rng.normal(0, 0.1 if bias else np.sqrt(2 / fan_in), variable.shape))
@@ -104,7 +104,7 @@ def test_classifier_names_the_photograph(s0, crops, tmp_path, relative_error):
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_compressed_weights(compression, crops, tmp_path):
-    """Smaller packages whose numbers are those of rounded weights: the shipped ten classes."""
+    """The packages are smaller, and their outputs are those of rounded weights."""
     if compression == "palette8":
         pytest.importorskip("sklearn", reason="palettization needs scikit-learn")
     model = keras_mobileone.MobileOneS0(
@@ -153,7 +153,7 @@ def test_what_xcode_shows(ten, tmp_path):
 
 @pytest.mark.slow
 def test_a_wrong_evaluator_is_seen(ten, noise, tmp_path, relative_error, monkeypatch):
-    """The comparison fails where one operation is wrong."""
+    """The comparison fails if one operation is wrong."""
     import mil_numpy
 
     path = tmp_path / "ten.mlpackage"
@@ -186,6 +186,15 @@ def test_bad_input(arguments, words, ten, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["there.mlpackage"]
 
 
+def test_an_operation_that_coremltools_does_not_know_is_named(tmp_path):
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, activation="gelu")(image)
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    with pytest.raises(ValueError, match=r"Received: Conversion for TF op 'Erfc' not impl.*GELU"):
+        export_coreml(model, tmp_path / "x.mlpackage", image=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_layers_that_keras_does_not_have(tmp_path):
     class Twice(keras.layers.Layer):
         def call(self, inputs):
@@ -199,7 +208,7 @@ def test_layers_that_keras_does_not_have(tmp_path):
 
 @pytest.mark.slow
 def test_without_coremltools(run_python, tmp_path):
-    """One sentence that names the extra."""
+    """The error is one sentence that names the extra."""
     printed = run_python(
         "import sys; sys.modules['coremltools'] = None\n"
         "import keras, keras_mobileone\n"
@@ -215,7 +224,7 @@ def test_without_coremltools(run_python, tmp_path):
 
 @pytest.mark.slow
 def test_latency_needs_a_mac(tmp_path):
-    """Elsewhere the benchmark says so, in one sentence and before anything else."""
+    """On other systems the benchmark reports this in one sentence before anything else."""
     if sys.platform == "darwin":
         pytest.skip("this is a Mac")
     script = Path(__file__).parents[1] / "benchmarks" / "coreml_latency.py"
@@ -244,7 +253,7 @@ def test_command_without_labels(ten, tmp_path):
 
 @pytest.mark.slow
 def test_command(shared, tmp_path):
-    """`export coreml` with labels of its own, texts and a page for the app's developer."""
+    """`export coreml` writes labels, texts and a page for the developer of the app."""
     weights = shared / "weights" / "mobileone_s0_apple_fused.safetensors"
     labels, output, usage = (tmp_path / n for n in ("labels.txt", "S0.mlpackage", "page.md"))
     command = ["export", "coreml", "--weights", str(weights), "--output", str(output)]

@@ -1,4 +1,4 @@
-"""`export_tflite`: parity with Keras, size, operators, types, and nothing left by a failure."""
+"""Tests `export_tflite`: parity with Keras, size, operators, types, and clean failures."""
 
 from pathlib import Path
 
@@ -30,13 +30,13 @@ PRECISIONS = ("float32", "float16", "int8-dynamic", "int8")
 
 @pytest.fixture(scope="module")
 def interpreter():
-    """Class of ai-edge-litert's interpreter: the tests run files without this package's help."""
+    """Returns the interpreter class of ai-edge-litert, which runs files without this package."""
     return pytest.importorskip("ai_edge_litert.interpreter").Interpreter
 
 
 @pytest.fixture(scope="module")
 def run_file(interpreter):
-    """Function that runs a TFLite file on images one by one; returns its first output."""
+    """Returns a function that runs a TFLite file on single images and returns the first output."""
 
     def run(path, images):
         runner = interpreter(model_path=str(path))
@@ -54,7 +54,7 @@ def run_file(interpreter):
 
 @pytest.fixture
 def images(noise):
-    """Normalized images."""
+    """Returns normalized images."""
     return noise(4, *SIZE)
 
 
@@ -65,7 +65,7 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def small(randomize):
-    """A train-time model without SE: once fused, its operators are MobileOne-S0's."""
+    """Returns a train-time model without SE, which has S0's operators when it is fused."""
     inputs = keras.Input(SIZE, name="image")
     x = MobileOneBlock(8, strides=2)(inputs)
     x = MobileOneBlock(8, depthwise=True, strides=2, num_conv_branches=2)(x)
@@ -147,7 +147,7 @@ def test_full_integer(small, images, tmp_path, run_file, interpreter, relative_e
     runner = interpreter(model_path=str(report.path))
     (image,) = runner.get_input_details()
     tensors = [t for t in runner.get_tensor_details() if len(t["shape"]) == 4]
-    # Kernels and feature maps; only the image itself stays float, as `input_dtype` says.
+    # These are kernels and feature maps. Only the image stays float, as `input_dtype` requires.
     assert {t["dtype"] for t in tensors if t["index"] != image["index"]} == {np.int8}
 
 
@@ -164,7 +164,7 @@ def test_integers_in_and_out(dtype, small, images, tmp_path, relative_error):
 
 
 def test_pixels_as_bytes(small, pixels, tmp_path, run_file, relative_error):
-    """uint8 pixels go in as they are, dark though those are that calibrate."""
+    """uint8 pixels are passed without change, even if the calibration images are dark."""
     report = export_tflite(small, tmp_path / "m.tflite", "int8", pixels // 2, input_dtype="uint8")
     (source,) = report.inputs
     assert source[:1] + source[2:] == ("pixels", "uint8", 1, 0)
@@ -205,7 +205,7 @@ def test_the_signature_names_input_and_outputs(normalize, small, tmp_path, inter
 
 @pytest.fixture(scope="module")
 def two_headed(tiny, randomize):
-    """Two outputs of one shape, so that mixing them up shows in the values alone."""
+    """Returns a model with two outputs of the same shape, which differ only in their values."""
     base = MobileOne(tiny, weights=None, include_top=False, pooling="avg", input_shape=SIZE)
     heads = {"zebra": layers.Dense(3, name="second")(base.output)}
     heads["apple"] = layers.Dense(3, name="first")(base.output)
@@ -275,7 +275,7 @@ def photographs(tmp_path):
 
 
 def crops_of(directory) -> np.ndarray:
-    """uint8 pixels of the photographs, as the evaluation transform cuts them."""
+    """Returns the uint8 pixels of the photographs after the evaluation transform."""
     return np.stack([evaluation_crop(load_image(path), 64) for path in sorted(directory.iterdir())])
 
 
@@ -298,7 +298,7 @@ def test_calibration_by_directory_array_and_iterable_agree(normalize, small, pho
 
 @pytest.fixture
 def calibrate(small, tmp_path):
-    """Function that exports int8 with a calibration and returns the file's content."""
+    """Returns a function that exports int8 with a calibration and returns the file's content."""
 
     def export(calibration) -> bytes:
         path = tmp_path / "calibrated.tflite"
@@ -310,7 +310,7 @@ def calibrate(small, tmp_path):
 
 @pytest.mark.slow
 def test_calibration_by_datasets_and_paths(calibrate, photographs):
-    """A list of paths, batches with and without labels and weights: the images are the same."""
+    """Paths, and batches with and without labels and weights, give the same images."""
     import tensorflow as tf
 
     images = crops_of(photographs).astype(np.float32)
@@ -357,7 +357,7 @@ def test_a_large_directory_is_thinned_evenly_to_200(small, tmp_path):
     directory = tmp_path / "photographs"
     directory.mkdir()
     for number in range(400):
-        level = (number * 37) % 256  # the brightest are anywhere, at odd places too
+        level = (number * 37) % 256  # the brightest images may be anywhere, also at odd places
         Image.new("RGB", (64, 64), (level, 255 - level, number % 2 * 255)).save(
             directory / f"{number:03}.png"
         )
@@ -371,7 +371,7 @@ def test_a_large_directory_is_thinned_evenly_to_200(small, tmp_path):
     assert files[0] != files[2]
 
 
-# Errors: each before any work, and without a file.
+# Errors are raised before any work and leave no file.
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_what_is_no_model_is_a_type_error(wrong, tmp_path):
         export_tflite(wrong, tmp_path / "model.tflite")
 
 
-@pytest.mark.parametrize("broken", ["convert", "largest_error", "atomic_write"])
+@pytest.mark.parametrize("broken", ["convert", "measure_deviation", "atomic_write"])
 def test_a_failure_leaves_nothing_behind(broken, monkeypatch, small, tmp_path):
     def fail(*_, **__):
         raise RuntimeError("planted")
@@ -491,7 +491,8 @@ def s0():
 
 
 @pytest.mark.slow
-# With random weights the 1,000 probabilities are nearly equal, and so below one step of int8.
+# With random weights, the 1,000 probabilities are nearly equal, and therefore below one step of
+# int8.
 @pytest.mark.filterwarnings("ignore:In int8 these layers are mostly noise")
 @pytest.mark.parametrize(
     ("precision", "megabytes"),
@@ -513,7 +514,7 @@ def test_s0_is_small_and_plain(precision, megabytes, s0, randomize, noise, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "limit"), [("float32", 1e-4), ("float16", 1e-2)])
 def test_s0_with_the_authors_weights(precision, limit, shared, tmp_path, run_file, relative_error):
-    """On photographs: noise leaves the logits near zero, where relative errors mean little."""
+    """The images are photographs. With noise, logits are near zero and relative errors large."""
     path = shared / "weights" / "mobileone_s0_apple_fused.safetensors"
     model = MobileOne("s0", weights=path, deploy=True, classifier_activation=None)
     paths = sorted((shared / "imagenet-sample" / "images").rglob("*.JPEG"))[:8]

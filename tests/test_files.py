@@ -1,4 +1,4 @@
-"""Atomic writes: permissions, full disks, threads."""
+"""Tests atomic writes: permissions, full disks, threads."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ from keras_mobileone.files import atomic_write, staged_directory, staged_path
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_a_file_has_the_permissions_of_an_ordinary_one(mask, tmp_path):
-    """In a process of its own, since a umask belongs to the whole process."""
+    """The test uses a separate process, because a umask belongs to the whole process."""
     code = (
         "import os, sys; os.umask(int(sys.argv[1]));"
         "from keras_mobileone.files import atomic_write\n"
@@ -26,7 +26,7 @@ def test_a_file_has_the_permissions_of_an_ordinary_one(mask, tmp_path):
 
 
 def test_the_umask_is_never_changed(tmp_path, monkeypatch):
-    """For a moment it would be another for every other thread of the process."""
+    """Changing the umask would affect all other threads of the process for a moment."""
 
     def refuse(mask):
         raise AssertionError("os.umask was called")
@@ -44,7 +44,7 @@ def test_the_umask_is_never_changed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("writer", ["atomic_write", "staged_directory", "staged_path"])
 def test_a_full_disk_is_named_and_leaves_nothing(writer, tmp_path):
-    """A real limit on the size of files, in a real process."""
+    """A real process has a real limit on the size of files."""
     code = (
         "import sys; from keras_mobileone import files\n"
         f"with files.{writer}(sys.argv[1]) as temporary:\n"
@@ -58,7 +58,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(writer, tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     last = process.stderr.splitlines()[-1]
-    assert last.startswith("OSError") and "File too large; make room" in last
+    assert last.startswith("OSError") and "File too large; free disk space" in last
     assert str(tmp_path / "wanted.bin") in last
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""`finetune`, and the commands `train` and `finetune` on real photographs."""
+"""Tests `finetune`, and the commands `train` and `finetune` on real photographs."""
 
 import dataclasses
 import json
@@ -22,12 +22,12 @@ from keras_mobileone.training.finetuning import pretrained_network, weights_path
 from keras_mobileone.training.recipe import RECIPES, Phase
 from keras_mobileone.variants import S0
 
-TRAIN_IMAGES, VAL_IMAGES = 120, 30  # of each class
+TRAIN_IMAGES, VAL_IMAGES = 120, 30  # images of each class
 
 
 @pytest.fixture(scope="module")
 def slice_of_imagenette(shared, tmp_path_factory):
-    """120 training and 30 validation photographs of each of the ten classes."""
+    """Returns 120 training and 30 validation photographs of each of the ten classes."""
     root = tmp_path_factory.mktemp("imagenette")
     for split, count in (("train", TRAIN_IMAGES), ("val", VAL_IMAGES)):
         for folder in sorted((shared / "imagenette" / split).iterdir()):
@@ -46,7 +46,7 @@ def command(*arguments):
 def test_a_small_network_learns_through_the_whole_command(
     slice_of_imagenette, tmp_path, steps_done
 ):
-    """Train, kill, resume, fuse, export, evaluate: recipe `ci` from random weights."""
+    """Recipe `ci` is trained from scratch, killed, resumed, fused, exported and evaluated."""
     run = tmp_path / "run"
     arguments = command("train", "--data", slice_of_imagenette, "--recipe", "ci", "--output", run)
     arguments += ["--export", "int8", "--export", "float16", "--save-every", "20"]
@@ -82,7 +82,7 @@ def fused_weights(shared):
 
 @pytest.mark.slow
 def test_fused_weights_become_a_network_with_a_new_classifier(slice_of_imagenette, fused_weights):
-    """The features are the fused file's; the classifier starts at zero."""
+    """The features are those of the fused file, and the classifier starts at zero."""
     recipe = dataclasses.replace(RECIPES["finetune"], phases=(Phase(0, 96),))
     source = open_source(slice_of_imagenette, "train")
     model = pretrained_network(recipe, fused_weights, source)
@@ -126,7 +126,7 @@ def test_broken_images_before_training_are_skipped_or_named(fused_weights, tmp_p
 
 @pytest.mark.slow
 def test_finetune_learns_from_fused_weights(slice_of_imagenette, fused_weights, tmp_path):
-    """Thirty steps at 96 pixels on ten classes that ImageNet has: far above chance at once."""
+    """Thirty steps at 96 pixels on ten classes of ImageNet give an accuracy far above chance."""
     recipe = dataclasses.replace(
         RECIPES["finetune"], epochs=1, phases=(Phase(0, 96),), ema_decay=0.9, warmup_epochs=0.1
     )
@@ -139,7 +139,7 @@ def test_finetune_learns_from_fused_weights(slice_of_imagenette, fused_weights, 
 
 
 def test_where_the_weights_come_from(shared, tmp_path, monkeypatch):
-    """Train-time weights where there are some, else fused ones, without the network."""
+    """Train-time weights are preferred over fused ones, without the network."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_MOBILEONE_WEIGHTS", str(shared / "weights"))

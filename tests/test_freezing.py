@@ -1,4 +1,4 @@
-"""`freeze_batch_norm`: which layers it reaches, and what a training step then changes."""
+"""Tests which layers `freeze_batch_norm` reaches, and what a training step then changes."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def blocks_of(model):
 
 
 def norms_of(model):
-    """The normalizations of all blocks by the blocks' own lists of branches."""
+    """Returns the normalizations of all blocks from the lists of branches of the blocks."""
     return [norm for block in blocks_of(model) for _, norm in block._branches()]
 
 

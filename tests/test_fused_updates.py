@@ -1,4 +1,4 @@
-"""Updates by one operator, against the formulas they stand for."""
+"""Tests updates by one operator against their formulas."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from keras_mobileone.training import optimizer
 
 @pytest.fixture
 def without_operators(monkeypatch):
-    """As on other backends and under a strategy."""
+    """Disables the operators, as on other backends and under a strategy."""
 
     def switch():
         monkeypatch.setattr(fused_updates, "resource_of", lambda variable: None)
@@ -35,7 +35,7 @@ def test_average_moves_by_the_formula(dtype, noise, without_operators):
 
 
 def test_average_stays_at_its_value(noise):
-    """To the last digit, however often: 0.9995 and 1 - 0.9995 add up to 1 only about."""
+    """The average of a constant does not change, although 0.9995 and 1 - 0.9995 are rounded."""
     value = noise(100)
     average = keras.Variable(value)
     for _ in range(100):
@@ -44,7 +44,7 @@ def test_average_stays_at_its_value(noise):
 
 
 def test_momentum_is_the_same_without_the_operator(noise, without_operators):
-    """Decayed kernels and biases, over some steps."""
+    """Decayed kernels and biases are equal after several steps."""
     start, gradients = [noise(4, 3), noise(3)], [noise(4, 3), noise(3)]
     found = []
     for switch in (lambda: None, without_operators):

@@ -1,4 +1,4 @@
-"""`fuse`: equal outputs for every variant and any model around the blocks, and checks that bite."""
+"""Tests `fuse`: equal outputs for every variant and other models, and effective checks."""
 
 import keras
 import numpy as np
@@ -15,13 +15,13 @@ TOLERANCE = 1e-5
 SIZES = [(224, 224), (225, 225), (96, 160)]
 
 
-# S0 stands for all in `make test-fast`.
+# `make test-fast` tests only S0.
 OFTEN = [key if key == "s0" else pytest.param(key, marks=pytest.mark.slow) for key in VARIANTS]
 
 
 @pytest.fixture(scope="module", params=OFTEN)
 def variant_pair(request, randomize):
-    """A train-time model with logits, of free size and random parameters, and its fused model."""
+    """Returns a train-time model with logits and random parameters, and its fused model."""
     backbone = MobileOne(request.param, weights=None, include_top=False, pooling="avg")
     logits = layers.Dense(1000, name="logits")(backbone.output)
     model = randomize(keras.Model(backbone.input, logits))
@@ -41,7 +41,7 @@ def test_every_variant_at_any_size(variant_pair, size, noise, relative_error):
     images = noise(2, *size, 3)
     expected = model(images, training=False)
     assert relative_error(fused(images), expected) < TOLERANCE
-    # The parameters let the images through: the two differ, so that a wrong kernel would show.
+    # The outputs for the two images differ, so that a wrong kernel would be found.
     assert relative_error(expected[:1], expected[1:]) > 1e-2
 
 
@@ -96,7 +96,7 @@ def test_a_block_called_twice(randomize, noise, relative_error):
 
 
 def test_inference_mode_asked_for_in_the_graph(tiny, randomize, noise, relative_error):
-    """The usual way to fine-tune: `base(x, training=False)` inside a new model."""
+    """The usual way to fine-tune calls `base(x, training=False)` inside a new model."""
     base = MobileOne(tiny, weights=None, include_top=False, pooling="avg", input_shape=(64, 64, 3))
     base.trainable = False
     inputs = keras.Input((64, 64, 3))
@@ -208,7 +208,7 @@ def test_mixed_precision(tiny, randomize, noise, relative_error):
     assert {layer.compute_dtype for layer in fused.layers if layer.weights} == {"float16"}
     full = fusing.in_float32(model), fusing.in_float32(fused)
     assert {layer.compute_dtype for m in full for layer in m.layers if layer.weights} == {"float32"}
-    # Only the rounding of half precision differed, not the folded weights.
+    # Only the rounding of half precision differs, not the folded weights.
     assert relative_error(full[1](images), full[0](images, training=False)) < TOLERANCE
 
 
@@ -247,13 +247,13 @@ def test_a_compiled_and_trained_model_with_a_loss_of_ones_own(tiny, noise, relat
     assert relative_error(fused(images), model(images, training=False)) < TOLERANCE
     assert not fused.compiled
     assert model.compiled
-    model.fit(images, noise(8, 2), verbose=0)  # goes on training
+    model.fit(images, noise(8, 2), verbose=0)  # continues the training
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 def test_the_fused_model_loads_without_this_package(tiny, randomize, tmp_path, noise, run_python):
-    """Also one made from a compiled model, with a loss nobody else knows."""
+    """This also holds for a compiled model with a custom loss."""
     model = randomize(MobileOne(tiny, weights=None, input_shape=(64, 64, 3), classes=5))
     model.compile(loss=lambda truth, prediction: ops.mean(prediction))
     images = noise(2, 64, 64, 3)
@@ -276,7 +276,7 @@ except Exception:
     np.testing.assert_allclose(found, model(images, training=False), rtol=1e-4, atol=1e-6)
 
 
-# Planted bugs. Each replaces one piece of the folding by a plausible mistake.
+# Planted bugs, each of which replaces a part of the folding by a plausible mistake.
 
 PROPER_FOLD_BRANCH = reparameterization.fold_branch
 PROPER_FOLD = reparameterization.fold
@@ -315,7 +315,7 @@ def without_the_second_branch(branches, kernel_size):
     return PROPER_FOLD(branches[:1] + branches[2:], kernel_size)
 
 
-def with_small_kernels_off_centre(branches, kernel_size):
+def with_small_kernels_off_center(branches, kernel_size):
     def shift(branch):
         if kernel_size == 1 or branch.kernel.shape[0] == kernel_size:
             return branch
@@ -333,7 +333,7 @@ PLANTED = {
     "gamma's magnitude": ("fold_branch", with_gammas_magnitude),
     "no skip": ("fold", without_the_last_branch),
     "one branch lost": ("fold", without_the_second_branch),
-    "scale off centre": ("fold", with_small_kernels_off_centre),
+    "scale off center": ("fold", with_small_kernels_off_center),
 }
 
 
@@ -383,7 +383,7 @@ def test_the_error_names_the_layer_and_its_error(name, monkeypatch, tiny_model):
     break_block(monkeypatch, name)
     with pytest.raises(ArithmeticError, match=rf"first layer that differs is '{name}', by \d"):
         fuse(tiny_model)
-    fuse(tiny_model, verify=False)  # was not asked to look
+    fuse(tiny_model, verify=False)  # verification was not requested
 
 
 def test_the_error_names_a_layer_of_a_nested_model(monkeypatch, tiny, randomize):
@@ -434,11 +434,11 @@ def test_a_half_precision_model_with_a_bug_is_found(monkeypatch, tiny, randomize
         fuse(model)
 
 
-# What cannot be fused.
+# Models that can't be fused.
 
 
 class Subclassed(keras.Model):
-    """A model whose `call` takes tensors of TensorFlow's alone, and so has no graph of Keras'."""
+    """A model whose `call` accepts only tensors of TensorFlow, and which has no Keras graph."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""Every variant against outputs stored from the authors' and from timm's PyTorch models."""
+"""Tests every variant against stored outputs of the authors' and timm's PyTorch models."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def fill(shared):
-    """The module that makes parameters from their names and shapes."""
+    """Returns the module that generates parameters from their names and shapes."""
     spec = importlib.util.spec_from_file_location("golden_fill", shared / "golden" / "fill.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -37,7 +37,7 @@ def scheme(request):
     ],
 )
 def reference(request, scheme, shared, fill, tmp_path_factory):
-    """The model made of a weight file, and the stored outputs."""
+    """Returns the model with the weights of a file, and the stored outputs."""
     variant = VARIANTS[request.param]
     keys = json.loads((shared / "golden" / f"{scheme}_keys.json").read_text())[variant.name]
     path = tmp_path_factory.mktemp("golden") / f"{variant.name}.safetensors"
@@ -50,7 +50,7 @@ def reference(request, scheme, shared, fill, tmp_path_factory):
 
 
 def outputs_of(model, images) -> dict[str, np.ndarray]:
-    """Logits and the spatial means of the four stages."""
+    """Returns the logits and the spatial means of the four stages."""
     features = feature_extractor(model)(images, training=False)
     means = [np.mean(keras.ops.convert_to_numpy(x), axis=(1, 2)) for x in features]
     named = dict(zip((f"{stage}_mean" for stage in STAGE_NAMES), means, strict=True))

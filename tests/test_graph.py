@@ -1,4 +1,4 @@
-"""The one entrance for models of users, and the graphs that are made of them."""
+"""Tests the entry point for models of users, and the graphs made from them."""
 
 import keras
 import numpy as np
@@ -14,13 +14,14 @@ SHAPE = (32, 32, 3)
 
 @pytest.fixture
 def backbone(tiny, randomize):
-    """Function for a train-time backbone with pooled features and random weights."""
+    """Returns a function for a train-time backbone with pooled features and random weights."""
 
     def make(name, deploy=False, seed=0):
         model = keras_mobileone.MobileOne(
             tiny, include_top=False, weights=None, input_shape=SHAPE, pooling="avg", deploy=deploy
         )
-        # As Keras Applications: the name may differ, the names of the layers do not.
+        # As in Keras Applications, the name of the model may differ, but not the names of the
+        # layers.
         model = keras.Model(model.input, model.output, name=name)
         return randomize(model, seed)
 
@@ -28,7 +29,7 @@ def backbone(tiny, randomize):
 
 
 class Subclassed(keras.Model):
-    """A backbone and a head, in a `call` of its own."""
+    """A backbone and a head in a custom `call`."""
 
     def __init__(self, base, **kwargs):
         super().__init__(**kwargs)
@@ -41,7 +42,7 @@ class Subclassed(keras.Model):
 
 
 class Traceless(keras.Model):
-    """A model whose `call` needs values."""
+    """A model whose `call` needs the values of its input."""
 
     def call(self, inputs):
         return inputs * float(np.asarray(inputs).max())
@@ -99,7 +100,7 @@ def test_a_functional_model_is_returned_as_it_is(backbone):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_a_nested_call_keeps_its_arguments(training, backbone, noise):
-    """Such as those of `base(x, training=…)`, which transfer learning uses."""
+    """Transfer learning uses such arguments, as in `base(x, training=…)`."""
     base, image = backbone("base"), keras.Input(SHAPE)
     head = Subclassed(layers.Dense(4))
     head(np.zeros((1, 16)))
@@ -229,7 +230,7 @@ def test_a_lambda_is_copied(tiny, randomize, noise, relative_error):
 
 
 class Foreign(layers.Layer):
-    """A layer that does not tell its argument, so that nobody can make a second one."""
+    """A layer without its argument in `get_config`, which can't be made a second time."""
 
     def __init__(self, factor, weighted=False, **kwargs):
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""How a model takes its images: found from its graph, stored with it, and asked by every module."""
+"""Tests `ImageConfig`: found from a model's graph, stored with it, and used by every module."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def caffe(x):
 
 @pytest.fixture(scope="module")
 def base(tiny, randomize):
-    """A deploy model with ten classes and logits."""
+    """Returns a deploy model with ten classes and logits."""
     return randomize(
         km.MobileOne(
             tiny,
@@ -44,7 +44,7 @@ def base(tiny, randomize):
 
 @pytest.fixture(scope="module")
 def wrapped(base):
-    """Function that puts a computation in front of the base."""
+    """Returns a function that puts a computation in front of the base."""
 
     def wrap(computation):
         image = keras.Input(SIZE)
@@ -94,6 +94,22 @@ def test_the_graph_tells_what_a_model_takes(name, wrapped):
     assert config.takes_pixels == (expected == PIXELS)
 
 
+def test_a_subclassed_model_tells_what_it_takes():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.convolution = layers.Conv2D(4, 3)
+
+        def call(self, image):
+            return self.convolution(image / 127.5 - 1)
+
+    model = Net()
+    model(np.zeros((1, *SIZE), np.float32))
+    assert km.image_config(model).range == PIXELS
+    km.set_image_config(model, km.ImageConfig(SIZE[:2], crop_fraction=0.5))
+    assert km.image_config(model).crop_fraction == 0.5
+
+
 @pytest.mark.parametrize(
     "front",
     [
@@ -115,7 +131,7 @@ def test_what_is_not_clear_is_asked(front, wrapped):
 
 
 def test_arithmetic_behind_the_first_convolution_says_nothing():
-    """A regression whose outputs are rescaled."""
+    """The model is a regression whose outputs are rescaled."""
     model = keras.Sequential(
         [
             keras.Input(SIZE),
@@ -134,7 +150,7 @@ def test_arithmetic_behind_the_first_convolution_says_nothing():
         ("MobileNetV3Small", PIXELS),
         ("EfficientNetB0", PIXELS),
         ("ConvNeXtTiny", PIXELS),
-        ("MobileNetV2", NORMALIZED),  # its preprocessing is a function outside
+        ("MobileNetV2", NORMALIZED),  # its preprocessing is a separate function
     ],
 )
 def test_keras_applications(name, expected):
@@ -185,7 +201,7 @@ def test_a_keras_file_keeps_the_configuration(deploy, tiny, tmp_path, run_python
 @pytest.mark.parametrize("key", ["s0", "s1"])
 @pytest.mark.slow
 def test_the_crop_belongs_to_the_model(key, tmp_path):
-    """S1 to S4 are published at 0.9: model, file and wrapped model crop alike."""
+    """S1 to S4 are published at 0.9, with which model, file and wrapped model crop."""
     variant = km.get_variant(key)
     model = km.MobileOne(key, weights=None, input_shape=SIZE, classes=10, deploy=True)
     km.export_tflite(model, tmp_path / "own.tflite", verify=False)
@@ -204,7 +220,7 @@ def test_the_crop_belongs_to_the_model(key, tmp_path):
 @pytest.mark.parametrize("front", ["nothing", "preprocess_input", "ImageNet's statistics"])
 @pytest.mark.parametrize("normalize", [None, False], ids=["default", "raw"])
 def test_model_and_file_see_the_same_image(front, normalize, wrapped, tmp_path, relative_error):
-    """The outputs of the base on normalized pixels are the truth, however it is wrapped."""
+    """The reference is the output of the base on normalized pixels, however it is wrapped."""
     computation, _ = FRONTS[front]
     model = wrapped(computation)
     report = km.export_tflite(model, tmp_path / "own.tflite", normalize=normalize)
@@ -219,7 +235,7 @@ def test_model_and_file_see_the_same_image(front, normalize, wrapped, tmp_path, 
 
 
 def test_the_check_of_an_export_sees_a_second_normalization(wrapped, monkeypatch, tmp_path):
-    """What the file does is compared with the model as given, so that it can't be wrapped alike."""
+    """The file is compared with the given model, which is not wrapped in the same way."""
     monkeypatch.setattr(
         tflite,
         "config_of_file",
@@ -244,7 +260,7 @@ def test_a_file_without_metadata_is_asked_about(base, tmp_path):
 
 
 def test_evaluate_and_compare_take_a_configuration(base, wrapped, tmp_path):
-    """For a file without metadata, and for a model whose graph is not clear."""
+    """The configuration is for a file without metadata or a model whose graph is not clear."""
     from PIL import Image
 
     from keras_mobileone.litert.converter import convert
@@ -305,7 +321,7 @@ def split_in_two(x):
 )
 @pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_no_output_vanishes(head, count, precision, base, tmp_path, relative_error):
-    """Keras repeats the name of a layer for its outputs; a file needs each once, in order."""
+    """Keras repeats the name of a layer for its outputs. A file needs unique names in order."""
     image = keras.Input(SIZE)
     outputs = head(base(image))
     model = keras.Model(image, outputs)
@@ -313,3 +329,28 @@ def test_no_output_vanishes(head, count, precision, base, tmp_path, relative_err
     assert len({tensor.name for tensor in report.outputs}) == len(report.outputs) == count
     limit = {"float32": 1e-4, "float16": 1e-2}[precision]
     assert report.error < limit
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:In int8 these layers are mostly noise")
+def test_an_int8_file_of_noise_is_refused(tmp_path):
+    """The probabilities of attention over many positions are smaller than a step of int8."""
+    image = keras.Input((64, 64, 3))
+    x = layers.Reshape((-1, 8))(layers.Conv2D(8, 3, strides=2)(image / 127.5 - 1))
+    x = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4)(x, x))
+    model = keras.Model(image, layers.Dense(3)(x))
+    images = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3)).astype(np.float32)
+    path = tmp_path / "attention.tflite"
+    with pytest.raises(ArithmeticError, match="mostly noise, a signal-to-noise ratio"):
+        km.export_tflite(model, path, "int8", images)
+    assert not path.exists()
+    assert km.export_tflite(model, path, "int8", images, verify=False).error < 1.25
+
+
+def test_outputs_that_are_not_numbers_are_refused(tmp_path):
+    image = keras.Input((32, 32, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))
+    outputs = [layers.Dense(2, name="fine")(x), ops.log(-1 - ops.square(x))]
+    with pytest.raises(ArithmeticError, match="Received: nan"):
+        km.export_tflite(keras.Model(image, outputs), tmp_path / "x.tflite")
+    assert not list(tmp_path.iterdir())

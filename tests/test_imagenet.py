@@ -1,4 +1,4 @@
-"""ImageNet's conventions: normalization against its formula, names of the classes."""
+"""Tests ImageNet's conventions: the formula of the normalization, and the names of the classes."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""The weights that come with the package: S0 trained on Imagenette's ten classes."""
+"""Tests the weights in the package, of S0 trained on Imagenette's ten classes."""
 
 import json
 
@@ -16,13 +16,13 @@ MEGABYTE = 10**6
 
 @pytest.fixture(scope="module")
 def report(project) -> dict:
-    """What benchmarks/imagenette.py stored."""
+    """Returns the report that benchmarks/imagenette.py stored."""
     return json.loads((project / "benchmarks/results/imagenette/report.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def deploy_model(report) -> keras.Model:
-    """At the size of the evaluation."""
+    """Returns the deploy model at the size of the evaluation."""
     size = report["evaluation"]["size"]
     return keras_mobileone.MobileOneS0(
         weights="imagenette", classes=10, input_shape=(size, size, 3), deploy=True
@@ -47,7 +47,7 @@ def test_train_time_and_deploy_agree(deploy_model, noise, relative_error):
 
 @pytest.mark.slow
 def test_without_network_or_other_files(run_python, tmp_path):
-    """In a process of its own, with an empty cache and no hub."""
+    """The weights load in a separate process with an empty cache and no hub."""
     run_python(
         "import keras_mobileone, numpy as np\n"
         "model = keras_mobileone.MobileOneS0(weights='imagenette', classes=10, deploy=True)\n"
@@ -60,7 +60,7 @@ def test_without_network_or_other_files(run_python, tmp_path):
 
 @pytest.mark.slow
 def test_accuracy_is_the_stored_one(shared, report, deploy_model):
-    """On every fifth validation image, within four standard deviations of so many images."""
+    """Every fifth validation image is used, within four standard deviations for their number."""
     stored = report["evaluation"]["top1"]["deploy"] / report["evaluation"]["images"]
     result = keras_mobileone.evaluate(deploy_model, shared / "imagenette" / "val", limit=590)
     deviation = np.sqrt(stored * (1 - stored) / result.images)

@@ -1,4 +1,4 @@
-"""Reading photographs of any kind, the evaluation transform, class folders."""
+"""Tests reading photographs of any kind, the evaluation transform, and listing folders."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from keras_mobileone.data.images import (
 
 @pytest.fixture
 def picture():
-    """Function for a smooth RGB picture, so that JPEG keeps it."""
+    """Returns a function for a smooth RGB image, which JPEG preserves."""
 
     def draw(width=40, height=30):
         x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
@@ -102,7 +102,7 @@ def test_resize_and_crop_written_out(width, height, crop_fraction):
         resized = image.resize((short, short * height // width), Image.BILINEAR)
     else:
         resized = image.resize((short * width // height, short), Image.BILINEAR)
-    # torchvision's CenterCrop rounds half to even, as Python does.
+    # torchvision's CenterCrop rounds halves to even, as Python does.
     left, top = round((resized.width - 224) / 2), round((resized.height - 224) / 2)
     expected = np.asarray(resized)[top : top + 224, left : left + 224]
     found = evaluation_crop(image, 224, crop_fraction)
@@ -129,7 +129,7 @@ def test_other_sizes(size, picture):
 
 @pytest.fixture
 def folders(tmp_path, picture):
-    """Two class folders with three images, and a file that is none."""
+    """Returns two class folders with three images, and a file that is not an image."""
     for name in ("n01440764/b.JPEG", "n01440764/a.jpg", "n15075141/c.png"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -155,7 +155,7 @@ def test_labels_come_from_the_folders(folders):
 
 
 def test_links_are_followed_and_hidden_files_skipped(folders, picture, tmp_path_factory):
-    """Class folders that are links, a link to one file, and links that lead back up."""
+    """There are links to class folders and to a file, and links to a parent directory."""
     other = tmp_path_factory.mktemp("other")
     (folders / "n15075141").rename(other / "n15075141")
     (folders / "n15075141").symlink_to(other / "n15075141")
@@ -173,7 +173,7 @@ def test_links_are_followed_and_hidden_files_skipped(folders, picture, tmp_path_
     assert left_out == {"hidden": 1, ".gif": 1, ".jfif": 1, ".txt": 1}
     assert left_out_sentence(left_out) == "Files left out: 1 .gif, 1 .jfif, 1 .txt, 1 hidden."
     assert left_out_sentence({}) == ""
-    # The reader of class folders is the same one.
+    # Class folders are read by the same function.
     source = ClassFolders(folders)
     assert source.files == wanted
     assert source.labels.tolist() == [0, 0, 0, 1]
@@ -195,7 +195,7 @@ def test_a_folder_that_is_no_class_is_named(folders):
 
 def test_crops_come_in_the_order_asked_for(tmp_path):
     paths = []
-    for value in range(100):  # more than are decoded ahead
+    for value in range(100):  # more images than are decoded ahead
         paths.append(tmp_path / f"{value}.png")
         Image.new("RGB", (9, 9), (value, 0, 0)).save(paths[-1])
     crops = list(load_crops(paths, (8, 8), 1.0))

@@ -1,4 +1,4 @@
-"""int8 of networks with every common layer: each is quantized, run by LiteRT, and compared."""
+"""Tests int8 of networks with every common layer, which LiteRT runs and which are compared."""
 
 import keras
 import numpy as np
@@ -15,13 +15,13 @@ from keras_mobileone.quantization import ranges, simulation
 
 SIZE = (24, 24, 3)
 CALIBRATION, OTHERS = slice(0, 96), slice(96, 144)
-LIMIT = 38  # dB against float, on other images
-TOLERANCE = 0.5  # dB that the converter's plain int8 may be ahead
+LIMIT = 38  # dB relative to float, on other images
+TOLERANCE = 0.5  # dB by which the converter's plain int8 may be better
 
 
 @pytest.fixture(scope="module")
 def images():
-    """Smooth random images, normalized."""
+    """Returns smooth random images, normalized."""
     rng = np.random.default_rng(5)
     coarse = rng.uniform(0, 255, (144, 6, 6, 3)).repeat(4, axis=1).repeat(4, axis=2)
     pixels = np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
@@ -33,7 +33,7 @@ def conv(x, filters=16, size=1, **arguments):
 
 
 def activated(layer):
-    """A layer behind a convolution without ReLU, so that it gets negative values too."""
+    """Applies a layer after a convolution without ReLU, so that it also gets negative values."""
     return lambda x: layer(conv(x))
 
 
@@ -42,7 +42,7 @@ def alphas():
 
 
 def nested_concatenations(x):
-    """A tensor that goes into two concatenations, one of which goes into a third."""
+    """Uses a tensor in two concatenations, one of which is used in a third."""
     y = conv(x, 8, 3)
     inner = layers.Concatenate()([x, y])
     other = conv(layers.Concatenate()([y, conv(x, 8)]), 8, 3)
@@ -121,7 +121,7 @@ LAYERS = {
 
 
 def network(make):
-    """A small network around a layer; batch normalization and biases are random."""
+    """Returns a small network around a layer, with random batch normalization and biases."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input(SIZE)
     x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(inputs)
@@ -148,7 +148,7 @@ def run(content, images):
 
 
 def plain_and_ours(model, images):
-    """SQNR on other images of the converter's plain int8 and of `quantize`, and its report."""
+    """Returns the SQNR of plain int8 and of `quantize` on other images, and its report."""
     expected = model.predict(images[OTHERS], verbose=0)
     report = quantize(model, images[CALIBRATION], normalize=False)
     plain = convert(model, "int8", images[CALIBRATION])
@@ -170,14 +170,14 @@ def test_a_network_with_the_layer_keeps_its_outputs(name, images):
     assert ours >= plain - TOLERANCE
     assert report.left_to_converter == []
     assert any(layer.startswith("behind") for layer in report.rescaled)
-    # The simulation that the correction goes by is what LiteRT computes.
+    # The correction uses a simulation that gives the results of LiteRT.
     expected = model.predict(images[CALIBRATION], verbose=0)
     found = sqnr(expected, run(report.content, images[CALIBRATION]))
     assert report.tensors[-1].sqnr == pytest.approx(found, abs=4)
 
 
 def scales_of_concatenations(content):
-    """For each concatenation the scales and zero points of its inputs and its output."""
+    """Returns the scales and zero points of inputs and output for each concatenation."""
     model = flatbuffer.parse(content)
     graph, names = model.subgraphs[0], flatbuffer.operator_names(model)
     return [
@@ -198,7 +198,7 @@ def test_concatenated_tensors_have_one_scale(images):
 
 
 def test_a_concatenation_of_two_scales_is_no_file(images, monkeypatch):
-    """Why the groups are needed: LiteRT refuses what came out without them."""
+    """This shows why the groups are needed. Without them, LiteRT does not accept the file."""
     monkeypatch.setattr(ranges, "SAME_SCALE", ranges.SAME_SCALE - {"CONCATENATION"})
     content = quantize(network(nested_concatenations), images[CALIBRATION], normalize=False).content
     assert any(len(set(scales)) > 1 for scales in scales_of_concatenations(content))
@@ -207,7 +207,7 @@ def test_a_concatenation_of_two_scales_is_no_file(images, monkeypatch):
 
 
 def test_an_operator_without_rules_keeps_the_converters_ranges(images):
-    """Everything around it is equalized and corrected."""
+    """Everything around the operator is equalized and corrected."""
     model = network(lambda x: ops.where(x > 0.5, x, conv(x, name="beside")))
     with pytest.warns(UserWarning, match=r"converter's ranges.*GREATER, SELECT") as warned:
         plain, ours, report = plain_and_ours(model, images)
@@ -267,7 +267,7 @@ def test_several_outputs_of_one_layer(images):
 
 
 def test_constants_are_taken_from_the_float_file(images):
-    """Factors of a multiplication are int8 in the file; the reference has their exact values."""
+    """Factors of a multiplication are int8 in the file, and exact in the reference."""
     scale = np.linspace(0.001, 3, 16).astype(np.float32)
     model = network(lambda x: layers.ReLU()(x * scale))
     report = quantize(model, images[CALIBRATION], normalize=False)
@@ -277,7 +277,7 @@ def test_constants_are_taken_from_the_float_file(images):
 
 
 @pytest.mark.slow
-# With random weights, DenseNet121 at 32 pixels comes out 1.5 dB below the converter's own int8.
+# With random weights, DenseNet121 at 32 pixels is 1.5 dB worse than the converter's own int8.
 @pytest.mark.parametrize(
     ("name", "allowed"), [("DenseNet121", 2.0), ("MobileNetV3Small", TOLERANCE)]
 )

@@ -1,4 +1,4 @@
-"""The package under the JAX backend, in a process where importing TensorFlow fails."""
+"""Tests the package on the JAX backend in a process where importing TensorFlow fails."""
 
 from importlib.util import find_spec
 
@@ -17,16 +17,12 @@ import keras, numpy as np, keras_mobileone
 from keras_mobileone import MobileOne, MobileOneBlock, Variant
 assert keras.backend.backend() == "jax"
 
-def train(model, images, labels):
-    # Eagerly: to compile the step of a network with so many branches takes XLA minutes.
-    model.compile(keras.optimizers.SGD(1e-2), "sparse_categorical_crossentropy", run_eagerly=True)
-    before = [np.array(v) for v in model.trainable_variables]
-    losses = model.fit(images, labels, verbose=0, batch_size=len(images)).history["loss"]
-    assert np.isfinite(losses).all()
-    still = [
-        v.path
-        for v, b in zip(model.trainable_variables, before, strict=True)
-        if (np.array(v) == b).all()
+def train(model, images, labels): # The step runs eagerly, because XLA takes minutes to compile a
+    network with many branches. model.compile(keras.optimizers.SGD(1e-2),
+    "sparse_categorical_crossentropy", run_eagerly=True) before = [np.array(v) for v in
+    model.trainable_variables] losses = model.fit(images, labels, verbose=0,
+    batch_size=len(images)).history["loss"] assert np.isfinite(losses).all() still = [ v.path for v,
+    b in zip(model.trainable_variables, before, strict=True) if (np.array(v) == b).all()
     ]
     assert not still, still
 
@@ -80,7 +76,7 @@ else:
 finish()
 """
 
-# One block of each stage shows what all show; eagerly, each further one takes JAX seconds.
+# One block of each stage is sufficient. Eagerly, each further block takes JAX seconds.
 S0 = """
 import dataclasses
 short = dataclasses.replace(keras_mobileone.VARIANTS["s0"], depths=(1, 1, 1, 1))
@@ -94,7 +90,7 @@ finish()
 
 @pytest.mark.slow
 def test_block_and_small_network(run_python, tmp_path, tiny_model, tiny, noise):
-    """Forward, a training step, weights from a file, fusing, saving: as under TensorFlow."""
+    """Inference, a training step, weights from a file, fusing and saving work as on TensorFlow."""
     slots = naming.slots(tiny_model, tiny, naming.TIMM)
     save_file({k: s.to_torch().copy() for k, s in slots.items()}, tmp_path / "w.safetensors")
     images = noise(2, 64, 64, 3)
@@ -112,6 +108,6 @@ def test_s0(run_python):
 
 @pytest.mark.slow
 def test_the_guard_against_tensorflow_works(run_python):
-    """Shows that the tests above would notice an import of TensorFlow."""
+    """The tests above would find an import of TensorFlow."""
     source = "try:\n    import tensorflow\nexcept ImportError:\n    print('refused')"
     assert "refused" in run_python(WITHOUT_TENSORFLOW + source, KERAS_BACKEND="jax")

@@ -1,4 +1,4 @@
-"""`MobileOneBlock`: shapes, branches, gradients, configuration, errors, its plain equivalent."""
+"""Tests `MobileOneBlock`: shapes, branches, gradients, configuration, errors, `PlainBlock`."""
 
 import inspect
 
@@ -26,7 +26,7 @@ KINDS = {
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
 def block(request):
-    """A built block of 16 channels."""
+    """Returns a built block of 16 channels."""
     block = MobileOneBlock(CHANNELS, name="block", **request.param)
     block.build((None, None, None, CHANNELS))
     return block
@@ -73,7 +73,7 @@ def test_which_branches_there_are():
 
 
 def test_the_block_is_the_sum_of_its_branches(block, noise, randomize, relative_error):
-    """Written out with `keras.ops`, the scale branch as the strided convolution it stands for."""
+    """The sum is computed with `keras.ops`, and the scale branch as a strided convolution."""
     randomize(block)
     images = noise(2, 9, 8, CHANNELS)
     margin, strides = block.kernel_size // 2, block.strides
@@ -106,7 +106,7 @@ def test_the_block_is_the_sum_of_its_branches(block, noise, randomize, relative_
 def test_the_scale_branch_is_a_strided_pointwise_convolution(depthwise, size, noise):
     block = MobileOneBlock(CHANNELS, strides=2, depthwise=depthwise, activation=None)
     block.build((None, None, None, CHANNELS))
-    for conv in block.conv_layers:  # leaves the scale branch alone
+    for conv in block.conv_layers:  # only the scale branch remains
         conv.kernel.assign(ops.zeros_like(conv.kernel))
     images = noise(2, *size, CHANNELS)
     convolve = ops.depthwise_conv if depthwise else ops.conv
@@ -117,7 +117,7 @@ def test_the_scale_branch_is_a_strided_pointwise_convolution(depthwise, size, no
 
 @pytest.mark.parametrize("size", [8, 9])
 def test_strided_padding_is_one_pixel_on_each_side(size):
-    """Keras' "same" would pad an even size right and bottom only, and see this pixel twice."""
+    """Keras' "same" would pad an even size only right and bottom, and use this pixel twice."""
     block = MobileOneBlock(1, strides=2, activation=None)
     image = np.zeros((1, size, size, 1), np.float32)
     image[0, 2, 2] = 1  # in the middle of the second window, rows and columns 1 to 3

@@ -1,7 +1,7 @@
-"""MediaPipe's ImageClassifier takes the exported files as they are, and answers as Keras does.
+"""Tests that MediaPipe's ImageClassifier takes exported files and agrees with Keras.
 
-MediaPipe and tensorflow-model-optimization want different versions of absl-py, so that it has an
-environment of its own, `.venv-mediapipe`, which `make test` makes.
+MediaPipe and tensorflow-model-optimization need different versions of absl-py. MediaPipe is
+therefore installed in a separate environment, `.venv-mediapipe`, which `make test` creates.
 """
 
 import json
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def classify(files, photographs) -> list:
-    """MediaPipe's answers, or its complaint as RuntimeError."""
+    """Returns the results of MediaPipe, or raises its error as RuntimeError."""
     script = str(Path(__file__).with_name("mediapipe_classify.py"))
     command = [str(PYTHON), script, *map(str, files), "--", *map(str, photographs)]
     process = subprocess.run(command, capture_output=True, text=True)
@@ -47,7 +47,7 @@ def s0(shared):
 
 @pytest.fixture(scope="module")
 def crops(shared) -> np.ndarray:
-    """Twelve photographs as the network sees them, uint8."""
+    """Returns twelve photographs as the network takes them, uint8."""
     paths = spread(list_images(shared / "imagenet-sample" / "images"), 12)
     return np.stack([evaluation_crop(load_image(path), 224, 0.875) for path in paths])
 
@@ -64,7 +64,7 @@ def test_it_names_photographs_as_keras_does(s0, crops, photographs, tmp_path):
     files = [tmp_path / f"{name}.tflite" for name in ("float32", "float16", "int8")]
     export_tflite(s0, files[0])
     export_tflite(s0, files[1], "float16")
-    # Its own photographs calibrate, for speed; accuracy on others is tested elsewhere.
+    # The same photographs calibrate, for speed. Accuracy on others is tested elsewhere.
     export_tflite(s0, files[2], "int8", crops)
 
     expected = s0.predict_on_batch(preprocess_input(crops))
@@ -79,7 +79,7 @@ def test_it_names_photographs_as_keras_does(s0, crops, photographs, tmp_path):
 
 
 def test_it_takes_bytes(crops, photographs, tmp_path):
-    """A file that takes and gives uint8; a small network, whose answer LiteRT tells."""
+    """The file takes and returns uint8. The expected result of the small network is LiteRT's."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((224, 224, 3))
     x = keras.layers.Conv2D(8, 7, strides=8, activation="relu")(inputs)
@@ -96,7 +96,7 @@ def test_it_takes_bytes(crops, photographs, tmp_path):
 
 
 def test_it_refuses_normalized_input(s0, photographs, tmp_path):
-    """Why files normalize pixels themselves by default; fails once MediaPipe has learned it."""
+    """This is why files normalize pixels by default. It fails if MediaPipe supports such files."""
     report = export_tflite(s0, tmp_path / "m.tflite", normalize=False)
     with pytest.raises(RuntimeError, match="Per-channel image normalization is not available"):
         classify([report.path], photographs[:1])

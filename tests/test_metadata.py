@@ -1,4 +1,4 @@
-"""Metadata and labels inside TFLite files, read by a reader of its own."""
+"""Tests metadata and labels in TFLite files with an independent reader."""
 
 import struct
 import zipfile
@@ -19,7 +19,7 @@ NAMES = [f"class {letter}" for letter in "abcdefghij"]
 
 
 def small(classes, top=True) -> keras.Model:
-    """The smallest network there is to export."""
+    """Returns the smallest network for an export."""
     inputs = keras.Input((32, 48, 3))
     x = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(inputs)
     if top:
@@ -34,10 +34,11 @@ def ten() -> keras.Model:
 
 
 class Table:
-    """A flatbuffer table, read by the format's rules and nothing of the package's.
+    """A flatbuffer table, read by the rules of the format without this package.
 
     https://flatbuffers.dev/internals: a table starts with the distance back to its vtable, which
-    holds its own size, the table's size, and the place of each field (0: left out), in 16 bits.
+    contains its own size, the size of the table, and the position of each field (0 if it is left
+    out), in 16 bits.
     """
 
     def __init__(self, content, place):
@@ -45,7 +46,7 @@ class Table:
         self.vtable = place - struct.unpack_from("<i", content, place)[0]
 
     def field(self, number):
-        """Place of a field, None if it is left out."""
+        """Returns the position of a field, or None if it is left out."""
         size = struct.unpack_from("<H", self.content, self.vtable)[0]
         if 4 + 2 * number >= size:
             return None
@@ -53,12 +54,12 @@ class Table:
         return self.place + offset if offset else None
 
     def number(self, field, code="<I"):
-        """A scalar; 0 if left out."""
+        """Returns a scalar, or 0 if it is left out."""
         place = self.field(field)
         return 0 if place is None else struct.unpack_from(code, self.content, place)[0]
 
     def target(self, field):
-        """What a field points at."""
+        """Returns the position that a field points to."""
         place = self.field(field)
         return place + struct.unpack_from("<I", self.content, place)[0]
 
@@ -89,7 +90,7 @@ class Table:
 
 
 def metadata(path) -> Table:
-    """The root of a file's metadata (ModelMetadata of metadata_schema.fbs)."""
+    """Returns the root of a file's metadata (ModelMetadata of metadata_schema.fbs)."""
     model = flatbuffer.parse(path.read_bytes())
     (entry,) = [entry for entry in model.metadata if entry.name.decode() == FIELD]
     content = bytes(bytearray(model.buffers[entry.buffer].data))
@@ -109,7 +110,7 @@ def test_texts(ten, tmp_path):
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_input_as_described_is_the_input_it_takes(normalize, ten, noise, tmp_path):
-    """Pixels normalized by what the file says of itself give Keras' answer."""
+    """Pixels normalized by the metadata of the file give the result of Keras."""
     path = export_tflite(ten, tmp_path / "m.tflite", normalize=normalize).path
     (subgraph,) = metadata(path).tables(3)
     (tensor,) = subgraph.tables(2)
@@ -224,7 +225,7 @@ def test_label_files(content, tmp_path):
     [
         ("tench\nhall\n".encode("utf-16"), "UTF-8.*labels.txt.*Save the file as UTF-8"),
         (b"tench\n\nhall\n", "labels.txt, whose line 2 is blank"),
-        (b"\n \n", "labels.txt, which has none"),
+        (b"\n \n", "labels.txt, which has no names"),
     ],
 )
 def test_label_files_that_are_refused(content, words, tmp_path):

@@ -1,4 +1,4 @@
-"""Branches trained through one convolution, against branch by branch."""
+"""Tests branches trained through one convolution against branch by branch."""
 
 import keras
 import numpy as np
@@ -39,12 +39,12 @@ SMALL = keras_mobileone.Variant(
 
 @pytest.fixture(autouse=True)
 def small_images_too(monkeypatch):
-    """Depthwise blocks in one pass also where it does not pay."""
+    """Computes depthwise blocks in one pass even if it is slower."""
     monkeypatch.setattr(one_pass, "DEPTHWISE_WORK", 0)
 
 
 def pair(randomize, shape=SHAPE, kernel_size=1, **arguments):
-    """The same block twice, in one pass and branch by branch, and the shape of its input."""
+    """Returns a block in one pass, its copy branch by branch, and the shape of the input."""
     blocks = [
         MobileOneBlock(kernel_size=kernel_size, one_pass=one_pass, **arguments)
         for one_pass in (True, False)
@@ -58,7 +58,7 @@ def pair(randomize, shape=SHAPE, kernel_size=1, **arguments):
 
 
 def step(block, inputs):
-    """Output, gradients of input and weights, moving statistics after one training step."""
+    """Returns output, gradients of input and weights, and moving statistics of a training step."""
     import tensorflow as tf
 
     inputs = tf.constant(inputs, block.variable_dtype)
@@ -76,7 +76,7 @@ def step(block, inputs):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("mean", [0.0, 5.0])
 def test_the_formulas_are_exact(case, mean, noise, randomize, relative_error):
-    """Outputs, every gradient and the moving statistics, in float64."""
+    """Outputs, all gradients and the moving statistics agree in float64."""
     fast, slow, shape = pair(randomize, dtype="float64", **CASES[case])
     inputs = noise(*shape) + mean
     fast, slow = step(fast, inputs), step(slow, inputs)
@@ -92,10 +92,10 @@ def test_the_formulas_are_exact(case, mean, noise, randomize, relative_error):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("mean", [0.0, 5.0])
 def test_rounding_in_float32(case, mean, noise, randomize, relative_error):
-    """To 1e-5 of the exact values, or about as near as branch by branch on any processor.
+    """Values are within 1e-5 of the exact ones, or about as near as branch by branch.
 
-    Gradients of kernels are compared as one vector: that of a 1×1 depthwise kernel is zero but for
-    epsilon, since its norm takes any factor back, so all its digits are rounding.
+    Gradients of kernels are compared as one vector, because that of a 1×1 depthwise kernel is zero
+    except for epsilon: its normalization cancels any factor, so that all its digits are rounding.
     """
     fast, slow, shape = pair(randomize, **CASES[case])
     exact = pair(randomize, dtype="float64", **CASES[case])[1]
@@ -158,7 +158,7 @@ def test_a_wrong_formula_is_seen(bug, case, noise, randomize, relative_error, mo
 
 
 def test_constant_input(randomize, relative_error):
-    """Zero variance: every branch gives its beta, up to rounding over the root of epsilon."""
+    """At zero variance, every branch gives its beta, up to rounding divided by √epsilon."""
     for block in pair(randomize, **CASES["no activation"])[:2]:
         outputs, gradients, _ = step(block, np.full(SHAPE, 3, np.float32))
         betas = sum(norm.beta.numpy() for norm in (*block.conv_norms, block.skip_norm))
@@ -167,7 +167,7 @@ def test_constant_input(randomize, relative_error):
 
 
 def test_constant_depthwise_input(randomize, relative_error):
-    """Only the border varies, and only in the 3×3 branches; the others give their beta."""
+    """Only the border varies, and only in the 3×3 branches. The other branches give their beta."""
     fast, slow, shape = pair(randomize, **CASES["depthwise"])
     inputs = np.full(shape, 3, np.float32)
     fast, slow = step(fast, inputs), step(slow, inputs)
@@ -184,13 +184,13 @@ def test_batch_of_one(case, noise, randomize, relative_error):
         inputs = noise(*shape)
         fast, slow = step(fast, inputs), step(slow, inputs)
         assert np.isfinite(fast[0]).all()
-        if size > 1:  # of one value the variance is rounding
+        if size > 1:  # the variance of one value is only rounding
             assert relative_error(fast[0], slow[0]) < 1e-5
 
 
 @pytest.mark.parametrize("case", ["skip", "depthwise"])
 def test_mixed_bfloat16(case, noise, randomize, relative_error):
-    """Statistics in float32; both agree as far as bfloat16 outputs can."""
+    """The statistics are float32, and both methods agree within the precision of bfloat16."""
     fast, slow, shape = pair(randomize, dtype="mixed_bfloat16", **CASES[case])
     inputs = noise(*shape)
     exact = step(pair(randomize, **CASES[case])[0], inputs)
@@ -202,7 +202,7 @@ def test_mixed_bfloat16(case, noise, randomize, relative_error):
 
 
 def test_frozen_blocks_use_their_moving_statistics(noise, randomize):
-    """And so does a block of which one norm is frozen: branch by branch, then."""
+    """A block with one frozen normalization also does, and is computed branch by branch."""
     block, _, shape = pair(randomize, **CASES["skip"])
     inputs = noise(*shape)
     block.trainable = False
@@ -219,7 +219,7 @@ def test_inference_is_branch_by_branch(noise, randomize):
 
 
 def test_images_of_unknown_size(noise, randomize, relative_error):
-    """Sizes that are not known when the step is traced."""
+    """The sizes are unknown when the step is traced."""
     import tensorflow as tf
 
     fast, slow, shape = pair(randomize, **CASES["depthwise"])
@@ -232,7 +232,7 @@ def test_images_of_unknown_size(noise, randomize, relative_error):
 
 
 def test_the_same_sums_without_tensorflow(noise, relative_error, monkeypatch):
-    """What other backends compute, as shifted products."""
+    """Other backends compute the sums as shifted products."""
     image = keras.ops.convert_to_tensor(noise(2, 5, 6, 3))
     found = window_moments._half_autocorrelation(image, 2, 1)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
@@ -240,7 +240,7 @@ def test_the_same_sums_without_tensorflow(noise, relative_error, monkeypatch):
 
 
 def table(project, *labels) -> list[list[float]]:
-    """Rows of numbers of the worked example, by the label in front; empty cells are 0."""
+    """Returns rows of the worked example by their labels, with 0 for empty cells."""
     lines = (project / "docs/methods/window_moments.md").read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
     found = [[float(cell or 0) for cell in row[1:]] for row in rows if row[0] in labels]
@@ -249,7 +249,7 @@ def table(project, *labels) -> list[list[float]]:
 
 
 def test_the_worked_example(project):
-    """The numbers of the documentation, by the package: an image of one row has three live taps."""
+    """The package gives the numbers of the documentation. An image of one row uses three taps."""
     import tensorflow as tf
 
     x = tf.reshape(tf.constant(table(project, "image x")[0], "float64"), (1, 1, 4, 1))
@@ -289,8 +289,8 @@ def test_each_norm_has_its_own_epsilon(case, noise, randomize, relative_error):
 
 
 def test_where_it_pays(monkeypatch):
-    """By what was measured: docs/methods/one_pass.md."""
-    monkeypatch.undo()  # the threshold as it is
+    """The threshold is the measured one of docs/methods/one_pass.md."""
+    monkeypatch.undo()  # uses the actual threshold
     assert all(one_pass.dense_pays(c, f, 1, 4) for c, f in ((48, 48), (48, 128), (256, 1024)))
     assert not any(one_pass.dense_pays(c, c, 1, 1) for c in (48, 64, 512))
     assert not one_pass.dense_pays(512, 128, 1, 2)
@@ -306,7 +306,7 @@ def test_where_it_pays(monkeypatch):
 
 
 def models(variant, classes=5):
-    """A train-time model in one pass, and its twin branch by branch."""
+    """Returns a train-time model in one pass, and its copy branch by branch."""
     built = []
     for in_one_pass in (True, False):
         keras.utils.set_random_seed(0)
@@ -326,30 +326,30 @@ def models(variant, classes=5):
 
 @pytest.mark.slow
 def test_twenty_steps_end_with_the_same_weights(noise, relative_error):
-    """In plain `fit` of a user's model, in float64 so that rounding can't grow over the steps."""
+    """A user's model is trained by `fit`, in float64 so that rounding does not grow."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64")
     try:
-        twins = models(SMALL)
+        both = models(SMALL)
     finally:
         keras.config.set_dtype_policy(before)
     images, labels = noise(80, 32, 32, 3), np.arange(80) % 5
-    start = twins[0].get_weights()
-    for model in twins:
+    start = both[0].get_weights()
+    for model in both:
         model.compile(
             keras.optimizers.SGD(0.05, momentum=0.9),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         model.fit(images, labels, batch_size=16, epochs=4, shuffle=False, verbose=0)
     moved = 0
-    for found, expected, old in zip(*(m.get_weights() for m in twins), start, strict=True):
+    for found, expected, old in zip(*(m.get_weights() for m in both), start, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6 * max(1, np.abs(expected).max()))
         moved = max(moved, np.abs(found - old).max())
     assert moved > 0.01
 
 
 def test_fuse_after_training_in_one_pass(noise, relative_error):
-    """The same weights, so the same deploy model."""
+    """Equal weights give equal deploy models."""
     model = models(SMALL)[0]
     images = noise(8, 32, 32, 3)
     model(images, training=True)
@@ -363,7 +363,7 @@ def test_configuration_keeps_the_choice():
 
 @pytest.mark.parametrize("case", CASES)
 def test_validation_folds(case, noise, randomize, relative_error):
-    """What a trainer validates with is what the branches give, and no branch runs for it."""
+    """Validation gives the results of the branches, without running any branch."""
     block, _, shape = pair(randomize, **CASES[case])
     inputs = noise(*shape)
     branches = block(inputs)

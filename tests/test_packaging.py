@@ -1,4 +1,4 @@
-"""Version, addresses and configuration say the same in every file."""
+"""Tests that version, addresses and configuration agree in all files."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ def pyproject(project) -> dict:
 
 
 def test_one_version(project):
-    """In the package, the changelog's newest entry and the citation."""
+    """The package, the newest entry of the changelog and the citation agree."""
     changelog = (project / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[([^]]+)\]", changelog, re.M).group(1) == keras_mobileone.__version__
     citation = (project / "CITATION.cff").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def test_one_version(project):
 
 
 def test_one_address_of_the_repository(project, pyproject):
-    """Every file that names a repository of this name names the one of pyproject.toml."""
+    """Every file that names a repository of this name uses the address of pyproject.toml."""
     address = pyproject["project"]["urls"]["Repository"]
     listed = subprocess.run(["git", "ls-files"], cwd=project, capture_output=True, text=True)
     if listed.returncode:
@@ -40,7 +40,7 @@ def test_one_address_of_the_repository(project, pyproject):
 
 
 def test_every_python_that_is_named_is_tested(project, pyproject):
-    """Classifiers and the workflow list the same versions, from the lowest that is required."""
+    """Classifiers and the workflow list the same versions, from the lowest required one."""
     prefix = "Programming Language :: Python :: 3."
     classifiers = pyproject["project"]["classifiers"]
     named = [f"3.{c.removeprefix(prefix)}" for c in classifiers if c.startswith(prefix)]

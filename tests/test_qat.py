@@ -1,4 +1,4 @@
-"""Quantization-aware training: the model in tf-keras, its training, its file, and the command."""
+"""Tests quantization-aware training: the tf-keras model, its training, its file, the command."""
 
 import importlib.util
 import json
@@ -23,7 +23,8 @@ from keras_mobileone.quantization import qat_model
 from keras_mobileone.quantization.qat import quantize_aware, tf_keras_to_keras
 from keras_mobileone.quantization.trace import trace
 
-# Not importorskip: importing tensorflow-model-optimization has side effects, tested below.
+# importorskip is not used because importing tensorflow-model-optimization has side effects, which
+# are tested below.
 MISSING = [
     name
     for name in ("tensorflow_model_optimization", "tf_keras")
@@ -41,7 +42,7 @@ def images(noise):
 
 @pytest.fixture(scope="module")
 def fused(randomize):
-    """A fused network with squeeze-and-excitation; tests must not change it."""
+    """Returns a fused network with squeeze-and-excitation, which tests must not change."""
     variant = Variant("tiny", (0.25,) * 4, depths=(1, 1, 1, 1), se_pairs=(0, 0, 1, 1))
     model = MobileOne(
         variant,
@@ -55,7 +56,7 @@ def fused(randomize):
 
 
 def stock_model(classes=3, activation="softmax", size=32):
-    """A user's model with each kind of layer that MobileOne does not have, and a nested model."""
+    """Returns a user's model with each kind of layer that MobileOne lacks, and a nested model."""
     image = keras.Input((size, size, 3), name="photo")
     x = layers.Conv2D(8, 3, strides=2, activation="relu6", name="first")(image)
     y = layers.MaxPooling2D(3, 1, padding="same", name="largest")(x)
@@ -80,15 +81,15 @@ def stock(randomize):
 
 @pytest.fixture(scope="module")
 def training(fused, images, tmp_path_factory):
-    """A calibrated model, its state and outputs before some steps of training, and its file after.
+    """A calibrated model, its state and outputs before some training steps, and its final file.
 
     Attributes:
-        before: Its weights by name.
-        untrained: Its outputs on `images`.
-        losses: Of the epochs.
-        model: The model, trained; tests must not change it.
+        before: Weights by name before the training.
+        untrained: Outputs on `images` before the training.
+        losses: Loss of each epoch.
+        model: The trained model, which tests must not change.
         path: The exported file.
-        report: What `export_qat` returned.
+        report: Report of `export_qat`.
     """
     _, keras2 = qat_model.packages()
     model = quantize_aware(fused, images)
@@ -156,7 +157,7 @@ def test_rules_of_squeeze_and_excitation(fused):
     rules = {call.layer.name: qat_model.output_rule(call, traced) for call in traced.calls}
     block = "stage4_pair1_pointwise"
     expected = {
-        "_conv": "range",  # read by the pool and by the multiplication
+        "_conv": "range",  # used by the pooling and by the multiplication
         "_se_pool": "range",
         "_se_reduce": None,  # its ReLU is part of the operator
         "_se_reduce_activation": "range",
@@ -254,7 +255,7 @@ def test_file_is_integer_throughout_and_per_channel(training):
 @pytest.mark.slow
 @needs_extra
 def test_file_agrees_with_the_student(training, relative_error):
-    """From pixels, which the file normalizes itself."""
+    """The file takes pixels, which it normalizes itself."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, *training.model.input_shape[1:]))
     simulated = training.model(preprocess_input(pixels), training=False).numpy()
     assert relative_error(run_file(training.path, pixels), simulated) < 0.05
@@ -429,7 +430,7 @@ def test_a_missing_package_names_the_extra(package, fused, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, randomize):
-    """Two classes of noise, bright and dark, in train/ and val/, and small models."""
+    """Returns two classes of bright and dark noise in train/ and val/, and small models."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for split, count in (("train", 7), ("val", 2)):
@@ -545,7 +546,7 @@ def test_wordnet_folders_take_the_outputs_of_imagenet(tmp_path):
 
 @pytest.mark.parametrize("mean", [0.0, 127.5])
 def test_images_are_cropped_and_normalized_as_the_model_takes_them(mean, folder, tmp_path):
-    """What a training batch holds, compared with a photograph prepared by hand."""
+    """The content of a training batch is compared with a photograph prepared by hand."""
     from keras_mobileone.data.images import evaluation_crop, load_image
     from keras_mobileone.training.qat_classifier import Settings, read_data
 
@@ -563,7 +564,7 @@ def test_images_are_cropped_and_normalized_as_the_model_takes_them(mean, folder,
 @pytest.mark.slow
 @needs_extra
 def test_training_reports_what_it_did(folder, tmp_path):
-    """`train_qat` as a function: no command, no checkpoints."""
+    """`train_qat` is called as a function, without the command and without checkpoints."""
     model, path = keras.models.load_model(folder / "2.keras"), tmp_path / "x.tflite"
     steps = []
     report = train_qat(model, folder, path, epochs=1, limit=8, batch_size=4, status=steps.append)
@@ -589,7 +590,7 @@ def test_ctrl_c_says_how_the_training_goes_on(folder, tmp_path, monkeypatch):
     output = ("--output", tmp_path / "x.tflite")
     result = run(*common, *output, "--run", tmp_path / "run")
     assert result.exit_code == 130
-    assert f"--resume goes on from the checkpoint in {tmp_path / 'run'}" in result.stderr
+    assert f"--resume to continue from {tmp_path / 'run'}" in result.stderr
     result = run(*common, *output)
     assert result.exit_code == 130
     assert "no checkpoint yet" in result.stderr

@@ -1,4 +1,4 @@
-"""int8 that keeps the accuracy: equalization is exact, correction helps, and both can go wrong."""
+"""Tests int8 quantization: exact equalization, effective correction, and failures of both."""
 
 import json
 
@@ -28,7 +28,7 @@ VARIANT = keras_mobileone.Variant(
 
 @pytest.fixture(scope="module")
 def images():
-    """Smooth random images, normalized: 32 to calibrate with, 32 others."""
+    """Returns smooth random images, normalized: 32 for calibration and 32 others."""
     rng = np.random.default_rng(5)
     coarse = rng.uniform(0, 255, (64, 8, 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
     fine = rng.normal(0, 20, (64, *SIZE))
@@ -37,7 +37,7 @@ def images():
 
 
 def imbalance(model, spread=1.5, seed=0):
-    """Gives the channels of a fused model unlike ranges: random factors between neighbours."""
+    """Gives channels different ranges by random factors between neighboring layers."""
     traced = trace(model)
     groups, _ = find_scaling_groups(traced)
     rng = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ def imbalance(model, spread=1.5, seed=0):
 
 @pytest.fixture(scope="module")
 def model(randomize):
-    """A fused network with squeeze-and-excitation, and ranges as unlike as a real one's."""
+    """Returns a fused network with squeeze-and-excitation and ranges as in a trained one."""
     source = keras_mobileone.MobileOne(
         VARIANT, weights=None, input_shape=SIZE, classes=40, classifier_activation=None
     )
@@ -140,7 +140,7 @@ def test_correction_beats_the_converter_on_other_images(model, images, plain, ac
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:In int8 these layers")  # what a step left out costs
+@pytest.mark.filterwarnings("ignore:In int8 these layers")  # the cost of an omitted step
 def test_each_step_pays(model, images):
     def result(**steps):
         content = quantize(model, images[:32], normalize=False, **steps).content
@@ -367,7 +367,7 @@ def test_unfused_models_are_refused_by_quantize(images):
 
 @pytest.mark.slow
 def test_real_weights_keep_their_accuracy(shared):
-    """100 of the sample's photographs calibrate; the other 200 are measured."""
+    """100 photographs of the sample calibrate, and the other 200 are measured."""
     from keras_mobileone.data.images import image_labels, list_images, load_crops
 
     paths = list_images(shared / "imagenet-sample" / "images")
@@ -390,7 +390,7 @@ def test_real_weights_keep_their_accuracy(shared):
 
 
 def test_a_channel_that_never_fires_does_no_harm(images):
-    """Its weight scale is raised so that the bias fits int32, and its weights round to nothing."""
+    """Its weight scale is increased so that the bias fits int32, and its weights round to 0."""
     inputs = keras.Input(SIZE)
     x = layers.Conv2D(8, 3, activation="relu", name="first")(inputs)
     model = keras.Model(inputs, layers.Conv2D(4, 1, name="last")(x))

@@ -1,4 +1,4 @@
-"""Recipes, and the optimizer and schedules they stand for."""
+"""Tests recipes, and their optimizer and schedules."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def recipe() -> Recipe:
 
 
 def test_papers_recipe():
-    """Section 4.1 of the paper and what FACTS names of mmpretrain's retraining."""
+    """The recipe is that of section 4.1 of the paper, with details of mmpretrain's retraining."""
     s0, s2 = RECIPES["s0"], RECIPES["s2"]
     assert (s0.epochs, s0.batch_size, s0.learning_rate, s0.momentum) == (300, 256, 0.1, 0.9)
     assert (s0.weight_decay, s0.final_weight_decay) == (1e-4, 1e-5)
@@ -71,7 +71,7 @@ def test_weight_decay_follows_the_formula(recipe):
 
 
 def test_weight_decay_means_what_pytorch_means():
-    """A weight without gradient is .7455 after 300 steps in PyTorch, .9704 with Keras' SGD."""
+    """A weight without gradient is 0.7455 after 300 steps in PyTorch and 0.9704 with Keras' SGD."""
     kernel = keras.Variable(np.ones((1, 1), "float32"))
     bias = keras.Variable(np.ones(1, "float32"))
     optimizer = SGD(0.1, momentum=0.9, decay=1e-3)
@@ -87,7 +87,7 @@ def test_weight_decay_means_what_pytorch_means():
 
 
 def test_a_step_is_pytorchs(noise):
-    """Rate outside the momentum buffer: matters when the rate changes from step to step."""
+    """The rate is applied outside the momentum buffer, which matters when the rate changes."""
     start, gradients = noise(3, 2), [noise(3, 2, seed=i) for i in range(1, 6)]
     rates = [0.5, 0.4, 0.1, 0.3, 0.2]
     variable = keras.Variable(start)
@@ -104,7 +104,7 @@ def test_a_step_is_pytorchs(noise):
 
 
 def test_decay_anneals_inside_a_compiled_step():
-    """A float would be baked in when the step is traced."""
+    """A float would become a constant when the step is traced."""
     import tensorflow as tf
 
     variable = keras.Variable(np.ones((1, 1), "float32"))

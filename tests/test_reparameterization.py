@@ -1,4 +1,4 @@
-"""The algebra of folding, against convolutions written out as loops in float64."""
+"""Tests the algebra of folding against convolutions written as loops in float64."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ SIZE = (5, 6)
 
 
 def convolve(image, kernel, depthwise):
-    """Stride-1 convolution that keeps the size; image (height, width, in), written out."""
+    """Computes a stride-1 convolution of an image (height, width, in) that keeps the size."""
     side = kernel.shape[0]
     margin = side // 2
     padded = np.pad(image, [(margin, margin), (margin, margin), (0, 0)])
@@ -25,13 +25,13 @@ def convolve(image, kernel, depthwise):
 
 
 def normalize(x, norm):
-    """Batch normalization as its definition reads."""
+    """Computes batch normalization by its definition."""
     return norm.gamma * (x - norm.mean) / np.sqrt(norm.variance + norm.epsilon) + norm.beta
 
 
 def random_norm(rng, channels, epsilon=1e-5):
     return reparameterization.BatchNormParameters(
-        gamma=rng.normal(size=channels),  # half of them negative
+        gamma=rng.normal(size=channels),  # half of the values are negative
         beta=rng.normal(size=channels),
         mean=rng.normal(size=channels),
         variance=rng.uniform(0.01, 2, channels),

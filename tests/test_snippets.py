@@ -1,4 +1,4 @@
-"""The pages on how an app uses a file: their code runs and prints what they announce."""
+"""Tests that the code in the pages on using a file runs and prints the stated results."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    """A small classifier of normalized images, not square."""
+    """Returns a small classifier of normalized images that are not square."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((32, 48, 3))
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
@@ -28,7 +28,7 @@ def model() -> keras.Model:
 
 
 def printed(code, directory) -> list[tuple[str, float]]:
-    """What a page's Python prints, run by its reader: a new process beside the file."""
+    """Returns the output of a page's Python, run in a new process next to the file."""
     Image.fromarray(example_image((224, 224))).save(directory / EXAMPLE_IMAGE)
     (directory / "app.py").write_text(code, encoding="utf-8")
     process = subprocess.run(
@@ -71,7 +71,7 @@ def test_the_python_code_prints_what_the_page_announces(case, model, tmp_path):
 
 @pytest.mark.slow
 def test_the_example_is_a_cat(shared, tmp_path):
-    """By the authors' weights, at the size of the file and at another."""
+    """The authors' weights classify it at the size of the file and at another size."""
     import keras_mobileone
 
     path = shared / "weights" / "mobileone_s0_apple_fused.safetensors"

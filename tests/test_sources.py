@@ -1,4 +1,4 @@
-"""Where training images come from: class folders, TFRecords, tensorflow-datasets."""
+"""Tests the sources of training images: class folders, TFRecords, tensorflow-datasets."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ needs_tfds = pytest.mark.skipif(
 
 
 def save_image(path, number):
-    """A JPEG whose pixels tell which one it is."""
+    """Saves a JPEG whose pixels identify it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
     Image.fromarray(pixels).save(path, "JPEG")
@@ -33,7 +33,7 @@ def save_image(path, number):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Three classes with 9 + 8 + 6 training images, two of them with validation images."""
+    """Returns three classes with 9 + 8 + 6 training images, two of them with validation images."""
     root = tmp_path_factory.mktemp("folders")
     for k, (name, count) in enumerate((("cat", 9), ("ant", 8), ("bee", 6))):
         for i in range(count):
@@ -45,13 +45,13 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(folders, tmp_path_factory):
-    """The same as TFRecords, in five training shards."""
+    """Returns the class folders as TFRecords, in five training shards."""
     return write_tfrecords(folders, tmp_path_factory.mktemp("records") / "out", 5, 1).directory
 
 
 @pytest.fixture(scope="module")
 def wordnet_records(tmp_path_factory):
-    """Sixteen images of the first classes of ImageNet, as another program would leave them."""
+    """Returns TFRecords of another program, with sixteen images of ImageNet's first classes."""
     root = tmp_path_factory.mktemp("wordnet")
     for label, (wnid, _) in enumerate(imagenet.classes()[:2]):
         for i in range(8):
@@ -64,7 +64,7 @@ def wordnet_records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sources(folders, records):
-    """Both kinds, the second with small parts: two shards and a buffer of three images."""
+    """Returns both kinds of source, the second with two shards and a buffer of three images."""
     found = open_source(records, "train")
     small = Records(found.files, found.lengths, found.stored, buffer=3)
     small._shards_of_part = lambda: 2
@@ -72,7 +72,7 @@ def sources(folders, records):
 
 
 def read(source, count=None, **arguments):
-    """(position, name, label) of the first elements of a stream."""
+    """Returns (position, name, label) of the first elements of a stream."""
     stream = source.stream(**arguments)
     return [
         (int(e["position"]), e["name"].decode(), int(e["label"]))
@@ -81,7 +81,7 @@ def read(source, count=None, **arguments):
 
 
 def save_examples(path, *rows):
-    """A TFRecord file of examples with the given features."""
+    """Writes a TFRecord file of examples with the given features."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for row in rows:
             features = {
@@ -177,7 +177,7 @@ def test_only_the_seed_decides(sources, kind):
 
 
 def test_the_buffer_is_shuffled_anew_in_each_pass(records):
-    """Within one shard, where the order of shards makes no difference."""
+    """With one shard, the order of the shards has no effect."""
     found = open_source(records, "train")
     source = Records(found.files[:1], found.lengths[:1], found.stored)
     count = source.images
@@ -196,7 +196,7 @@ def test_every_label_and_image_is_its_own(sources, folders):
 
 
 def test_shuffling_reaches_across_shards(sources):
-    """A pass that the buffer holds: any image may be at any place."""
+    """If the buffer holds a whole pass, any image may be at any place."""
     source = sources["whole"]
     place = {name: i for i, (_, name, _) in enumerate(read(source))}
     order = np.array([place[name] for _, name, _ in read(source, 30 * 23, seed=0)]).reshape(30, 23)
@@ -206,7 +206,7 @@ def test_shuffling_reaches_across_shards(sources):
 
 @pytest.mark.slow
 def test_a_far_position_reads_only_its_part(records, tmp_path):
-    """Shards of other parts are not even opened."""
+    """Shards of other parts are not opened."""
     found = open_source(records, "train")
     stored = [name for _, name, _ in read(found)]
 
@@ -275,7 +275,7 @@ def test_other_names_of_the_folders(folders, tmp_path):
     [("Training", "Testing"), ("train", "valid"), ("TRAIN", "Test"), ("training", "validation")],
 )
 def test_usual_names_of_splits(train, val, tmp_path):
-    """They are never two classes."""
+    """The folders of splits are never taken for two classes."""
     for folder, count in ((train, 3), (val, 1)):
         for index in range(count):
             save_image(tmp_path / folder / "a" / f"{index}.jpg", index)
@@ -318,7 +318,7 @@ def test_what_is_left_out_is_told(tmp_path):
 
 
 def strange_folders(root):
-    """Class folders with something wrong, by name."""
+    """Returns class folders with different faults, by name."""
     for name in ("outside", "empty", "unknown", "novalue"):
         save_image(root / name / "train" / "a" / "0.jpg", 0)
     save_image(root / "outside" / "train" / "1.jpg", 1)
@@ -338,7 +338,7 @@ def strange_folders(root):
         ("outside", "train", ValueError, ["1.jpg", "outside"]),
         ("empty", "train", ValueError, ["none in", "empty/train/b"]),
         ("unknown", "val", ValueError, ["classes a", "'c'"]),
-        ("unordered", "train", ValueError, ["unordered/train", "beside val"]),
+        ("unordered", "train", ValueError, ["unordered/train", "next to val"]),
         ("outside", "test", ValueError, ["'train' or 'val'", "'test'"]),
     ],
 )
@@ -455,13 +455,13 @@ def only_validation(directory):
         (mix_shards, ValueError, ["-of-4", "-of-5"]),
         (cut_shard, ValueError, ["train-00002-of-00004", "cut short after 3 records"]),
         (empty_shard, ValueError, ["train-00002-of-00004", "empty"]),
-        (compress_shard, ValueError, ["train-00002-of-00004", "not compressed"]),
+        (compress_shard, ValueError, ["train-00002-of-00004", "uncompressed TFRecord"]),
         (
             other_features,
             ValueError,
             ["'image/encoded'", "jpeg", "keras-mobileone write-tfrecords"],
         ),
-        (labels_from_zero, ValueError, ["labels from 1", "label 1 for n01443537"]),
+        (labels_from_zero, ValueError, ["labels that count from 1", "label 1 for n01443537"]),
         (no_examples, ValueError, ["tf.train.Example", "train-00000-of-00004"]),
         (unfinished, ValueError, ["not finished", "again"]),
         (only_validation, ValueError, ["train-00000-of-", "none"]),
@@ -505,7 +505,7 @@ def test_no_record_at_all(tmp_path):
 
 @pytest.fixture(scope="module")
 def tfds_directory(tmp_path_factory):
-    """Data sets written by tensorflow-datasets itself."""
+    """Returns datasets written by tensorflow-datasets itself."""
     import tensorflow_datasets as tfds
 
     root = tmp_path_factory.mktemp("tfds")
@@ -536,14 +536,14 @@ def tfds_directory(tmp_path_factory):
     store("mini", {"train": rows, "test": rows[:3], "validation": rows[:5]})
     store("nameless", {"train": rows}, features={"image": image, "label": label})
     store("arrays", {"train": rows}, "array_record")
-    store("unlabelled", {"train": rows}, features={"image": image})
+    store("unlabeled", {"train": rows}, features={"image": image})
     store("untrained", {"test": rows})
     return root
 
 
 @pytest.fixture
 def tfds_data(tfds_directory, monkeypatch):
-    """Makes tensorflow-datasets look there, and nowhere on the network."""
+    """Makes tensorflow-datasets use that directory, and no network."""
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tfds_directory / "data"))
@@ -583,7 +583,7 @@ def test_tfds_is_read_as_it_is_stored(tfds_data):
         ("no_such_thing", ["'no_such_thing'", "knows"]),
         ("", ["knows"]),
         ("arrays", ["TFRecords", "array_record"]),
-        ("unlabelled", ["'image' and a class 'label'", "'unlabelled' with image"]),
+        ("unlabeled", ["'image' and a class 'label'", "'unlabeled' with image"]),
         ("untrained", ["'train'", "test"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""The studies of latency: their networks, statistics, sentences, pictures and files. No clock."""
+"""Tests the studies of latency without timing: networks, statistics, sentences, figures, files."""
 
 import itertools
 import json
@@ -10,22 +10,26 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+import keras_mobileone
 from keras_mobileone import model_complexity
 from keras_mobileone.benchmarking import Benchmark, Latency
 from keras_mobileone.benchmarking.baselines import noise, settle
+from keras_mobileone.benchmarking.results import latency_of, round_of
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
+from keras_mobileone.models.variant_complexity import variant_complexity
+from keras_mobileone.variants import ALL_VARIANTS
 
 
 def magnitudes(model) -> list[float]:
-    """Largest magnitude of each layer's output, on noise."""
+    """Returns the largest magnitude of each layer's output on noise."""
     outputs = [layer.output for layer in model.layers]
     values = keras.Model(model.input, outputs)(noise(model)[:1])
     return [float(np.abs(np.asarray(value)).max()) for value in values]
 
 
 def assert_runs_the_same(model, relative_error):
-    """In LiteRT, with random weights that keep every activation in range."""
+    """Asserts equal outputs in LiteRT with random weights, and activations in range."""
     settle(model)
     found = magnitudes(model)
     assert min(found) > 1e-4  # the mean of an image in squeeze-and-excitation is the smallest
@@ -57,7 +61,7 @@ def test_mobile_former_runs_in_litert(load_script, relative_error, monkeypatch):
 
 
 def test_attention_of_mobile_former(load_script, noise, relative_error):
-    """Against Keras' own formula, head by head."""
+    """The attention equals that of Keras, head by head."""
     attend = load_script("mobile_former")._attend
     query, key, value = noise(2, 3, 4, 5), noise(2, 3, 7, 5, seed=1), noise(2, 3, 7, 5, seed=2)
     swapped = [np.swapaxes(tensor, 1, 2) for tensor in (query, key, value)]
@@ -86,7 +90,7 @@ def test_dynamic_relu_at_rest_is_relu(load_script, noise):
         assert last.units == 4 * channels
         last.kernel.assign(np.zeros(last.kernel.shape))
         np.testing.assert_allclose(model(images), np.maximum(images, 0), atol=1e-6)
-        # Both slopes at their largest, both offsets at their least.
+        # Both slopes have their largest values, and both offsets their smallest.
         last.bias.assign(np.repeat([100.0, -100.0], 2 * channels))
         steep = np.maximum(images * 2 - 0.5, images - 0.5)
         np.testing.assert_allclose(model(images), steep, atol=1e-5)
@@ -136,7 +140,7 @@ def test_p_value_is_the_share_of_orders(load_script):
 
 
 def row(name, median, **more):
-    """A stored row."""
+    """Returns a stored row."""
     rounds = [median, 1.1 * median, 0.9 * median]
     latency = Latency(f"{name}.tflite", 5_000_000, median, median, median, 1.0, medians=rounds)
     return {
@@ -170,13 +174,13 @@ def test_sentences_on_activations_follow_the_numbers(load_script):
     rows = [row(name, time) for name, time in times.items()]
     assert analysis.activations_sentences({"rows": rows}) == (
         "Leaky ReLU costs at most 10 % more than ReLU in the whole network, GELU and SiLU up to "
-        "50 % more. Dynamic ReLU-B is the dearest, 4.2 times the whole network with ReLU; Dynamic "
-        "ReLU-A too takes over 1.5 times."
+        "50 % more. Dynamic ReLU-B is the most expensive, 4.2 times the whole network with ReLU; "
+        "Dynamic ReLU-A also takes over 1.5 times."
     )
     rows = [row(name, time) for name, time in (("ReLU", 10), ("GELU", 14))]
     assert analysis.activations_sentences({"rows": rows}) == (
         "No other one costs at most 10 % more than ReLU in the whole network, GELU up to 50 % "
-        "more. GELU is the dearest, 1.4 times the whole network with ReLU."
+        "more. GELU is the most expensive, 1.4 times the whole network with ReLU."
     )
 
 
@@ -226,7 +230,7 @@ def test_fused_table_and_sentence(load_script):
 
 
 def test_scatter_is_that_of_the_ratios_not_of_the_latencies(load_script):
-    """A machine that slows down between rounds slows both files: no scatter."""
+    """A machine that slows down between rounds slows both files, which gives no scatter."""
     study = load_script("study")
     reference, steady, noisy = row("a", 10.0), row("b", 30.0), row("c", 20.0)
     assert study.scatter([(reference, reference), (steady, reference)]) == pytest.approx(0)
@@ -235,7 +239,7 @@ def test_scatter_is_that_of_the_ratios_not_of_the_latencies(load_script):
     assert study.scatter([(reference, reference), (noisy, reference)]) == pytest.approx(0.1)
     assert "scatter by 10 %" in study.scatter_text([(noisy, reference)])
     for one in (reference, noisy):
-        one["latency"]["medians"] = one["latency"]["medians"][:1]  # a trial of one round
+        one["latency"]["medians"] = one["latency"]["medians"][:1]  # a benchmark of one round
     assert study.scatter_text([(noisy, reference)]) == ""
 
 
@@ -253,7 +257,7 @@ def test_busy_cores_are_those_not_idle(load_script, tmp_path, monkeypatch):
     stat.write_text("cpu 100 0 50 800 20 0 0 0 0 0\ncpu0 1\n", encoding="utf-8")
     monkeypatch.setattr(study, "PROC_STAT", stat)
     monkeypatch.setattr(study.os, "cpu_count", lambda: 4)
-    later = "cpu 140 0 60 940 30 0 0 0 0 0\n"  # 50 of 200 ticks at work
+    later = "cpu 140 0 60 940 30 0 0 0 0 0\n"  # 50 of 200 ticks are busy
     monkeypatch.setattr(
         study.time, "sleep", lambda seconds: stat.write_text(later, encoding="utf-8")
     )
@@ -269,7 +273,7 @@ def test_machine_names(load_script):
 
 @pytest.fixture
 def peers_result(load_script):
-    """A result of every peer in every column, ordered by size."""
+    """Returns a result with every peer in every column, ordered by size."""
     peers = load_script("peers")
     rows = []
     for precision, threads in peers.COLUMNS:
@@ -329,7 +333,7 @@ def test_labels_of_crowded_points_do_not_overlap(load_script):
 
 @pytest.fixture
 def script(load_script, monkeypatch, tmp_path):
-    """Function that runs a script with two studies in an empty directory; returns its results."""
+    """Returns a function that runs a script with two studies in an empty directory."""
     study, drawing = load_script("study"), load_script("drawing")
     called = []
 
@@ -432,3 +436,42 @@ def test_memory_of_a_process(load_script, small_network, tmp_path):
 def test_documents_say_what_is_not_measured(load_script, tmp_path):
     readme = load_script("results_pages")
     assert "make benchmark" in readme.machines("peers", None, readme.README, tmp_path)
+
+
+def test_the_search_keeps_every_budget_and_knows_the_micro_variants(load_script):
+    search = load_script("search_variants")
+    micro = keras_mobileone.get_variant("micro2")
+    counts = variant_complexity(micro, deploy=True)
+    budget = counts.trainable / 1e6, counts.macs / 1e6
+    found = search.search(*budget)
+    shapes = [(variant.widths, variant.depths) for variant, _, _ in found]
+    assert (micro.widths, micro.depths) in shapes
+    assert all(one.trainable <= counts.trainable and one.macs <= counts.macs for _, one, _ in found)
+    macs = [one.macs for _, one, _ in found]
+    assert macs == sorted(macs, reverse=True) and len(macs) > 100
+
+
+@pytest.mark.slow
+def test_the_latency_model_finds_the_coefficients_of_a_device(load_script, tmp_path):
+    """Times made from known coefficients, one of which is 0, are stored as a phone's would be."""
+    search = load_script("search_variants")
+    truth = np.array([0.2, 0.004, 0.0])
+    latencies = [
+        latency_of(
+            f"/x/{variant.name}.tflite", 1, [round_of([search.features(variant) @ truth], 1)]
+        )
+        for variant in ALL_VARIANTS.values()
+    ]
+    Benchmark(latencies, {}).save(tmp_path / "phone.json")
+    times = search.measured(tmp_path / "phone.json")
+    assert [variant for variant, _ in times] == list(ALL_VARIANTS.values())
+    found, error = search.fit_latency(times)
+    np.testing.assert_allclose(found, truth, atol=1e-3)
+    assert error < 0.01
+    limit = 0.9
+    for variant, _, latency in search.search(None, None, limit, found):
+        assert latency == pytest.approx(search.features(variant) @ truth, rel=0.02)
+        assert latency <= limit
+    Benchmark(latencies[:3], {}).save(tmp_path / "few.json")
+    with pytest.raises(SystemExit, match=r"at least 4 files.*few\.json with 3"):
+        search.measured(tmp_path / "few.json")

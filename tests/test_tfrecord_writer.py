@@ -1,4 +1,4 @@
-"""Class folders as TFRecords: what is written, what is refused, and going on after a kill."""
+"""Tests class folders as TFRecords: written files, errors, and resuming after a kill."""
 
 import io
 import json
@@ -40,13 +40,13 @@ def encoded(image, kind="JPEG"):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two ImageNet classes with 2 × 9 training and 2 × 3 validation images, some of them odd."""
+    """Returns two ImageNet classes with 2 × 9 training and 2 × 3 validation images."""
     root = tmp_path_factory.mktemp("folders")
     for split, count in (("train", 9), ("val", 3)):
         for k, wnid in enumerate(WNIDS):
             for i in range(count):
                 save(picture(seed=10 * k + i), root / split / wnid / f"{i}.JPEG")
-    save(picture("L"), root / "train" / WNIDS[0] / "grey.JPEG")
+    save(picture("L"), root / "train" / WNIDS[0] / "gray.JPEG")
     save(picture("CMYK"), root / "train" / WNIDS[0] / "cmyk.JPEG")
     save(picture(), root / "train" / WNIDS[1] / "png.JPEG", "PNG")
     save(picture("P"), root / "train" / WNIDS[1] / "palette.png", "PNG")
@@ -55,7 +55,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def bad_folders(tmp_path):
-    """Twenty good images and three that are not, and their names."""
+    """Returns twenty good and three bad images, and the names of the bad ones."""
     root = tmp_path / "bad"
     for i in range(20):
         save(picture(seed=i), root / "ab"[i % 2] / f"{i}.jpg")
@@ -67,12 +67,12 @@ def bad_folders(tmp_path):
 
 
 def contents(directory):
-    """Bytes of each file that a set of records consists of."""
+    """Returns the bytes of each file of a set of records."""
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 def examples(directory, split):
-    """Features of each record of a split, by file name."""
+    """Returns the features of each record of a split, by file name."""
     found = {}
     for path in sorted(directory.glob(f"{split}*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -85,7 +85,7 @@ def examples(directory, split):
     return found
 
 
-# What is written
+# Written files
 
 
 def test_every_feature_of_imagenets_records(folders, tmp_path):
@@ -118,7 +118,7 @@ def test_every_feature_of_imagenets_records(folders, tmp_path):
         for name, row in rows.items()
     }
     assert kinds["0.JPEG"] == ("JPEG", "RGB", 3)
-    assert kinds["grey.JPEG"] == ("JPEG", "L", 1)
+    assert kinds["gray.JPEG"] == ("JPEG", "L", 1)
     assert kinds["cmyk.JPEG"] == ("JPEG", "CMYK", 4)
     assert kinds["png.JPEG"] == ("PNG", "RGB", 3)
     assert kinds["palette.png"] == ("PNG", "P", 1)
@@ -227,7 +227,7 @@ def test_finished_shards_are_kept_and_damaged_ones_written_again(folders, tmp_pa
 
 @pytest.mark.slow
 def test_an_error_in_one_shard_ends_the_run_and_leaves_no_half_file(folders, tmp_path, run_python):
-    """As on a full disk: no file may grow beyond 20 kB."""
+    """As on a full disk, no file may grow beyond 20 kB."""
     program = (
         "import resource, signal, sys; import tensorflow;"
         "from keras_mobileone.data.tfrecord_writer import write_tfrecords\n"
@@ -286,7 +286,7 @@ def test_bad_images_are_named_and_may_be_left_out(bad_folders, tmp_path):
     assert not (out / "dataset.json").exists()
     listed = (out / "bad-images.txt").read_text().splitlines()
     formats = "JPEG, PNG, GIF, BMP, WEBP, MPO"
-    assert listed[1:] == ["a/empty.jpg: no image", f"b/scan.jpg: TIFF is none of {formats}"]
+    assert listed[1:] == ["a/empty.jpg: no image", f"b/scan.jpg: TIFF is not one of {formats}"]
     assert listed[0].startswith("a/cut.jpg: image file is truncated")
 
     prepared = write_tfrecords(bad_folders, out, 5, skip_bad=True)
@@ -353,9 +353,9 @@ def test_command_says_what_was_written(folders, bad_folders, tmp_path):
         (("{root}", "{tmp}/out", "--shards", "0"), ["--shards"]),
         (("{root}", "{tmp}/out"), ["--shards"]),
         (("{root}", "{tmp}/out", "--shards", "2", "--val-shards", "7"), ["6 validation", "7"]),
-        (("{root}/train", "{tmp}/out", "--shards", "2", "--val-shards", "2"), ["val/ beside"]),
+        (("{root}/train", "{tmp}/out", "--shards", "2", "--val-shards", "2"), ["val/ next to"]),
         (("{root}", "{tmp}/full", "--shards", "2"), ["full with notes.txt"]),
-        (("{root}", "{tmp}/begun", "--shards", "3"), ["begun was begun with", "Empty"]),
+        (("{root}", "{tmp}/begun", "--shards", "3"), ["interrupted run in", "Empty"]),
         (("{root}", "{tmp}/damaged", "--shards", "2"), ["prepare.json", "damaged"]),
         (("{root}", "{tmp}/full/notes.txt", "--shards", "2"), ["notes.txt"]),
         (("{root}/train/n01440764", "{tmp}/out", "--shards", "2"), ["outside of them"]),

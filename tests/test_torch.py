@@ -1,4 +1,4 @@
-"""Training in one pass under the PyTorch backend, against branch by branch."""
+"""Tests training in one pass on the PyTorch backend against branch by branch."""
 
 from importlib.util import find_spec
 
@@ -6,23 +6,16 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not find_spec("torch"), reason="needs torch: the extra `torch`")
 
-SOURCE = """
-import keras, numpy as np, torch
-from keras_mobileone import MobileOneBlock
-from keras_mobileone.layers import one_pass
-assert keras.backend.backend() == "torch"
-one_pass.DEPTHWISE_WORK = 0  # small images too
-rng = np.random.default_rng(0)
+SOURCE = """ import keras, numpy as np, torch from keras_mobileone import MobileOneBlock from
+keras_mobileone.layers import one_pass assert keras.backend.backend() == "torch"
+one_pass.DEPTHWISE_WORK = 0  # also for small images rng = np.random.default_rng(0)
 
-def step(block, images):
-    images = torch.tensor(images, requires_grad=True)
-    outputs = block(images, training=True)
-    (outputs * outputs).sum().backward()
-    # As one vector: that of a 1×1 depthwise kernel is zero but for epsilon, and rounding.
-    gradients = torch.cat([v.value.grad.ravel() for v in block.trainable_variables])
-    statistics = [v.value for v in block.non_trainable_variables]
-    values = [outputs, images.grad, gradients, *statistics]
-    return [value.detach().cpu().numpy() for value in values]
+def step(block, images): images = torch.tensor(images, requires_grad=True) outputs = block(images,
+    training=True) (outputs * outputs).sum().backward() # Compared as one vector, because that of a
+    1×1 depthwise kernel is zero except for epsilon and rounding. gradients =
+    torch.cat([v.value.grad.ravel() for v in block.trainable_variables]) statistics = [v.value for v
+    in block.non_trainable_variables] values = [outputs, images.grad, gradients, *statistics] return
+    [value.detach().cpu().numpy() for value in values]
 
 for arguments, shape in (
     ({"filters": 16, "kernel_size": 1, "num_conv_branches": 4}, (4, 12, 11, 16)),

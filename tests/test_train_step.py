@@ -1,4 +1,4 @@
-"""The benchmark of a training step: what it compares and how it reports. No clock."""
+"""Tests the benchmark of a training step without timing: its networks and its report."""
 
 import keras
 import pytest
@@ -9,7 +9,7 @@ from keras_mobileone.training.recipe import Phase, Recipe
 
 
 def test_plain_network_is_the_deploy_topology(load_script):
-    """The same kernels in the same order; each bias gives way to a batch normalization."""
+    """The kernels are the same in the same order, with batch normalization instead of biases."""
     recipe = Recipe("step", VARIANTS["s0"], 10, (Phase(0, 64),), 2)
     plain = load_script("train_step").plain_network(recipe)
     deploy = build(recipe.variant, keras.Input((None, None, 3)), deploy=True)
@@ -23,7 +23,7 @@ def test_plain_network_is_the_deploy_topology(load_script):
 
 
 def test_ratio_to_the_authors_code_is_paired_within_rounds(load_script):
-    """The second round ran while the machine was busy; the pairs do not notice."""
+    """The machine is busy in the second round, which does not affect the paired ratios."""
     seconds = {"one pass": [1.0, 3.0, 1.0], "authors' PyTorch": [2.0, 6.0, 2.0]}
     rows = [
         {

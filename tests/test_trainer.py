@@ -1,4 +1,4 @@
-"""The trainer's step against NumPy: loss, metrics, averages, distillation, checkpoints."""
+"""Tests the trainer's step against NumPy: loss, metrics, averages, distillation, checkpoints."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ RECIPE = Recipe(
 
 
 def make(recipe=RECIPE, teacher=None, steps_per_epoch=3, filters=8) -> Trainer:
-    """A trainer around a network of one block: the trainer takes any classifier."""
+    """Returns a trainer of a network with one block, since the trainer takes any classifier."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((None, None, 3))
     x = MobileOneBlock(filters, strides=2)(inputs)
@@ -37,7 +37,7 @@ def make(recipe=RECIPE, teacher=None, steps_per_epoch=3, filters=8) -> Trainer:
 
 @pytest.fixture(scope="module")
 def data():
-    """(images, labels) of four batches."""
+    """Returns (images, labels) of four batches."""
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (4 * BATCH, 32, 32, 3)).astype(np.uint8)
     return images, rng.integers(0, CLASSES, 4 * BATCH)
@@ -89,7 +89,7 @@ def test_loss_is_smoothed_in_training_only(data):
 
 @pytest.mark.parametrize("form", ["logits", "softmax"])
 def test_distillation_follows_hinton(data, form):
-    """(1 − a) · cross-entropy + a · T² · KL(teacher ‖ student) at temperature T."""
+    """The loss is (1 − a) · cross-entropy + a · T² · KL(teacher ‖ student) at temperature T."""
     recipe = dataclasses.replace(RECIPE, distillation=0.7, temperature=3.0, label_smoothing=0.0)
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(inputs)
@@ -121,7 +121,7 @@ def test_teacher_of_another_size_sees_resized_images(data):
 
 
 def test_averages_follow_every_weight(data):
-    """BatchNorm's moving statistics too, after each step."""
+    """BatchNorm's moving statistics are also averaged after each step."""
     trainer = make()
     expected = weights_of(trainer)
 
@@ -144,7 +144,7 @@ def test_averages_follow_every_weight(data):
 
 
 def test_metrics_leave_padding_out(data):
-    """Weight 0, as at the end of the validation images: not in loss, top-1, top-5."""
+    """Images of weight 0, as in the last validation batch, do not count in loss, top-1 or top-5."""
     trainer = make()
     images, labels = data
     real = 20
@@ -161,7 +161,7 @@ def test_metrics_leave_padding_out(data):
 
 
 def test_checkpoint_restores_everything(data, tmp_path):
-    """Weights, averages, momentum, step of the schedules: the next steps are the same."""
+    """Weights, averages, momentum and schedules are restored: the next steps are the same."""
     path = tmp_path / "state.safetensors"
     unbroken = make()
     fit(unbroken, data, 3)
@@ -197,7 +197,7 @@ def test_checkpoint_is_whole_or_absent(data, tmp_path):
 
 
 def test_size_change_keeps_the_state(data):
-    """The curriculum: larger images go on with optimizer, averages and schedules."""
+    """In the curriculum, larger images continue with the same optimizer, averages and schedules."""
     trainer = make()
     fit(trainer, data, 2)
     momentum = [v.numpy() for v in trainer.optimizer.velocities]
@@ -209,7 +209,7 @@ def test_size_change_keeps_the_state(data):
 
 
 def test_without_averages(data):
-    """`ema_decay=None`: nothing to start anew, and the step is the same."""
+    """With `ema_decay=None` there are no averages to reset, and the step is the same."""
     trainer = make(dataclasses.replace(RECIPE, ema_decay=None))
     trainer.reset_averages()
     fit(trainer, data, 1)

@@ -1,4 +1,4 @@
-"""`train` as a whole: a run in a directory, killed and resumed, and every way to get it wrong."""
+"""Tests `train`: a run in a directory, killed and resumed, and its errors."""
 
 import csv
 import dataclasses
@@ -24,9 +24,9 @@ from keras_mobileone.training.recipe import Phase, Recipe, get_recipe
 from keras_mobileone.training.train import train
 from keras_mobileone.variants import Variant
 
-IMAGES, BATCH, EPOCHS = 36, 8, 4  # a pass is no whole number of batches
+IMAGES, BATCH, EPOCHS = 36, 8, 4  # a pass is not an integer number of batches
 STEPS = IMAGES // BATCH
-# Its depthwise block at stride 1 trains in one pass only from a size of the input on.
+# Its depthwise block at stride 1 is trained in one pass only if the input is large enough.
 MINI = Variant("mini", (1, 1, 1, 1), 1, depths=(2, 1, 1, 1), base_filters=(8, 8, 16, 16))
 RECIPE = Recipe(
     "mini",
@@ -42,7 +42,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Three classes of photographs of one colour with noise, easy to tell apart."""
+    """Returns three classes of images of one color with noise, which are easy to distinguish."""
     from PIL import Image
 
     root = tmp_path_factory.mktemp("data")
@@ -60,7 +60,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(folders, tmp_path_factory):
-    """(report, directory) of a run from end to end."""
+    """Returns (report, directory) of a run from start to end."""
     directory = tmp_path_factory.mktemp("runs") / "unbroken"
     return train(RECIPE, folders, directory, exports=["float32"], save_every=3), directory
 
@@ -121,7 +121,7 @@ def test_what_a_run_leaves(unbroken, folders):
 
 @pytest.mark.slow
 def test_the_finished_models_agree(unbroken, folders):
-    """Train-time, deploy and TFLite: the averaged weights, evaluated on every image."""
+    """The train-time, deploy and TFLite models have the averaged weights, tested on all images."""
     report, directory = unbroken
     assert report.top1["model.keras"] == report.top1["deploy.keras"]
     assert report.agreement == report.validation_images == 10
@@ -141,7 +141,7 @@ def test_the_finished_models_agree(unbroken, folders):
 def test_killed_and_resumed_ends_with_the_same_weights(
     step, unbroken, folders, tmp_path, steps_done
 ):
-    """SIGKILL in mid-epoch of each phase, as soon as a checkpoint of that step stands: bit for bit.
+    """A run killed by SIGKILL in the middle of an epoch gives bitwise equal weights.
 
     A run that begins in the second phase must compute its steps as one that comes from the first.
     """
@@ -235,7 +235,7 @@ def test_wrong_input(unbroken, folders, tmp_path):
 
 @pytest.mark.slow
 def test_loss_that_is_not_finite(folders, tmp_path):
-    """Stops with the step and the way out, and keeps the last good checkpoint."""
+    """Training stops with the step and a remedy, and keeps the last good checkpoint."""
     recipe = dataclasses.replace(RECIPE, learning_rate=1e12, warmup_epochs=0, momentum=0.0)
     with pytest.raises(ArithmeticError, match="Lower the learning rate"):
         train(recipe, folders, tmp_path / "run", save_every=1)
@@ -261,7 +261,7 @@ def test_broken_image_stops_with_its_name(broken_folders, tmp_path):
 
 @pytest.fixture
 def many_broken(folders, tmp_path):
-    """Class folders in which every second training image is damaged."""
+    """Returns class folders in which every second training image is damaged."""
     data = shutil.copytree(folders, tmp_path / "data")
     for path in sorted((data / "train").rglob("*.jpg"))[::2]:
         path.write_bytes(path.read_bytes()[:200])
@@ -286,7 +286,7 @@ def test_samples_are_drawn_in_place_of_broken_images(many_broken):
 
 @pytest.mark.slow
 def test_broken_images_do_not_end_an_export(many_broken, tmp_path, monkeypatch):
-    """The report stands before the exports, and `resume` finishes what is missing."""
+    """The report is written before the exports, and `resume` writes the missing ones."""
     recipe = dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0, phases=(Phase(0, 32),))
     run, lines = tmp_path / "run", []
 
@@ -321,11 +321,14 @@ def test_broken_images_can_be_skipped(broken_folders, tmp_path):
     assert [name.rsplit("/", 1)[-1] for name in report.skipped] == ["0.jpg", "1.jpg"]
     assert report.steps == 2 * STEPS
     assert max(report.top1.values()) <= 9  # of ten validation images, one is broken
+    # A resumed run, which trains no more, still names the broken image of the training.
+    again = train(recipe, broken_folders, tmp_path / "run", skip_bad=True, resume=True)
+    assert again.skipped == report.skipped
 
 
 @pytest.mark.slow
 def test_full_disk_keeps_the_last_checkpoint(folders, tmp_path):
-    """A real limit on the size of files, in a real process."""
+    """A real process has a real limit on the size of files."""
     recipe = tmp_path / "mini.json"
     RECIPE.save(recipe)
     run = tmp_path / "run"

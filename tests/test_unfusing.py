@@ -1,4 +1,4 @@
-"""`unfuse`: the function of the fused model, batch statistics that agree, branches that train."""
+"""Tests `unfuse`: equal outputs, equal batch statistics, and branches that train."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,13 +21,13 @@ TRAINING_TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def fused(tiny_model):
-    """Fused, of 64×64 images, with ten classes and logits."""
+    """Returns a fused model of 64×64 images, with ten classes and logits."""
     return fuse(tiny_model)
 
 
 @pytest.fixture(scope="module")
 def images():
-    """Images whose neighbouring pixels are alike, as in photographs."""
+    """Returns images whose neighboring pixels are similar, as in photographs."""
     coarse = np.random.default_rng(0).standard_normal((16, 16, 16, 3))
     fine = np.random.default_rng(1).standard_normal((16, 64, 64, 3))
     return (coarse.repeat(4, axis=1).repeat(4, axis=2) + 0.2 * fine).astype(np.float32)
@@ -35,12 +35,12 @@ def images():
 
 @pytest.fixture(scope="module")
 def unfused(fused, tiny, images):
-    """Tests must leave its weights as they are."""
+    """Returns an unfused model, whose weights tests must not change."""
     return unfuse(fused, tiny, images)
 
 
 def training_output(model, images):
-    """The training-mode output; the moving statistics, which it moves, are put back."""
+    """Returns the output in training mode, and restores the moving statistics."""
     weights = model.get_weights()
     output = ops.convert_to_numpy(model(images, training=True))
     model.set_weights(weights)
@@ -48,7 +48,7 @@ def training_output(model, images):
 
 
 def norms(block):
-    """Every batch normalization of a block, with the kernel before it or None."""
+    """Returns every batch normalization of a block, with the kernel before it or None."""
     pairs = [(n, c.kernel) for n, c in zip(block.conv_norms, block.conv_layers, strict=True)]
     if block.scale_norm is not None:
         pairs.append((block.scale_norm, block.scale_layer.kernel))
@@ -61,7 +61,7 @@ def blocks(model, variant):
     return [model.get_layer(spec.name) for spec in variant.blocks()]
 
 
-# The same function.
+# Equal outputs.
 
 
 def test_inference_is_the_fused_models(unfused, fused, noise, relative_error):
@@ -73,12 +73,12 @@ def test_inference_is_the_fused_models(unfused, fused, noise, relative_error):
 
 def test_training_mode_on_the_data_is_the_same(unfused, fused, images, relative_error):
     assert relative_error(training_output(unfused, images), fused(images)) < TRAINING_TOLERANCE
-    # Of other images the statistics differ: the check can tell.
+    # The statistics of other images differ, so that the check can fail.
     assert relative_error(training_output(unfused, images[:4]), fused(images[:4])) > 1e-2
 
 
 def test_moving_statistics_are_those_of_one_batch(fused, tiny, images):
-    """By Keras itself: one training step moves statistics a tenth of the way to the batch's."""
+    """A training step of Keras moves the statistics by a tenth towards those of the batch."""
     model = unfuse(fused, tiny, images)
     before = model.non_trainable_variables
     before = {v.path: ops.convert_to_numpy(v) for v in before if "moving" in v.path}
@@ -102,7 +102,7 @@ def test_fusing_gives_the_model_back(unfused, fused, noise, relative_error):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variants_features_at_any_size(name, randomize, noise, relative_error):
-    """Of each variant its branches, widths' ratios and SE, with fewer and narrower layers."""
+    """Each variant is tested with its branches, ratios of widths and SE, in a smaller network."""
     full = VARIANTS[name]
     se_pairs = tuple(min(pairs, 1) for pairs in full.se_pairs)
     small = replace(
@@ -167,7 +167,7 @@ def test_the_source_stays_as_it_was(tiny, fused, unfused, images):
     assert all((a == b).all() for a, b in zip(weights, fused.get_weights(), strict=True))
 
 
-# Branches that train.
+# Training of the branches.
 
 
 def test_every_branch_gets_a_gradient(unfused, tiny, images):
@@ -185,7 +185,7 @@ def test_every_branch_gets_a_gradient(unfused, tiny, images):
     for block in blocks(unfused, tiny):
         sizes = [gradients[norm.gamma.path] for norm, _ in norms(block)]
         assert min(sizes) > 0.02 * max(sizes), block.name
-        # Batch normalization makes a depthwise 1×1 kernel, one number a channel, do nothing.
+        # Batch normalization cancels a depthwise 1×1 kernel, which is one number for each channel.
         kernels = [gradients[conv.kernel.path] for conv in block.conv_layers]
         if block.scale_layer is not None and not block.depthwise:
             kernels.append(gradients[block.scale_layer.kernel.path])
@@ -212,7 +212,7 @@ def test_convolution_branches_differ(unfused, tiny):
 
 
 def test_no_part_is_much_larger_than_the_whole(unfused, fused, tiny):
-    """A sum of large parts that cancel would lose digits in float32."""
+    """A sum of large parts that cancel would lose precision in float32."""
     for block in blocks(unfused, tiny):
         kernel = fused.get_layer(f"{block.name}_conv").get_weights()[0]
         size = np.linalg.norm(kernel)
@@ -235,13 +235,13 @@ def test_the_seed_decides(fused, tiny, images, unfused):
 
 @pytest.mark.slow
 def test_dead_channels(tiny, randomize, images, relative_error):
-    """Inputs that never fire, pruned filters, and a block that is all zeros."""
+    """There are inputs that are always 0, pruned filters, and a block of zeros."""
     deploy = randomize(
         MobileOne(tiny, weights=None, deploy=True, input_shape=(64, 64, 3), classes=10)
     )
     kernel, bias = deploy.get_layer("stem_conv").get_weights()
-    kernel[..., 0], bias[0] = 0, -1  # never fires
-    bias[1] = -100  # nor this
+    kernel[..., 0], bias[0] = 0, -1  # always 0
+    bias[1] = -100  # also always 0
     kernel[..., 2], bias[2] = 0, 1  # constant
     deploy.get_layer("stem_conv").set_weights([kernel, bias])
     for name in ("stage1_pair2_depthwise", "stage2_pair1_pointwise", "stage3_pair1_pointwise"):
@@ -265,7 +265,7 @@ def test_an_empty_network(tiny, images):
     np.testing.assert_array_equal(model(images[:2], training=False), 0.5)
 
 
-# Data.
+# Images.
 
 
 def test_batches_count_as_one(fused, tiny, images, unfused):
@@ -286,7 +286,7 @@ WRONG = {
     "a number": (lambda x: 5, TypeError, "array or an iterable.*Received: int"),
     "one image": (lambda x: x[0], ValueError, r"\(count, 64, 64, 3\).*\(64, 64, 3\)"),
     "another size": (lambda x: x[:, :32], ValueError, r"Received: shape \(16, 32, 64, 3\)"),
-    "grey": (lambda x: [x[..., :1]], ValueError, r"Received: shape \(16, 64, 64, 1\)"),
+    "gray": (lambda x: [x[..., :1]], ValueError, r"Received: shape \(16, 64, 64, 1\)"),
     "labels": (lambda x: [(x, np.zeros(16))], ValueError, "Received: a tuple. Leave out labels"),
     "a path": (lambda x: "images", ValueError, "Received: a str"),
     "pixels": (lambda x: np.full_like(x, 255), ValueError, "values up to 255"),
@@ -303,7 +303,7 @@ def test_wrong_data(case, fused, tiny, images):
         unfuse(fused, tiny, change(images))
 
 
-# Models that do not fit.
+# Unsuitable models.
 
 
 def test_a_train_time_model(tiny_model, tiny, images):
@@ -336,7 +336,7 @@ def test_no_model(tiny, images):
         unfuse("fused.keras", tiny, images)
 
 
-# Checks that bite.
+# Effective checks.
 
 
 def bias_forgotten(branch):
@@ -371,7 +371,7 @@ def test_planted_bugs_in_the_statistics_show_in_training_only(
     assert error > 10 * TRAINING_TOLERANCE
 
 
-# The authors' weights.
+# Weights of the authors.
 
 
 @pytest.mark.slow

@@ -1,12 +1,14 @@
-"""Variants are frozen data that says exactly which blocks a network has."""
+"""Tests that variants are frozen data that determine the blocks of a network."""
 
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from keras_mobileone import VARIANTS, Variant, get_variant
+from keras_mobileone import VARIANTS, MobileOne, Variant, get_variant, list_models
+from keras_mobileone.models.variant_complexity import variant_complexity
+from keras_mobileone.variants import UNOFFICIAL_VARIANTS
 
-# Table 2 of the paper and mobileone.py of the authors: channels of the stem and the four stages.
+# Channels of the stem and the four stages, from table 2 of the paper and the authors' mobileone.py.
 CHANNELS = {
     "s0": (48, 48, 128, 256, 1024),
     "s1": (64, 96, 192, 512, 1280),
@@ -154,3 +156,22 @@ def test_an_argument_in_the_place_of_another_is_named(arguments, words):
     with pytest.raises(TypeError, match=words) as raised:
         Variant(*arguments)
     assert "Received: " in str(raised.value) and "\n" not in str(raised.value)
+
+
+# Parameters in millions and multiply-accumulates in millions, as the paper prints them.
+PAPER_MICRO = {"micro0": ("0.57", "68"), "micro1": ("0.98", "139"), "micro2": ("1.3", "214")}
+
+
+@pytest.mark.parametrize("name", UNOFFICIAL_VARIANTS)
+def test_micro_variants_have_the_counts_of_the_paper_and_are_marked(name):
+    variant = get_variant(name)
+    counts = variant_complexity(variant, deploy=True)
+    parameters, macs = PAPER_MICRO[name]
+    decimals = len(parameters.split(".")[1])
+    assert f"{counts.trainable / 1e6:.{decimals}f}" == parameters
+    assert f"{counts.macs / 1e6:.0f}" == macs
+    assert variant.name == f"mobileone_{name}_unofficial"
+    assert variant.name in list_models() and variant.name not in list_models(pretrained=True)
+    assert get_variant(variant.name) is variant
+    with pytest.raises(ValueError, match=r"weights exist for mobileone_s0.*unofficial.*None"):
+        MobileOne(name)

@@ -1,4 +1,4 @@
-"""Weight files: every format and naming, errors that name the entry, and where files are sought."""
+"""Tests weight files: all formats and namings, errors that name the entry, and their search."""
 
 import hashlib
 import sys
@@ -26,7 +26,7 @@ def fused_model(tiny_model):
 
 @pytest.fixture(scope="module")
 def models(tiny_model, fused_model):
-    """A train-time model of random parameters and its fused one."""
+    """Returns a train-time model with random parameters and its fused model."""
     return {"train": tiny_model, "fused": fused_model}
 
 
@@ -37,7 +37,7 @@ def tensors_of(model, variant, scheme=naming.APPLE) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def load(tiny):
-    """Function that makes a model of a weight file."""
+    """Returns a function that makes a model with the weights of a file."""
 
     def build(path, **arguments):
         defaults = {"input_shape": SIZE, "classes": 10, "classifier_activation": None}
@@ -48,7 +48,7 @@ def load(tiny):
 
 @pytest.fixture
 def save(models, tiny, tmp_path):
-    """Function that writes a model of `models` to a file in some format."""
+    """Returns a function that writes a model of `models` to a file in a given format."""
 
     def write(kind, file_format):
         model = models[kind]
@@ -145,12 +145,12 @@ def test_no_train_time_model_from_fused_weights(file_format, save, load):
         load(save("fused", file_format))
 
 
-# Entries that do not fit.
+# Entries that do not match.
 
 
 @pytest.fixture
 def load_edited(models, tiny, load, tmp_path):
-    """Function that loads a file after one function has changed its entries."""
+    """Returns a function that loads a file after another function has changed its entries."""
 
     def edit_and_load(change, kind="train", **arguments):
         tensors = tensors_of(models[kind], tiny)
@@ -233,7 +233,7 @@ def test_nothing_is_half_loaded(models, tiny, tiny_model):
     target = MobileOne(tiny, weights=None, input_shape=SIZE, classes=10)
     before = target.get_weights()
     tensors = tensors_of(tiny_model, tiny)
-    del tensors["linear.bias"]  # the last of all
+    del tensors["linear.bias"]  # the last entry
     with pytest.raises(ValueError, match=r"linear\.bias"):
         loading.assign(target, tiny, tensors, "memory")
     assert all((a == b).all() for a, b in zip(before, target.get_weights(), strict=True))
@@ -255,7 +255,7 @@ def test_the_file_of_another_variant_is_refused(file_format, kind, save, deeper)
 
 @pytest.mark.parametrize("file_format", [".keras", ".weights.h5"])
 def test_the_file_of_a_deeper_variant_is_refused(file_format, deeper, load, tmp_path):
-    """One that has everything asked for, and more."""
+    """The file has all required entries and more."""
     path = tmp_path / f"deeper{file_format}"
     model = MobileOne(deeper, weights=None, input_shape=SIZE, classes=10)
     (model.save if file_format == ".keras" else model.save_weights)(path)
@@ -303,7 +303,7 @@ def test_a_file_of_something_else_is_named(file_format, save, load):
 def test_a_keras_file_with_a_damaged_member_is_named_with_the_reason(
     damaged, reason, save, load, tmp_path
 ):
-    """The archive itself is sound."""
+    """The archive itself is intact."""
     path = tmp_path / "damaged.keras"
     with zipfile.ZipFile(save("train", ".keras")) as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
@@ -372,12 +372,12 @@ def test_writing_safetensors_is_all_or_nothing(tmp_path):
         write_safetensors(tmp_path / "missing" / "out.safetensors", {"a": transposed})
 
 
-# Where the ImageNet weights are sought.
+# Search for the ImageNet weights.
 
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """One's own directory and the Keras cache, both empty; the download is refused."""
+    """Returns the user's directory and the Keras cache, both empty, and disables the download."""
     own, home = tmp_path / "own", tmp_path / "home"
     cache = home / "models"
     own.mkdir()

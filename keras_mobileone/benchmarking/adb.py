@@ -1,9 +1,9 @@
 """adb: selects a device, runs commands on it and explains its errors.
 
 Formats: `adb devices` as `list_transports` and `to_string(ConnectionState)` print it (AOSP
-packages/modules/adb, transport.cpp and adb.cpp); errors as acquire_one_transport (transport.cpp)
-and file_sync_client.cpp word them; refused installations as PackageManager.java
-(installStatusToString) and adb_install.cpp do.
+packages/modules/adb, transport.cpp and adb.cpp); error messages as in acquire_one_transport
+(transport.cpp) and file_sync_client.cpp; refused installations as in PackageManager.java
+(installStatusToString) and adb_install.cpp.
 """
 
 import re
@@ -54,7 +54,8 @@ class Adb:
     """A connected Android device.
 
     Args:
-        serial: Serial of the device as `adb devices` prints it. None: the only connected device.
+        serial: Serial of the device as `adb devices` prints it. By default, the only connected
+            device.
 
     Attributes:
         serial: Serial of the device.
@@ -71,7 +72,7 @@ class Adb:
                 "platform-tools."
             )
         self._executable = executable
-        self.serial = ""  # none for the first command, which asks for all devices
+        self.serial = ""  # empty for the first command, which lists all devices
         listing = self._run(["devices"], SECONDS)
         if listing.returncode:
             raise TargetError(f"adb can't list the devices: {_last_line(listing)}.")
@@ -88,7 +89,7 @@ class Adb:
             The finished process, whose `returncode` is that of the program on the device.
 
         Raises:
-            TargetError: If the device is gone or does not answer in time.
+            TargetError: If the device is disconnected or does not answer in time.
         """
         process = self._run(["shell", shlex.join(command)], seconds)
         self._require_connection(process)
@@ -98,8 +99,8 @@ class Adb:
         """Copies a file to the device.
 
         Raises:
-            RuntimeError: If the device has no room for the file, or refuses it.
-            TargetError: If the device is gone.
+            RuntimeError: If the device has no space for the file, or refuses it.
+            TargetError: If the device is disconnected.
         """
         self._copy(["push", str(source), target], source)
 
@@ -108,7 +109,7 @@ class Adb:
 
         Raises:
             RuntimeError: If the file can't be copied.
-            TargetError: If the device is gone.
+            TargetError: If the device is disconnected.
         """
         self._copy(["pull", source, str(target)], source)
 
@@ -116,7 +117,7 @@ class Adb:
         """Installs an app, over an older version if there is one.
 
         Raises:
-            TargetError: If the device is gone or refuses the app.
+            TargetError: If the device is disconnected or refuses the app.
         """
         process = self._run(["install", "-r", str(apk)], PUSH_SECONDS)
         self._require_connection(process)
@@ -140,7 +141,7 @@ class Adb:
         message = _last_line(process)
         if "No space left on device" in message:
             raise MeasurementError(
-                f"Expected room on device {self.serial} for {name}. Received: no space left. "
+                f"Expected space on device {self.serial} for {name}. Received: no space left. "
                 "Free some space under /data."
             )
         raise MeasurementError(
@@ -191,7 +192,7 @@ def choose(devices: dict[str, str], serial: str | None) -> str:
 
     Args:
         devices: State of each device by its serial, as `parse_devices` returns it.
-        serial: The wanted device. None: the only connected one.
+        serial: The wanted device. By default, the only connected one.
 
     Raises:
         TargetError: If no device is connected, if several are and `serial` is None, or if the
@@ -200,13 +201,13 @@ def choose(devices: dict[str, str], serial: str | None) -> str:
     if not devices:
         raise TargetError(
             "Expected a connected Android device. Received: an empty list from `adb devices`. "
-            "Connect one and switch on USB debugging in its developer options."
+            "Connect one and enable USB debugging in its developer options."
         )
     names = ", ".join(devices)
     if serial is None and len(devices) > 1:
         raise TargetError(
             "Expected the serial of one device, since several are connected. Received: no serial. "
-            f"Give --android one of {names}."
+            f"Pass one of {names} to --android."
         )
     serial = serial or names
     if serial not in devices:

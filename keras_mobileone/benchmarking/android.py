@@ -1,4 +1,4 @@
-"""`AndroidDevice`: measures with LiteRT's native benchmark tool, run over adb."""
+"""`AndroidDevice` measures with LiteRT's native benchmark tool, run over adb."""
 
 import contextlib
 import os
@@ -34,19 +34,20 @@ class AndroidDevice:
     """A connected Android device as the target of `benchmark`.
 
     Entering the context copies the tool into a new directory under /data/local/tmp. Leaving it
-    removes that directory, after an error as well. Before each process the device rests for
+    removes that directory, even after an error. Before each process the device rests for
     `cool_down` seconds, and longer while it reports the thermal status "severe" or worse.
 
     Args:
-        serial: Serial of the device as `adb devices` prints it. None: the only connected device.
-        tool: Path of a `benchmark_model` program for the device. None: the program that litert-cli
-            has downloaded.
+        serial: Serial of the device as `adb devices` prints it. By default, the only connected
+            device.
+        tool: Path of a `benchmark_model` program for the device. By default, the program that
+            litert-cli has downloaded.
         delegate: `"cpu"` (XNNPACK) or `"gpu"`. With `"gpu"`, a file with an operator that the GPU
             does not run is an error.
         affinity: Hexadecimal mask of the cores to run on, such as `"f0"` for cores 4 … 7.
         cool_down: Seconds of rest before each process.
-        profile: Existing directory for the times of each file's operators, which are measured
-            in a process of their own.
+        profile: Existing directory for the times of each file's operators, which are measured in a
+            separate process.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -119,7 +120,8 @@ class AndroidDevice:
         self._adb.shell(["chmod", "755", self._program])
 
     def _clean_up(self) -> None:
-        # A device that is gone keeps the directory; the error about it is already being raised.
+        # If the device is disconnected, the directory stays there. The error is already being
+        # raised.
         with contextlib.suppress(TargetError):
             self._adb.shell(["rm", "-rf", self._directory])
 
@@ -127,10 +129,11 @@ class AndroidDevice:
         """Copies a file to the device.
 
         Raises:
-            RuntimeError: If there is no room for the file.
-            TargetError: If the device is gone.
+            RuntimeError: If there is no space for the file.
+            TargetError: If the device is disconnected.
         """
-        # Numbered, since names may be equal or contain characters that a shell interprets.
+        # Files are numbered because names may be equal or contain characters that a shell
+        # interprets.
         target = f"{self._directory}/{len(self._files)}.tflite"
         try:
             self._adb.push(path, target)
@@ -146,7 +149,7 @@ class AndroidDevice:
         Raises:
             RuntimeError: If the tool fails or is killed, if the GPU does not run the whole file, or
                 if the device stays too hot.
-            TargetError: If the device is gone.
+            TargetError: If the device is disconnected.
         """
         self._cool(path)
         output = self._run(path, settings)
@@ -189,7 +192,7 @@ class AndroidDevice:
         if process.returncode in (126, 127):
             raise TargetError(
                 f"Expected device {self._adb.serial} to run {self._tool.path.name}. "
-                f"Received: {reason(output)}. Give --tool a program for {self._tool.abi}."
+                f"Received: {reason(output)}. Pass a program for {self._tool.abi} to --tool."
             )
         if self._delegate == "gpu" and not whole_on_gpu(output):
             raise MeasurementError(
@@ -262,7 +265,7 @@ def require_directory(path: str | os.PathLike) -> Path:
     """Returns `path` if it is a directory.
 
     Raises:
-        FileNotFoundError: If it is not.
+        FileNotFoundError: If `path` is not a directory.
     """
     path = Path(path)
     if not path.is_dir():

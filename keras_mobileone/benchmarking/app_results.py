@@ -149,7 +149,7 @@ def _heat(result: Benchmark) -> list[str]:
     if hottest >= SEVERE:
         found.append(
             f"The device got hot: thermal status {THERMAL[min(hottest, len(THERMAL) - 1)]} {when}. "
-            "Its figures are those of a throttled device; measure again with a longer rest."
+            "Its figures are those of a throttled device. Measure again with a longer rest."
         )
     if any(state.get("power_save") for state in states):
         found.append(

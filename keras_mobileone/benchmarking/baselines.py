@@ -26,7 +26,7 @@ from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.variants import VARIANTS
 
-IMAGES = 4  # images of noise that set the statistics and calibrate int8
+IMAGES = 4  # images of noise for the statistics and the calibration of int8
 KERAS_TABLE = "keras.io/api/applications"
 
 
@@ -36,8 +36,9 @@ class Peer:
 
     Attributes:
         name: Key of the network in `PEERS`.
-        build: Returns the network as a new Keras model of (224, 224, 3) images that gives logits
-            of ImageNet's classes, with random weights. MobileOne is in its deploy form.
+        build: Function that returns the network as a new Keras model, which takes (224, 224, 3)
+            images and returns logits of ImageNet's classes, with random weights. MobileOne is in
+            its deploy form.
         top1: Published top-1 accuracy on ImageNet, in percent.
         source: Where `top1` is published.
     """
@@ -65,8 +66,8 @@ def _application(name: str, top1: float, source: str = KERAS_TABLE, **arguments:
     return Peer(name, partial(build, **arguments), top1, source)
 
 
-# Normalization stays outside the network, as in MobileOne, where Keras offers the choice.
-# EfficientNetB0 always contains it: one multiplication and one addition for each value.
+# Normalization is left out where Keras offers the choice, as in MobileOne. EfficientNetB0 always
+# contains it: one multiplication and one addition for each value.
 _V3: dict[str, Any] = {
     "source": "docstring of keras.applications' function",
     "include_preprocessing": False,
@@ -122,7 +123,8 @@ def export_network(
     Args:
         name: Name of the network, which becomes a part of the file name. It must identify the
             network, since a later call with the same name returns the same file.
-        build: Returns the network as a new Keras model. Train-time blocks in it are not fused.
+        build: Function that returns the network as a new Keras model. Its train-time blocks are not
+            fused.
         directory: Directory that keeps the files. It is created, with its parents, if missing.
         precision: `"float32"`, `"float16"` or `"int8"`.
 
@@ -153,7 +155,7 @@ def export_network(
 
 
 def _versions() -> str:
-    """The versions of everything that decides what an exported file contains."""
+    """Returns the versions of all packages that determine the content of an exported file."""
     try:
         own = version("keras-mobileone")
     except PackageNotFoundError:  # imported from a directory without being installed
@@ -162,22 +164,22 @@ def _versions() -> str:
 
 
 def cache_directory() -> Path:
-    """Directory of the command line's files, below Keras' own directory (`~/.keras`)."""
+    """Returns the directory of the command line's files, below that of Keras (`~/.keras`)."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     return Path(home) / "keras_mobileone" / "peers"
 
 
 def peer_label(path: Path) -> str:
-    """Name and precision of a network, read from the path that `export_peer` returned."""
+    """Returns name and precision of a network from the path that `export_peer` returned."""
     return " ".join(path.stem.split("-")[:2])
 
 
 def settle(model: keras.Model, seed: int = 0) -> None:
     """Fills `model` with random weights that keep the activations near 1 at any depth.
 
-    Kernels are drawn from He et al.'s normal distribution (arXiv 1502.01852), where the fan-in of a
-    depthwise kernel counts its own channel only. Batch normalization takes the statistics of a few
-    images of noise.
+    Kernels are drawn from He et al.'s normal distribution (arXiv 1502.01852), in which the fan-in
+    of a depthwise kernel counts only its own channel. The statistics of batch normalization are
+    those of a few images of noise.
 
     Args:
         model: Model whose weights are replaced.

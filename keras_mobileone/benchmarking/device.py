@@ -1,8 +1,8 @@
 """Properties and state of an Android device: model, SoC, version, temperature, battery.
 
-Formats, all of AOSP: `getprop` prints `[name]: [value]` lines; `dumpsys thermalservice` is
-ThermalManagerService.java's dumpInternal with Temperature.java's toString; `dumpsys battery` is
-BatteryService.java's dumpInternal.
+All formats are those of AOSP. `getprop` prints `[name]: [value]` lines, `dumpsys thermalservice`
+prints dumpInternal of ThermalManagerService.java with toString of Temperature.java, and `dumpsys
+battery` prints dumpInternal of BatteryService.java.
 """
 
 import re
@@ -12,7 +12,7 @@ from keras_mobileone.benchmarking.adb import Adb
 
 # PowerManager.THERMAL_STATUS_NONE … THERMAL_STATUS_SHUTDOWN.
 THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
-SEVERE = THERMAL.index("severe")  # from here on throttling is noticeable to the user
+SEVERE = THERMAL.index("severe")  # from this status on, throttling is noticeable to the user
 PROPERTIES = {
     "manufacturer": "ro.product.manufacturer",
     "model": "ro.product.model",
@@ -72,7 +72,7 @@ def parse_thermal(text: str) -> dict[str, Any]:
 def parse_battery(text: str) -> dict[str, Any]:
     """Returns level in %, temperature in °C and power sources from `dumpsys battery`.
 
-    What the output does not contain is left out.
+    Values that the output does not contain are left out.
     """
     fields = dict(re.findall(r"^\s+([^:\n]+): (.+)$", text, re.MULTILINE))
     found: dict[str, Any] = {}

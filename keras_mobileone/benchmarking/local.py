@@ -1,4 +1,4 @@
-"""`ThisMachine`: measures with ai-edge-litert on the machine that runs Python."""
+"""`ThisMachine` measures with ai-edge-litert on the machine that runs Python."""
 
 import json
 import os
@@ -33,7 +33,7 @@ class ThisMachine:
         return None
 
     def add(self, path: Path) -> None:
-        """Does nothing, since the file is already here."""
+        """Does nothing, since the file is already on this machine."""
 
     def measure(self, path: Path, settings: Settings) -> Round:
         """Measures one round of a file in a new process.
@@ -41,7 +41,8 @@ class ThisMachine:
         Raises:
             RuntimeError: If LiteRT can't run the file.
         """
-        # -P keeps the worker's directory off the path, where it would hide modules of equal names.
+        # -P keeps the directory of the worker off the path, where it would hide modules of the same
+        # names.
         numbers = settings.threads, settings.warmup_runs, settings.runs
         command = [sys.executable, "-P", *map(str, (WORKER, path, *numbers))]
         process = subprocess.run(
@@ -57,7 +58,7 @@ class ThisMachine:
         return round_of(times, result["initialization"] / 1e6)
 
     def finish(self, path: Path, settings: Settings) -> None:
-        """Does nothing, since no profile is written here."""
+        """Does nothing, since no profile is written."""
 
     def conditions(self) -> dict[str, Any]:
         """Returns processor, system and versions."""
@@ -72,7 +73,7 @@ class ThisMachine:
 
 
 def _death(process: subprocess.CompletedProcess[str]) -> str:
-    """Why a worker ended without printing a result."""
+    """Returns the reason why a worker ended without printing a result."""
     if process.returncode < 0:
         return f"LiteRT crashed with {signal.Signals(-process.returncode).name}"
     lines = process.stderr.strip().splitlines()
@@ -81,11 +82,11 @@ def _death(process: subprocess.CompletedProcess[str]) -> str:
 
 def refusal(path: Path, reason: str) -> str:
     """Returns the error message for a file that the runtime refuses for `reason`."""
-    # The runtime's first line names the cause; what follows are links and node numbers.
+    # The first line of the runtime states the cause. The others are links and node numbers.
     line = reason.strip().splitlines()[0].rstrip(". ")
     if any(words in reason for words in MISSING_OPERATOR):
         return (
-            f"Expected a file whose operators LiteRT has. Received: {path}: {line}. "
+            f"Expected a file whose operators LiteRT supports. Received: {path}: {line}. "
             "Convert it with TFLite's builtin operators only."
         )
     return (
@@ -94,7 +95,7 @@ def refusal(path: Path, reason: str) -> str:
 
 
 def processor_name() -> str:
-    """Returns the name of the CPU with the vector extensions that matter for inference."""
+    """Returns the name of the CPU with the vector extensions that are relevant for inference."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

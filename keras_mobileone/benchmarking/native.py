@@ -1,9 +1,10 @@
-"""LiteRT's native `benchmark_model`: finding it, calling it and reading its output.
+"""Finds and calls LiteRT's native `benchmark_model`, and reads its output.
 
 Two programs have this name and share their core (`tflite/tools/benchmark/benchmark_model.cc` of
-github.com/google-ai-edge/LiteRT): TensorFlow Lite's (`benchmark_tflite_model.cc` beside it) and
-LiteRT's (`litert/tools/benchmark_litert_model.h`), which litert-cli downloads. Both are supported.
-`StatWithPercentiles::OutputToStream` (`tsl/util/stats_calculator.h`) prints the statistics.
+github.com/google-ai-edge/LiteRT): TensorFlow Lite's (`benchmark_tflite_model.cc` in the same
+directory) and LiteRT's (`litert/tools/benchmark_litert_model.h`), which litert-cli downloads. Both
+are supported. `StatWithPercentiles::OutputToStream` (`tsl/util/stats_calculator.h`) prints the
+statistics.
 """
 
 import re
@@ -34,7 +35,8 @@ class NativeTool:
         path: Path of the program on this machine.
         abi: Android ABI that the program runs on.
         litert: True for LiteRT's program, False for TensorFlow Lite's.
-        libraries: LiteRT's accelerator libraries beside the program, which it needs on the device.
+        libraries: LiteRT's accelerator libraries next to the program, which needs them on the
+            device.
     """
 
     path: Path
@@ -80,7 +82,7 @@ def find_tool(path: Path | None, abis: list[str]) -> NativeTool:
     and `core/android_utils.py`), for arm64-v8a only.
 
     Args:
-        path: Path of the program. None: the one that litert-cli has downloaded.
+        path: Path of the program. By default, the one that litert-cli has downloaded.
         abis: ABIs of the device, the preferred one first.
 
     Raises:
@@ -98,12 +100,12 @@ def find_tool(path: Path | None, abis: list[str]) -> NativeTool:
         raise TargetError(
             f"Expected a {NAME} for the device: {' or '.join(abis)}. Received: {path} for "
             f"{abi or 'no known processor, since it is not an ELF program'}. "
-            "Give --tool another program."
+            "Pass another program to --tool."
         )
     return NativeTool(
         path=path,
         abi=abi,
-        # The names of options occur in the program as text; only LiteRT's has this one.
+        # The names of options occur in a program as text. Only LiteRT's program has this option.
         litert=b"use_profiler" in content,
         libraries=tuple(sorted(path.parent.glob("libLiteRt*.so"))),
     )
@@ -122,14 +124,14 @@ def _downloaded(abi: str) -> Path:
         except Exception as error:  # click's exceptions, or another layout of litert-cli
             reason += f"; litert-cli could not fetch it ({first_line(error)})"
     raise TargetError(
-        f"Expected LiteRT's {NAME} for {abi}. Received: {reason}. Give --tool PATH, or install "
-        "litert-cli in an environment of its own and run `litert benchmark FILE --android` once, "
-        "which puts it there."
+        f"Expected LiteRT's {NAME} for {abi}. Received: {reason}. Add --tool PATH, or install "
+        "litert-cli in a separate environment and run `litert benchmark FILE --android` once, "
+        "which downloads it."
     )
 
 
 def _abi(content: bytes) -> str | None:
-    """The ABI in the header of an ELF file; None for any other file."""
+    """Returns the ABI in the header of an ELF file, or None for any other file."""
     if content[:4] != b"\x7fELF" or len(content) < 20:
         return None
     (machine,) = struct.unpack_from("<H", content, 18)
@@ -150,19 +152,19 @@ def parse_output(output: str) -> Round:
     # The first line with a count belongs to the warm-up.
     if len(lines) < 2 or not initialized:
         raise InputValueError(
-            f"Expected the figures of {NAME}. Received: output without its lines "
+            f"Expected the statistics of {NAME}. Received: output without the lines "
             "`Initialized session …` and `count=…`."
         )
     figures = {name: float(value) for name, value in FIGURE.findall(lines[-1])}
     if "median" not in figures or "p95" not in figures:
         raise InputValueError(
             f"Expected a {NAME} that prints median and p95. Received: {lines[-1].strip()!r}. "
-            "Use a newer one."
+            "Use a newer version."
         )
     return Round(
         median=figures["median"] / 1e3,
         p95=figures["p95"] / 1e3,
-        # If all runs took equally long, it prints only the last one.
+        # If all runs took equally long, the tool prints only the last one.
         minimum=figures.get("min", figures["curr"]) / 1e3,
         initialization=float(initialized[1]),
     )
@@ -178,7 +180,7 @@ def whole_on_gpu(output: str) -> bool:
 
 
 def reason(output: str) -> str:
-    """Returns the line of the output that explains best what went wrong."""
+    """Returns the line of the output that best explains the failure."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for words in REASONS:
         for line in lines:

@@ -1,4 +1,4 @@
-"""`benchmark`: measures files in interleaved rounds, in the same way on every target."""
+"""`benchmark` measures files in interleaved rounds, in the same way on every target."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ WARMUP_RUNS = 10
 
 
 class Target(AbstractContextManager, Protocol):
-    """Where files are measured. Entering the context connects, leaving it cleans up."""
+    """A machine that measures files. Entering the context connects, and leaving it cleans up."""
 
     def add(self, path: Path) -> None:
         """Makes a file available on the target."""
@@ -28,7 +28,7 @@ class Target(AbstractContextManager, Protocol):
         ...
 
     def finish(self, path: Path, settings: Settings) -> None:
-        """Called once for each file after all rounds, for work that would disturb the timing."""
+        """Runs once for each file after all rounds, for work that would disturb the timing."""
 
     def conditions(self) -> dict[str, Any]:
         """Returns what identifies the target: device, processor, versions, state."""
@@ -65,8 +65,8 @@ def benchmark(
 ) -> Benchmark:
     """Measures the latency of TFLite files side by side: batch 1, inference only.
 
-    Each round runs every file once in a process of its own, so that a drift of the machine affects
-    all files alike. Compare files within one result (`Benchmark.ratios`), not across results. The
+    Each round runs every file once in a separate process, so that a drift of the machine affects
+    all files equally. Compare files within one result (`Benchmark.ratios`), not across results. The
     protocol of MobileOne's authors corresponds to `rounds=20` and `runs=50`.
 
     Args:
@@ -76,7 +76,7 @@ def benchmark(
         rounds: Number of rounds over all files.
         warmup_runs: Number of inferences of each file in each round before the timed ones.
         progress: Called with (done, total) after each process.
-        target: Where to measure, for example an `AndroidDevice`. None: this machine.
+        target: Target to measure on, for example an `AndroidDevice`. By default, this machine.
         keep_going: Whether to continue when a file can't be measured. The file is then listed in
             `Benchmark.failures`; otherwise the error is raised.
 
@@ -87,8 +87,8 @@ def benchmark(
     Raises:
         FileNotFoundError: If a file does not exist.
         TypeError: If `paths` is a single path.
-        ValueError: If a file is not a complete TFLite file or has an input of open shape, or if a
-            number is too small.
+        ValueError: If a file is not a complete TFLite file or has an input of unknown shape, or if
+            a number is too small.
         RuntimeError: If the runtime can't run a file. A `TargetError`, which is a RuntimeError,
             means that the target can't measure at all, and is raised with `keep_going` too.
 
@@ -191,7 +191,7 @@ def remaining(entries: Sequence[Entry]) -> list[Entry]:
 
 @contextmanager
 def noting_failure(entry: Entry, keep_going: bool) -> Iterator[None]:
-    """With `keep_going`, notes the error of one file instead of raising it."""
+    """With `keep_going`, records the error of a file instead of raising it."""
     try:
         yield
     except TargetError:
@@ -206,14 +206,14 @@ def require_fixed(path: Path) -> int:
     """Returns the size in bytes of a TFLite file whose inputs have fixed shapes.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a complete TFLite file, or if an input has an open shape.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a complete TFLite file, or if an input has an unknown shape.
     """
     content = read_tflite(path)
     for name, shape in open_inputs(content):
         raise InputValueError(
             f"Expected inputs of fixed shape. Received: {path}, whose input {name!r} is "
-            f"{tuple(shape)}, where -1 marks an open size. Convert the model with a batch of 1 and "
+            f"{tuple(shape)}, where -1 is an unknown size. Convert the model with a batch of 1 and "
             "a fixed image size."
         )
     return len(content)

@@ -33,3 +33,17 @@ PUBLISHED = {
     "mobileone_s3": Published(78.1, 78.002, 93.864, 80.0, 1.53),
     "mobileone_s4": Published(79.4, 79.446, 94.490, 81.4, 1.86),
 }
+
+# Robustness, in percent, S0 … S4. ImageNet-C is the mean corruption error (lower is better), the
+# others are top-1. "paper": arXiv 2206.04040. "timm": results-imagenet-{a,r,sketch,v2} in
+# github.com/huggingface/pytorch-image-models, its evaluation of the authors' weights.
+PUBLISHED_ROBUSTNESS = {
+    ("imagenet-c", "paper"): (86.4, 80.4, 73.6, 71.6, 68.1),
+    ("imagenet-a", "paper"): (2.3, 2.7, 4.8, 7.1, 10.8),
+    ("imagenet-a", "timm"): (2.107, 3.040, 4.480, 6.600, 10.787),
+    ("imagenet-r", "paper"): (32.9, 36.7, 40.0, 42.1, 41.8),
+    ("imagenet-r", "timm"): (32.980, 37.033, 40.287, 42.300, 42.370),
+    ("imagenet-sketch", "paper"): (19.3, 22.6, 26.4, 28.5, 29.2),
+    ("imagenet-sketch", "timm"): (19.299, 22.832, 26.418, 28.698, 29.439),
+    ("imagenet-v2", "timm"): (58.42, 63.06, 65.38, 66.33, 68.15),
+}

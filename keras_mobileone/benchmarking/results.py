@@ -1,4 +1,4 @@
-"""Results of a benchmark: rounds, latencies of files, and the whole result as JSON."""
+"""Results of a benchmark: rounds, latencies of files, and the result as JSON."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.reports import Report
 
 FORMAT = 1  # number of the JSON layout; it is raised when the meaning of a field changes
-TRIMMED = 5  # a fifth of the runs is cut off at each end, as the authors cut 10 of 50
+TRIMMED = 5  # a fifth of the runs is cut off at each end; the authors cut 10 of 50
 Stored = TypeVar("Stored")
 
 
@@ -21,8 +21,8 @@ class Round:
     """Statistics of one file's runs in one round, in milliseconds.
 
     Attributes:
-        median: Median of all runs. Cutting equally many runs off both ends does not change it, so
-            it is also the median of the trimmed runs.
+        median: Median of all runs. Cutting the same number of runs at both ends does not change it,
+            so it is also the median of the trimmed runs.
         p95: 95th percentile of all runs.
         minimum: Fastest run.
         initialization: Time to load and prepare the file.
@@ -73,7 +73,7 @@ class Latency:
         minimum: Fastest run of all rounds.
         initialization: Median time to load and prepare the file.
         p90: Median over the rounds of each round's 90th percentile; None if the target does not
-            report it, as LiteRT's native tool.
+            report it, such as LiteRT's native tool.
         trimmed: Median over the rounds of each round's mean without its slowest and fastest fifth;
             None if the target does not report it.
         medians: Median of each round, in order. Ratios between files are computed from these.
@@ -111,7 +111,7 @@ def latency_of(path: str | os.PathLike, size: int, rounds: Sequence[Round]) -> L
 
 
 def ratio(latency: Latency, reference: Latency) -> float:
-    """Returns the time of one file over that of another file of the same benchmark.
+    """Returns the time of a file divided by that of another file of the same benchmark.
 
     The two medians of a round are divided, and the median of these quotients over the rounds is
     returned, so that a drift of the machine, which changes both times, cancels out. If the rounds
@@ -137,7 +137,7 @@ def ratio(latency: Latency, reference: Latency) -> float:
 
 
 def round_ratios(latency: Latency, reference: Latency) -> list[float]:
-    """Returns the quotient of two files' medians in each round; empty if their rounds differ."""
+    """Returns the ratio of two files' medians in each round; empty if their rounds differ."""
     if len(latency.medians) != len(reference.medians):
         return []
     return [a / b for a, b in zip(latency.medians, reference.medians, strict=True)]
@@ -163,7 +163,7 @@ class Benchmark(Report):
     `load_benchmark` reads what `save` wrote.
 
     Attributes:
-        latencies: The measured files, in the order given.
+        latencies: Latency of each measured file, in the order given.
         conditions: Target, threads, runs and versions; for a device also its temperature, thermal
             status and battery before and after.
         failures: The files that could not be measured.
@@ -190,10 +190,10 @@ def load_benchmark(path: str | os.PathLike) -> Benchmark:
         path: The JSON file.
 
     Returns:
-        A `Benchmark` that is equal to the one saved.
+        A `Benchmark` that is equal to the saved one.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the file is not such a result, or has another format.
     """
     return read_stored(path, "benchmark", FORMAT, _benchmark_from_dict)
@@ -217,10 +217,10 @@ def read_stored(
 
     Args:
         path: The JSON file.
-        name: What the file should hold, for error messages.
+        name: Name of the expected content, for error messages.
         format_number: The expected number of its format.
-        build: Makes the result from the content of the file. A KeyError or TypeError that it
-            raises means that parts of the result are missing or unknown.
+        build: Function that makes the result from the content of the file. A KeyError or TypeError
+            that it raises means that parts of the result are missing or unknown.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -1,4 +1,4 @@
-"""Settings of one round, and the error for a target that fails altogether."""
+"""Settings of a round, and the error for a target that can't measure any file."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from keras_mobileone.errors import MeasurementError
 
 @dataclass(frozen=True)
 class Settings:
-    """How a target runs one round of one file.
+    """Settings with which a target runs a round of a file.
 
     Attributes:
         threads: Number of CPU threads.
@@ -20,7 +20,7 @@ class Settings:
     warmup_runs: int
 
     def conditions(self) -> dict[str, int]:
-        """Returns the settings as a result records them."""
+        """Returns the settings in the form that a result records."""
         return {
             "threads": self.threads,
             "runs": self.runs,

@@ -1,7 +1,7 @@
-"""Times one TFLite file in a process of its own.
+"""Times one TFLite file in a separate process.
 
-It runs as a script (`worker.py FILE THREADS WARMUP_RUNS RUNS`) and loads nothing but LiteRT.
-It prints one line of JSON: `initialization` and `runs` in nanoseconds, or `error`.
+It runs as a script (`worker.py FILE THREADS WARMUP_RUNS RUNS`) and imports only LiteRT. It prints
+one line of JSON: `initialization` and `runs` in nanoseconds, or `error`.
 """
 
 import json
@@ -32,8 +32,8 @@ def time_file(path: str, threads: int, warmup_runs: int, runs: int) -> dict[str,
 def fill_inputs(interpreter: Any) -> None:
     """Fills the inputs with random values.
 
-    They lie in [-1, 1] for floating-point types and in the range of int8, as far as the type has
-    it, for integers.
+    The values lie in [-1, 1] for floating-point types. For integer types they lie in the range of
+    int8, as far as the type includes it.
     """
     import numpy as np
 

@@ -83,7 +83,7 @@ def print_conditions(result: "Benchmark") -> None:
 
 
 def file_labels(result: "Benchmark") -> list[str]:
-    """The files' names, or their paths if two have the same name."""
+    """Returns the names of the files, or their paths if two have the same name."""
     from keras_mobileone.benchmarking.baselines import cache_directory, peer_label
 
     paths = [Path(latency.path) for latency in result.latencies]
@@ -118,19 +118,19 @@ def shortened(name: str, width: int) -> str:
 
 
 def row(result: "Benchmark", label: str, latency: "Latency", ratio: float) -> tuple[str, ...]:
-    """The cells of one file under `HEADER`."""
+    """Returns the cells of one file, in the order of `HEADER`."""
     return (label, f"{latency.bytes / 1e6:.2f}", *figures(latency, ratio), *extremes(latency))
 
 
 def app_row(result: "Benchmark", label: str, latency: "Latency", ratio: float) -> tuple[str, ...]:
-    """The cells of one file under `APP_HEADER`."""
+    """Returns the cells of one file, in the order of `APP_HEADER`."""
     return (label, ran_on(result, latency), *figures(latency, ratio), *extremes(latency))
 
 
 def shared_row(
     result: "Benchmark", origin: str, label: str, latency: "Latency", ratio: float
 ) -> tuple[str, ...]:
-    """The cells of one file under `SHARED_HEADER`."""
+    """Returns the cells of one file, in the order of `SHARED_HEADER`."""
     return (label, ran_on(result, latency), origin, *figures(latency, ratio))
 
 

@@ -52,16 +52,20 @@ class CommaSeparated(click.ParamType):
     help="CPU threads; for the app also several numbers, such as 1,4.",
 )
 @click.option(
-    "--runs", default=50, show_default=True, type=click.IntRange(1), help="Inferences in a round."
+    "--runs",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of inferences of each file in a round.",
 )
 @click.option(
     "--rounds",
     default=ROUNDS,
     show_default=True,
     type=click.IntRange(1),
-    help="Rounds over all files.",
+    help="Number of rounds over all files.",
 )
-@click.option("--peers", is_flag=True, help="Measure MobileOne S0 … S4 and other networks too.")
+@click.option("--peers", is_flag=True, help="Also measure MobileOne S0 … S4 and other networks.")
 @click.option(
     "--peers-precision", default="float32", show_default=True, type=click.Choice(DEPLOY_PRECISIONS)
 )
@@ -85,18 +89,24 @@ class CommaSeparated(click.ParamType):
     help=f"What the app measures on, such as cpu,gpu-fp16; cpu by default. "
     f"All: {','.join(ACCELERATORS)}.",
 )
-@click.option("--tool", type=click.Path(path_type=Path), help="benchmark_model for the device.")
 @click.option(
-    "--delegate", type=click.Choice(DELEGATES), help="What the device runs on; cpu by default."
+    "--tool", type=click.Path(path_type=Path), help="Path of benchmark_model for the device."
 )
 @click.option(
-    "--affinity", metavar="MASK", help="Cores of the device as a hexadecimal mask; f0 is 4 … 7."
+    "--delegate", type=click.Choice(DELEGATES), help="Processor of the device. [default: cpu]"
 )
 @click.option(
-    "--cool-down", type=click.FloatRange(0), help=f"Seconds of rest; {COOL_DOWN:g} by default."
+    "--affinity", metavar="MASK", help="Hexadecimal mask of the device's cores; f0 is 4 … 7."
 )
 @click.option(
-    "--profile", type=click.Path(path_type=Path), help="Directory for the times of operators."
+    "--cool-down",
+    type=click.FloatRange(0),
+    help=f"Seconds of rest before each process. [default: {COOL_DOWN:g}]",
+)
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    help="Directory for the times of each file's operators.",
 )
 @click.option(
     "--show", "only_show", is_flag=True, help="Show stored results, the FILES, in one table."
@@ -117,13 +127,13 @@ def benchmark_command(
     """Time TFLite files side by side, on this machine or on an Android device.
 
     The table shows the median, percentiles and minimum of an inference and the time to load the
-    file, in milliseconds. Every round measures each file once; the ratio to the first file is
-    computed within the rounds. A file that can't be measured is named at the end, and the exit code
-    is 2.
+    file, in milliseconds. Every round measures each file once, and the ratio to the first file is
+    computed within the rounds. Files that can't be measured are listed at the end, and the exit
+    code is 2.
 
-    On a device LiteRT's native tool measures, or the Android app with --app. A .json file that
-    --json or the app has saved is shown again; --show puts several into one table, which tells
-    what measured each figure.
+    On a device LiteRT's native tool measures, or the Android app with --app. For a .json file saved
+    with --json or by the app, the stored result is shown; --show puts several into one table, which
+    tells what measured each figure.
 
     \b
     Example: keras-mobileone benchmark a.tflite b.tflite --threads 2
@@ -214,7 +224,7 @@ def require_device(android: str | None, given: dict[str, Any]) -> None:
     """Raises an error for options of a device without one, and for a file in place of a serial."""
     if android is None and given:
         option = next(iter(given)).replace("_", "-")
-        raise InputValueError(f"--{option} is for a device. Received: no --android. Add it.")
+        raise InputValueError(f"--{option} needs a device. Received: no --android. Add it.")
     if android is not None and android.endswith(".tflite"):
         raise InputValueError(
             f"Expected the serial of a device after --android. Received: {android}. "
@@ -232,7 +242,7 @@ def make_target(android: str | None, given: dict[str, Any]) -> "AndroidDevice | 
 
 
 def export_peers(precision: str) -> list[Path]:
-    """Exports the peers that are missing in the cache and returns the files of all."""
+    """Exports the peers that are missing in the cache, and returns the files of all peers."""
     from keras_mobileone.benchmarking.baselines import PEERS, cache_directory, export_peer
 
     with progress_steps() as step:

@@ -1,7 +1,7 @@
 """The commands. Each only parses its arguments, calls the library and prints what it returns.
 
-What a command needs of the library is imported inside it: `--help` and usage errors import no
-Keras.
+The parts of the library that a command needs are imported inside it, so that `--help` and usage
+errors do not import Keras.
 """
 
 from pathlib import Path
@@ -21,16 +21,14 @@ from keras_mobileone.cli.console import (
     without_native_logs,
 )
 from keras_mobileone.cli.data import write_tfrecords_command
+from keras_mobileone.cli.evaluation import evaluate_command
 from keras_mobileone.cli.exports import export_group
 from keras_mobileone.cli.prediction import predict_command
 from keras_mobileone.cli.qat import qat_command
 from keras_mobileone.cli.sources import (
-    CLASSES_HELP,
     VARIANT_CHOICE,
     about_options,
-    load_source,
     print_images,
-    read_classes,
     read_labels,
     source_options,
 )
@@ -38,7 +36,7 @@ from keras_mobileone.cli.training import finetune_command, recipes_command, trai
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.models.variant_complexity import variant_complexity
-from keras_mobileone.variants import VARIANTS, get_variant
+from keras_mobileone.variants import ALL_VARIANTS, UNOFFICIAL_VARIANTS, VARIANTS, get_variant
 
 if TYPE_CHECKING:
     import keras
@@ -54,20 +52,22 @@ EPILOG = (
     cls=OneLineErrors, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(keras_mobileone.__version__, package_name="keras-mobileone")
-@click.option("--traceback", is_flag=True, help="Show where an error comes from.")
+@click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
 def main(traceback: bool) -> None:
     """MobileOne for Keras 3: weights, fusing, TFLite, evaluation and timing."""
 
 
 @main.command()
-@click.argument("variants", nargs=-1, type=VARIANT_CHOICE)
+@click.argument("variants", nargs=-1, type=click.Choice(list(ALL_VARIANTS), case_sensitive=False))
 def info(variants: tuple[str, ...]) -> None:
-    """Parameters, multiply-accumulates and published accuracy.
+    """Show parameters, multiply-accumulates and published accuracy.
 
-    Figures of the train-time and the deploy form differ, since fusing sums up the branches.
+    The numbers of the train-time and the deploy form differ because fusing sums up the branches.
+    The micro variants are unofficial: the paper gives their counts, but not their shapes.
 
     \b
     Example: keras-mobileone info s0 s4
+             keras-mobileone info micro0 micro1 micro2
     """
     from keras_mobileone.benchmarking.published_results import PUBLISHED
 
@@ -79,72 +79,21 @@ def info(variants: tuple[str, ...]) -> None:
             form = "deploy" if deployed else "train time"
             sizes = counts.trainable, counts.non_trainable, counts.feature_macs, counts.dense_macs
             rows.append((key, form, *(f"{size:,}" for size in sizes)))
-        published = PUBLISHED[get_variant(key).name]
-        accuracy.append((key, *("–" if figure is None else f"{figure:g}" for figure in published)))
+        if key in VARIANTS:
+            figures = PUBLISHED[get_variant(key).name]
+            accuracy.append((key, *("–" if f is None else f"{f:g}" for f in figures)))
     print_table(header, rows)
-    print_table(
-        ("", "authors' top-1", "timm's top-1", "top-5", "distilled", "iPhone 12 Pro ms"),
-        accuracy,
-        title="ImageNet, as published (not measured here)",
-    )
-
-
-@main.command("evaluate", cls=KerasCommand)
-@click.argument("directory", type=click.Path(path_type=Path))
-@source_options
-@click.option("--crop-fraction", type=float, help="Crop over resized side; the variant's own.")
-@click.option("--classes", "classes_file", type=click.Path(path_type=Path), help=CLASSES_HELP)
-@click.option("--limit", type=click.IntRange(1), help="Number of images, spread evenly over all.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
-def evaluate_command(
-    directory: Path,
-    variant: str | None,
-    weights: str | None,
-    model_file: Path | None,
-    crop_fraction: float | None,
-    classes_file: Path | None,
-    limit: int | None,
-    threads: int,
-    json_file: Path | None,
-) -> None:
-    """Top-1 and top-5 on class folders.
-
-    The folders are named by WordNet id for a model of ImageNet's classes. For any other model there
-    is one folder for each output, in sorted order or as --classes says.
-
-    \b
-    Example: keras-mobileone evaluate imagenet/val --variant s0
-             keras-mobileone evaluate imagenet/val --model mobileone_s0_int8.tflite
-    """
-    from keras_mobileone.evaluation.accuracy import evaluate
-
-    if json_file:
-        require_writable(json_file)
-    predictor, default_fraction = load_source(variant, weights, model_file)
-    print_images(directory)
-    with progress_steps() as step:
-        result = evaluate(
-            predictor,
-            directory,
-            crop_fraction=crop_fraction or default_fraction,
-            classes=read_classes(classes_file),
-            limit=limit,
-            threads=threads,
-            progress=step("Evaluating"),
+    if accuracy:
+        print_table(
+            ("", "authors' top-1", "timm's top-1", "top-5", "distilled", "iPhone 12 Pro ms"),
+            accuracy,
+            title="ImageNet, as published (not measured here)",
         )
-    rows = [
-        (
-            result.model,
-            f"{result.images}",
-            f"{result.top1} ({100 * result.top1 / result.images:.2f} %)",
-            f"{result.top5} ({100 * result.top5 / result.images:.2f} %)",
-            f"{result.images_per_second}",
+    if set(variants) & set(UNOFFICIAL_VARIANTS):
+        console.print(
+            "The micro variants are unofficial: their parameters and MACs are near the paper's, "
+            "their widths and depths are not the authors'. There are no weights for them."
         )
-    ]
-    print_table(("Model", "Images", "Top-1", "Top-5", "Images/s"), rows)
-    if json_file:
-        result.save(json_file)
 
 
 @main.command("fuse", cls=KerasCommand)
@@ -173,7 +122,7 @@ def fuse_command(source: Path, target: Path) -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--variant", required=True, type=VARIANT_CHOICE)
 def convert_weights(source: Path, target: Path, variant: str) -> None:
-    """Turn a weight file into a .keras file: deploy if the weights are fused, else train-time.
+    """Convert a weight file to a .keras file, deploy if its weights are fused and else train-time.
 
     \b
     Example: keras-mobileone convert-weights model.safetensors s0.keras --variant s0
@@ -192,22 +141,22 @@ def convert_weights(source: Path, target: Path, variant: str) -> None:
 
 
 def save_keras(model: "keras.Model", target: Path) -> None:
-    """Saves a model as a .keras file, in one step."""
+    """Saves a model as a .keras file, atomically."""
     if target.suffix != ".keras":
         raise InputValueError(f"The output must end in .keras. Received: {target}.")
     with atomic_write(target) as temporary:
         model.save(temporary)
 
 
-def weights_at_hand(variant: str) -> str:
-    """ImageNet weights, downloaded if need be; else those in the package, with a sentence."""
+def default_weights(variant: str) -> str:
+    """Returns "imagenet" if its weights are available, else "imagenette" after a message."""
     from keras_mobileone.weights.pretrained import available_weights
 
     weights, reason = available_weights(get_variant(variant))
     if reason:
         console.print(
-            f"The ImageNet weights could not be had ({reason}). The weights of ten classes that "
-            "come with the package are used instead; they know these classes and no others.",
+            f"The ImageNet weights are not available ({reason}). The weights of ten classes that "
+            "come with the package are used instead. They know only these classes.",
             markup=False,
         )
     return weights
@@ -216,7 +165,7 @@ def weights_at_hand(variant: str) -> str:
 @main.command("deploy", cls=KerasCommand)
 @source_options
 @click.option("--calibration", type=click.Path(path_type=Path), help="Directory of photographs.")
-@click.option("--coreml", is_flag=True, help="A Core ML package too.")
+@click.option("--coreml", is_flag=True, help="Also write a Core ML package.")
 @about_options
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--output", required=True, type=click.Path(path_type=Path))
@@ -231,20 +180,20 @@ def deploy_command(
     output: Path,
     **about: Any,
 ) -> None:
-    """Load, fuse, export in three precisions, verify, time and report.
+    """Load and fuse a model, export it in three precisions, verify, time and report.
 
     \b
     Example: keras-mobileone deploy --variant s0 --calibration photos/ --output s0/
              keras-mobileone deploy --model mine.keras --labels classes.txt --output mine/
 
-    --weights auto takes ImageNet's weights if they can be had, else the ten classes of Imagenette
-    that come with the package.
+    --weights auto takes ImageNet's weights if they are available, and otherwise the weights of
+    Imagenette's ten classes, which come with the package.
     """
     from keras_mobileone.deployment.pipeline import deploy
     from keras_mobileone.deployment.report import HEADER, package_summary, summary, table_rows
 
     if weights == "auto":
-        weights = weights_at_hand(variant or "s0")
+        weights = default_weights(variant or "s0")
     print_images(calibration)
     with progress_steps() as step, without_native_logs():
         report = deploy(
@@ -274,6 +223,7 @@ def deploy_command(
 
 
 for command in (
+    evaluate_command,
     predict_command,
     export_group,
     write_tfrecords_command,

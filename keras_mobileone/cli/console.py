@@ -1,4 +1,4 @@
-"""What the commands share: errors in one line, a quiet start of Keras, progress bars, tables."""
+"""Shared parts of the commands: one-line errors, quiet import of Keras, progress bars, tables."""
 
 import os
 import re
@@ -18,13 +18,16 @@ from rich.table import Table
 
 from keras_mobileone.errors import InputError
 
-# Labels and file names are printed as they are: square brackets and colons in them are no markup.
+# Labels and file names are printed without change. Square brackets and colons in them are not
+# markup.
 console = Console(markup=False, emoji=False, highlight=False)
-LONGEST_MESSAGE = 600  # characters that a person reads
-STOPPED = 130  # exit code of a program that Ctrl-C has ended
-END_OF_MESSAGE = 150  # of them, at the end, where the remedy stands
-# Lines of absl (a letter for the severity, then month and day) and of LiteRT.
-NATIVE_LOG = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before absl|INFO: Created T")
+LONGEST_MESSAGE = 600  # characters, few enough to be read
+STOPPED = 130  # exit code of a program interrupted by Ctrl-C
+END_OF_MESSAGE = 150  # characters kept at the end of a message, which states the remedy
+# Lines of absl (a letter for the severity, then month and day), of LiteRT and of its converter.
+NATIVE_LOG = re.compile(
+    rb"[IWE]\d{4} |WARNING: All log messages before absl|INFO: Created T|fully_quantize: "
+)
 OUTPUT_PARAMETERS = ("output", "target", "json_file", "usage", "run_directory")
 
 
@@ -35,7 +38,7 @@ class OneLineErrors(click.Group):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command that the arguments name."""
+        """Runs the command given by the arguments."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -73,7 +76,7 @@ def bug_message(error: BaseException) -> str:
 
 
 def one_line(message: str, longest: int = LONGEST_MESSAGE) -> str:
-    """A message on one line, without its middle if it is longer than a person reads.
+    """Returns a message on one line, without its middle if it is longer than `longest`.
 
     Other libraries put whole configurations into their messages.
     """
@@ -95,7 +98,7 @@ class KerasCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Imports Keras and runs the command."""
         if "keras" not in sys.modules:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors; not what TensorFlow tells
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors, but no messages
             start_keras()
         try:
             return super().invoke(ctx)
@@ -116,7 +119,7 @@ def start_keras() -> None:
             if keras.backend.backend() == "tensorflow":
                 import tensorflow as tf
 
-                tf.config.list_physical_devices()  # looks for devices, which it reports too
+                tf.config.list_physical_devices()  # finding devices prints messages too
         except BaseException:
             held.forward = True
             raise
@@ -124,14 +127,14 @@ def start_keras() -> None:
 
 @contextmanager
 def without_native_logs() -> Iterator[None]:
-    """Keeps what C++ libraries log away from stderr; everything else appears after the block."""
+    """Drops log lines of C++ libraries from stderr. All other lines are printed after the block."""
     with held_stderr() as held:
         held.forward, held.omitted = True, NATIVE_LOG
         yield
 
 
 def named_error(error: OSError, parameters: dict[str, Any]) -> OSError:
-    """An error such as a full disk with the path that the command writes to, if it names none."""
+    """Returns an OSError with the path that the command writes to, if the error names no path."""
     outputs = [parameters[name] for name in OUTPUT_PARAMETERS if parameters.get(name)]
     if error.errno is None or error.filename is not None or not outputs:
         return error
@@ -140,11 +143,11 @@ def named_error(error: OSError, parameters: dict[str, Any]) -> OSError:
 
 @dataclass
 class Held:
-    """What happens to the output that `held_stderr` holds.
+    """Options for the output that `held_stderr` holds.
 
     Attributes:
-        forward: Whether it is printed after the block.
-        omitted: Lines that are never printed.
+        forward: Whether the output is printed after the block.
+        omitted: Pattern of lines that are never printed.
     """
 
     forward: bool = False
@@ -153,7 +156,7 @@ class Held:
 
 @contextmanager
 def held_stderr() -> Iterator[Held]:
-    """Holds what is written to file descriptor 2, by Python or by C++, until the block ends."""
+    """Holds the output of Python and C++ to file descriptor 2 until the block ends."""
     held = Held()
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -173,7 +176,7 @@ def held_stderr() -> Iterator[Held]:
 
 @contextmanager
 def progress_steps() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Gives `step(title)`, which starts a line and returns its callback (done, total)."""
+    """Yields `step(title)`, which starts a progress line and returns its callback (done, total)."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TimeRemainingColumn(elapsed_when_finished=True), console=console
@@ -198,7 +201,7 @@ def print_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
 ) -> None:
     """Prints a table whose first column is text and the others numbers, below a title."""
-    if title is not None:  # not the table's own, which breaks file names to the table's width
+    if title is not None:  # a title of the table itself would be wrapped to the width of the table
         console.print(title, style="italic", soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
     for i, column in enumerate(header):

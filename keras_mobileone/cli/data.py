@@ -1,4 +1,4 @@
-"""`keras-mobileone write-tfrecords`: class folders as TFRecords."""
+"""The command `write-tfrecords`, which writes class folders as TFRecords."""
 
 from pathlib import Path
 
@@ -10,18 +10,19 @@ from keras_mobileone.cli.console import KerasCommand, console, progress_steps
 @click.command("write-tfrecords", cls=KerasCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--shards", required=True, type=click.IntRange(1), help="Files to train from.")
 @click.option(
-    "--val-shards", type=click.IntRange(1), help="Files to validate on; else in proportion."
+    "--shards", required=True, type=click.IntRange(1), help="Number of files for training images."
 )
+@click.option("--val-shards", type=click.IntRange(1), help="Number of files for validation images.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images that can't be decoded.")
 def write_tfrecords_command(
     directory: Path, output: Path, shards: int, val_shards: int | None, skip_bad: bool
 ) -> None:
-    """Write class folders as TFRecords, after decoding every image as a check.
+    """Write class folders as TFRecords, and check every image by decoding it.
 
-    DIRECTORY holds train/ and, if there is one, val/ with one folder of images for each class, or
-    these folders directly. When interrupted, run it again: finished shards are kept.
+    DIRECTORY contains train/ and optionally val/, each with one folder of images for each class, or
+    the class folders themselves. After an interruption, run the command again. Finished shards are
+    kept.
 
     \b
     Example: keras-mobileone write-tfrecords imagenet/ imagenet-records/ --shards 1024

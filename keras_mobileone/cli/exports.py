@@ -1,4 +1,4 @@
-"""`export tflite` and `export coreml`."""
+"""The commands `export tflite` and `export coreml`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,18 +38,21 @@ if TYPE_CHECKING:
     from keras_mobileone.evaluation.predictor import Predictor
     from keras_mobileone.export.snippets import Usage
 
-USAGE_HELP = "Write how an app uses the file, with snippets, as Markdown."
+USAGE_HELP = "Write a Markdown page that shows how an app uses the file."
 
 
 @click.group("export", cls=OneLineErrors)
 def export_group() -> None:
-    """Export to a phone's format."""
+    """Export a model to a file format for phones."""
 
 
 def size_option(command: Command) -> Command:
     """Adds --size."""
     return click.option(
-        "--size", type=click.IntRange(32), metavar="PIXELS", help="Side of the images; else 224."
+        "--size",
+        type=click.IntRange(32),
+        metavar="PIXELS",
+        help="Side of the images. [default: 224]",
     )(command)
 
 
@@ -57,20 +60,25 @@ def size_option(command: Command) -> Command:
 @source_options
 @size_option
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(PRECISIONS))
-@click.option("--calibration", type=click.Path(path_type=Path), help="Photographs, for int8.")
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), help="Directory of photographs, for int8."
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path))
-@click.option("--softmax", is_flag=True, help="Probabilities instead of logits.")
-@click.option("--plain", is_flag=True, help="The converter's own int8, for comparison.")
+@click.option("--softmax", is_flag=True, help="Return probabilities instead of logits.")
+@click.option("--plain", is_flag=True, help="Use the converter's own int8, for comparison.")
 @click.option(
     "--normalize/--no-normalize",
     default=None,
-    help="Take RGB 0 … 255 and normalize them in the file: the default for RGB models.",
+    help="Take RGB 0 … 255 and normalize them in the file, the default for RGB models.",
 )
 @click.option(
-    "--input-dtype", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8."
+    "--input-dtype", default="float32", type=click.Choice(INTEGER_TYPES), help="Input type of int8."
 )
 @click.option(
-    "--output-dtype", default="float32", type=click.Choice(INTEGER_TYPES), help="For int8."
+    "--output-dtype",
+    default="float32",
+    type=click.Choice(INTEGER_TYPES),
+    help="Output type of int8.",
 )
 @click.option("--usage", type=click.Path(path_type=Path), help=USAGE_HELP)
 @about_options
@@ -146,9 +154,15 @@ def export_tflite_command(
     show_default=True,
     type=click.Choice(DEPLOYMENT_TARGETS),
 )
-@click.option("--compression", type=click.Choice(list(COMPRESSIONS)), help="Needs iOS16.")
-@click.option("--scores", is_flag=True, help="The model's outputs instead of a labelled class.")
-@click.option("--tensor", is_flag=True, help="Take normalized float32 instead of a picture.")
+@click.option(
+    "--compression",
+    type=click.Choice(list(COMPRESSIONS)),
+    help="Compress the weights; needs iOS16.",
+)
+@click.option(
+    "--scores", is_flag=True, help="Return the outputs of the model instead of a labeled class."
+)
+@click.option("--tensor", is_flag=True, help="Take normalized float32 instead of an image.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @click.option("--usage", type=click.Path(path_type=Path), help=USAGE_HELP)
 @about_options
@@ -206,7 +220,7 @@ def export_coreml_command(
 def keras_model(
     predictor: "Predictor", model_file: Path | None, size: int | None, softmax: bool = False
 ) -> "keras.Model":
-    """The predictor's Keras model as the options ask for it; only a Keras model can be exported."""
+    """Returns the Keras model of the predictor. Only a Keras model can be exported."""
     from keras_mobileone.models.adaptation import at_size, with_softmax
 
     model = getattr(predictor, "model", None)
@@ -218,12 +232,12 @@ def keras_model(
 
 
 def counts(operators: Mapping[str, int]) -> str:
-    """One line that says how often each operator occurs."""
+    """Returns a line with the number of occurrences of each operator."""
     return ", ".join(f"{count} {name}" for name, count in operators.items())
 
 
 def write_usage(page: "Usage", path: Path | None) -> None:
-    """Writes the page of `--usage`, in one step."""
+    """Writes the page of `--usage`, atomically."""
     if path:
         with atomic_write(path) as temporary:
             temporary.write_text(page.markdown(), encoding="utf-8")

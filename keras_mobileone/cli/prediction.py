@@ -1,4 +1,4 @@
-"""`keras-mobileone predict`: the classes of photographs, one after the other."""
+"""The command `predict`, which prints the classes of photographs one by one."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -38,8 +38,9 @@ def predict_command(
 ) -> None:
     """Classify photographs, or all photographs in a directory.
 
-    Each is answered before the next is read. A file that can't be read is named on stderr; the
-    others are answered, and the exit code is 2. Classes without a name are shown by their index.
+    Each result is printed before the next photograph is read. Files that can't be read are listed
+    on stderr; the others are classified, and the exit code is 2. Classes without a name are shown
+    by their index.
 
     \b
     Example: keras-mobileone predict cat.jpg --variant s0
@@ -65,9 +66,9 @@ def predict_command(
 def photographs(
     paths: Iterable[Path], failures: list[Exception]
 ) -> "Iterator[tuple[Path, Image.Image]]":
-    """Decodes the files among `paths` and the images in the directories among them, one by one.
+    """Yields the decoded images of `paths`, which are files and directories, one by one.
 
-    What can't be read is named on stderr and added to `failures`.
+    The error of a file that can't be read is printed on stderr and added to `failures`.
     """
     from keras_mobileone.data.images import list_images, load_image
 
@@ -87,16 +88,16 @@ def photographs(
 
 
 def report(error: Exception, failures: list[Exception]) -> None:
-    """Prints an error as one line and notes it."""
+    """Prints an error as one line and adds it to `failures`."""
     click.echo(f"Error: {one_line(str(error))}", err=True)
     failures.append(error)
 
 
 def class_names(predictor: "Predictor", folders: Sequence[str] | None) -> Sequence[tuple[str, str]]:
-    """(name, folder) of each output, of which the folder may be empty.
+    """Returns (name, folder) of each output, in which the folder may be empty.
 
-    Folders named by WordNet id have ImageNet's names. Without folders the names are the labels of
-    the model file, ImageNet's for 1,000 outputs, or else the indices of the outputs.
+    Folders named by WordNet id get ImageNet's names. Without folders, the names are the labels of
+    the model file, or ImageNet's names for 1,000 outputs, or else the indices of the outputs.
     """
     from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
 
@@ -121,7 +122,7 @@ def class_names(predictor: "Predictor", folders: Sequence[str] | None) -> Sequen
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
-    """Applies a softmax to logits; rows that are probabilities already stay as they are."""
+    """Applies a softmax to logits. Rows that are already probabilities are not changed."""
     if scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=0.02):
         return scores
     exponentials = np.exp(scores - scores.max(1, keepdims=True))

@@ -1,4 +1,4 @@
-"""`keras-mobileone qat`: quantization-aware training of a classifier on class folders."""
+"""The command `qat`, which trains a classifier quantization-aware on class folders."""
 
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from keras_mobileone.cli.sources import print_images
     "--learning-rate", default=1e-5, show_default=True, type=float, help="Learning rate of Adam."
 )
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
+@click.option("--limit", type=click.IntRange(1), help="Number of random images in an epoch.")
 @click.option(
-    "--limit", type=click.IntRange(1), help="Images in an epoch, drawn at random for each."
+    "--run", "run_directory", type=click.Path(path_type=Path), help="Directory for checkpoints."
 )
-@click.option("--run", "run_directory", type=click.Path(path_type=Path), help="For checkpoints.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --run.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint in --run.")
 def qat_command(
     model_file: Path,
     data: Path,
@@ -32,11 +32,12 @@ def qat_command(
     resume: bool,
     **settings: Any,
 ) -> None:
-    """Train a classifier as its int8 file computes, and write that file.
+    """Train a classifier with the rounding of its int8 file, and write that file.
 
-    DATA holds train/ and, if there is one, val/ with one folder of photographs for each class, or
-    these folders directly. Their sorted order is the model's; for ImageNet's 1000 outputs the
-    WordNet ids say which. The model is fused and equalized first.
+    DATA contains train/ and optionally val/, each with one folder of photographs for each class, or
+    the class folders themselves. The sorted folders correspond to the outputs of the model. For the
+    1000 classes of ImageNet, the WordNet ids name the classes. The model is fused and equalized
+    first.
 
     \b
     Example: keras-mobileone qat --model s0.keras --data imagenette/ --epochs 2 \\
@@ -47,7 +48,7 @@ def qat_command(
     from keras_mobileone.training.qat_classifier import check_output, checkpoint_file, train_qat
     from keras_mobileone.weights.loading import load_keras
 
-    # Before the model is read, which takes long.
+    # This comes before the model is read, which takes long.
     packages()
     check_output(output)
     checkpoint_file(run_directory, resume)
@@ -66,7 +67,7 @@ def qat_command(
     except KeyboardInterrupt:
         saved = run_directory is not None and (run_directory / CHECKPOINT).is_file()
         stop(
-            f"The same command with --resume goes on from the checkpoint in {run_directory}."
+            f"Run the same command with --resume to continue from {run_directory}."
             if saved
             else "There is no checkpoint yet. Start it again; --run keeps one for each epoch."
         )

@@ -1,4 +1,4 @@
-"""The options that say which model is meant, and its classes."""
+"""Options that select a model and its classes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +19,13 @@ Command = Callable[..., Any]
 
 
 def source_options(command: Command) -> Command:
-    """Adds --variant, --weights and --model, the ways to say which model is meant."""
+    """Adds --variant, --weights and --model, which select a model."""
     for option in (
         click.option(
-            "--model", "model_file", type=click.Path(path_type=Path), help="A model file instead."
+            "--model",
+            "model_file",
+            type=click.Path(path_type=Path),
+            help="A model file instead of a variant.",
         ),
         click.option(
             "--weights",
@@ -36,12 +39,12 @@ def source_options(command: Command) -> Command:
 
 
 def about_options(command: Command) -> Command:
-    """Adds the texts that a model file brings, and its labels."""
+    """Adds the options for the texts and the labels in a model file."""
     for option in (
-        click.option("--version", default="", help="Version of the model, in the file."),
-        click.option("--license", default="", help="License of the model, in the file."),
-        click.option("--author", default="", help="Author of the model, in the file."),
-        click.option("--description", help="Description of the model, in the file."),
+        click.option("--version", default="", help="Version to store in the file."),
+        click.option("--license", default="", help="License to store in the file."),
+        click.option("--author", default="", help="Author to store in the file."),
+        click.option("--description", help="Description to store in the file."),
         click.option("--labels", "labels_file", type=click.Path(path_type=Path), help=CLASSES_HELP),
     ):
         command = option(command)
@@ -60,7 +63,7 @@ def load_source(
     Args:
         variant, weights, model_file: The values of the options.
         classifier_activation: Activation of a model that is built from a variant.
-        size: Side of the square images that a model is built for; by default 224.
+        size: Side of the square input of a model that is built from a variant. By default, 224.
 
     Returns:
         The predictor and its crop fraction.
@@ -72,8 +75,8 @@ def load_source(
     if model_file is not None:
         if variant or weights:
             raise InputValueError(
-                "--model already says which variant and weights are meant. "
-                f"Received: --model {model_file} with --variant or --weights. Give one of them."
+                "--model can't be combined with --variant or --weights. "
+                f"Received: --model {model_file} with one of them. Omit one."
             )
         with without_native_logs():
             predictor = load_predictor(model_file)
@@ -106,12 +109,12 @@ def read_classes(path: Path | None) -> Sequence[str] | None:
 
 
 def read_labels(path: Path | None, weights: str | None = None) -> Sequence[str] | None:
-    """Reads the labels of the classes in a file, or else those of named weights.
+    """Reads the labels in a file, or returns those of named weights.
 
-    WordNet ids become ImageNet's names; every other line is a label as it is.
+    WordNet ids are replaced by ImageNet's names. Any other line is a label without change.
 
     Returns:
-        The labels, or None for those that the export chooses itself.
+        The labels, or None if the export chooses them.
     """
     from keras_mobileone.data.imagenet import labels_of
 
@@ -120,7 +123,7 @@ def read_labels(path: Path | None, weights: str | None = None) -> Sequence[str] 
 
 
 def known_folders(weights: str | None) -> Sequence[str] | None:
-    """The classes of the weights that come with the package, by folder; None for other weights."""
+    """Returns the class folders of weights that come with the package; None for other weights."""
     from keras_mobileone.data.imagenet import IMAGENETTE
 
     return IMAGENETTE if weights == "imagenette" else None

@@ -1,4 +1,4 @@
-"""`keras-mobileone train` and `finetune`."""
+"""The commands `train`, `finetune` and `recipes`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,17 +24,23 @@ def run_options(command: Command) -> Command:
         click.option(
             "--output", required=True, type=click.Path(path_type=Path), help="Directory of the run."
         ),
-        click.option("--epochs", type=click.IntRange(1), help="Stretches the recipe."),
         click.option(
-            "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Changes the recipe."
+            "--epochs", type=click.IntRange(1), help="Stretch the recipe to this number of epochs."
         ),
-        click.option("--resume", is_flag=True, help="Go on with the run in --output."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Change a setting of the recipe.",
+        ),
+        click.option("--resume", is_flag=True, help="Continue the run in --output."),
         click.option(
             "--export",
             "exports",
             multiple=True,
             type=click.Choice(PRECISIONS),
-            help="TFLite files.",
+            help="Precision of a TFLite file to write.",
         ),
         click.option("--skip-bad", is_flag=True, help="Leave out files that can't be decoded."),
         click.option(
@@ -45,11 +51,15 @@ def run_options(command: Command) -> Command:
             default=SAVE_EVERY,
             show_default=True,
             type=click.IntRange(1),
-            help="Steps between checkpoints.",
+            help="Number of steps between checkpoints.",
         ),
-        click.option("--tensorboard", is_flag=True, help="TensorBoard logs too."),
-        click.option("--workers", metavar="HOST:PORT,…", help="All machines, the same on each."),
-        click.option("--index", type=click.IntRange(0), help="Which of --workers this one is."),
+        click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs."),
+        click.option(
+            "--workers",
+            metavar="HOST:PORT,…",
+            help="Addresses of all machines, in the same order on each.",
+        ),
+        click.option("--index", type=click.IntRange(0), help="Index of this machine in --workers."),
     ):
         command = option(command)
     return command
@@ -60,11 +70,11 @@ def run_options(command: Command) -> Command:
 @click.option("--recipe", "recipe_name", required=True, help="A name of `recipes`, or a JSON file.")
 @click.option("--teacher", type=click.Path(path_type=Path), help="A .keras file to distill from.")
 def train_command(recipe_name: str, teacher: Path | None, **options: Any) -> None:
-    """Train a MobileOne, then fuse, evaluate and export it.
+    """Train a MobileOne model, then fuse, evaluate and export it.
 
-    DATA holds train/ and val/ with class folders, or TFRecords as `write-tfrecords` writes them. A
-    run that was stopped goes on with --resume, exactly where it was. For several machines run the
-    same command on each, with its own --index.
+    DATA contains train/ and val/ with class folders, or TFRecords as `write-tfrecords` writes them.
+    Use --resume to continue an interrupted run with the same result. For several machines, run the
+    same command on each of them with a different --index.
 
     \b
     Example: keras-mobileone train --data imagenet/ --recipe s0 --output runs/s0
@@ -93,7 +103,8 @@ def train_command(recipe_name: str, teacher: Path | None, **options: Any) -> Non
 def finetune_command(variant: str | None, weights: str, recipe_name: str, **options: Any) -> None:
     """Fine-tune pretrained weights on your own class folders.
 
-    Any number of classes; the classifier is new. Fused weights are split into branches first.
+    The classifier is new and may have any number of classes. Fused weights are first split into
+    branches.
 
     \b
     Example: keras-mobileone finetune --data photos/ --output runs/photos --export int8
@@ -119,7 +130,7 @@ def finetune_command(variant: str | None, weights: str, recipe_name: str, **opti
 
 @click.command("recipes")
 def recipes_command() -> None:
-    """The recipes that `train` knows.
+    """List the recipes for `train`.
 
     \b
     Example: keras-mobileone recipes
@@ -142,7 +153,7 @@ def recipes_command() -> None:
 
 @contextmanager
 def resumable(output: Path) -> Iterator[None]:
-    """Says how a training goes on that Ctrl-C stops, and ends the program."""
+    """Prints how to resume a training that is stopped by Ctrl-C, and ends the program."""
     from keras_mobileone.training.callbacks import CHECKPOINT
     from keras_mobileone.training.checkpoint import read_progress
 
@@ -151,18 +162,19 @@ def resumable(output: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         path = output / CHECKPOINT
         if path.is_file():
-            stop(f"The same command with --resume goes on after step {read_progress(path).step}.")
-        stop(f"There is no checkpoint in {output} yet. Start it again with another --output.")
+            step = read_progress(path).step
+            stop(f"Run the same command with --resume to continue after step {step}.")
+        stop(f"There is no checkpoint in {output} yet. Start again with another --output.")
 
 
 def recipe_of(recipe: Recipe, options: dict[str, Any]) -> Recipe:
-    """The recipe with --epochs and --set."""
+    """Returns the recipe changed by --epochs and --set."""
     epochs, settings = options.pop("epochs"), options.pop("settings")
     return recipe.changed(([f"epochs={epochs}"] if epochs else []) + list(settings))
 
 
 def devices_of(options: dict[str, Any]) -> "Devices":
-    """The devices that --workers and --index ask for."""
+    """Returns the devices that --workers and --index select."""
     from keras_mobileone.training.distribution import Devices
 
     workers, index = options.pop("workers"), options.pop("index")

@@ -1,1 +1,1 @@
-"""Training data: where images come from, and how they are kept in TFRecords."""
+"""Sources of training images, TFRecords, augmentation, and input pipelines."""

@@ -1,8 +1,9 @@
-"""AutoAugment and RandAugment as TensorFlow ops on one uint8 picture, for `tf.data`.
+"""AutoAugment and RandAugment as TensorFlow ops on a single uint8 image, for `tf.data`.
 
-The operations give what Pillow gives for the same parameter. Where a geometric one looks outside
-the picture it finds ImageNet's mean color. It takes the nearest pixel: so did the policies'
-authors, torchvision does, and mmpretrain for rotation and translation; it is also the fastest.
+The operations give the same results as Pillow for the same parameter. Geometric operations fill
+pixels from outside the image with ImageNet's mean color, and interpolate with the nearest pixel, as
+the authors of the policies and torchvision do, and mmpretrain for rotation and translation. It is
+also the fastest method.
 """
 
 import math
@@ -18,37 +19,37 @@ from keras_mobileone.errors import InputValueError
 
 FILL = tuple(round(255 * mean) for mean in MEAN)
 SOLARIZE_ADD_BELOW = 128
-# ITU-R 601-2 luma in 1/65536, as Pillow converts to gray. The weighted sum of three bytes stays
-# below 2²⁴: exact in float32.
+# ITU-R 601-2 luma in 1/65536, as Pillow converts to gray. The weighted sum of three bytes is below
+# 2²⁴ and therefore exact in float32.
 LUMA = (19595.0, 38470.0, 7471.0)
 
-# Pictures are uint8 of shape (height, width, 3) throughout, and so are the results.
+# All images and all results are uint8 tensors of shape (height, width, 3).
 
-# Geometry.
+# Geometric operations.
 
 
 def shear_x(image: Any, level: Any) -> Any:
-    """Row y moves left by level · y: Pillow's affine transform (1, level, 0, 0, 1, 0)."""
+    """Moves row y left by level · y, as Pillow's affine transform (1, level, 0, 0, 1, 0)."""
     return _affine(image, (1.0, level, 0.0, 0.0, 1.0, 0.0))
 
 
 def shear_y(image: Any, level: Any) -> Any:
-    """Column x moves up by level · x: Pillow's affine transform (1, 0, 0, level, 1, 0)."""
+    """Moves column x up by level · x, as Pillow's affine transform (1, 0, 0, level, 1, 0)."""
     return _affine(image, (1.0, 0.0, 0.0, level, 1.0, 0.0))
 
 
 def translate_x(image: Any, pixels: Any) -> Any:
-    """Moves the picture left: Pillow's affine transform (1, 0, pixels, 0, 1, 0)."""
+    """Moves the image left, as Pillow's affine transform (1, 0, pixels, 0, 1, 0)."""
     return _affine(image, (1.0, 0.0, pixels, 0.0, 1.0, 0.0))
 
 
 def translate_y(image: Any, pixels: Any) -> Any:
-    """Moves the picture up: Pillow's affine transform (1, 0, 0, 0, 1, pixels)."""
+    """Moves the image up, as Pillow's affine transform (1, 0, 0, 0, 1, pixels)."""
     return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, pixels))
 
 
 def rotate(image: Any, degrees: Any) -> Any:
-    """Turns the picture counterclockwise about its center: Pillow's `Image.rotate`."""
+    """Rotates the image counterclockwise about its center, as Pillow's `Image.rotate`."""
     import tensorflow as tf
 
     angle = -tf.cast(degrees, tf.float32) * (math.pi / 180)
@@ -58,16 +59,16 @@ def rotate(image: Any, degrees: Any) -> Any:
     return _affine(image, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y))
 
 
-# Tables of 256 values.
+# Operations that map each value on its own.
 
 
 def invert(image: Any) -> Any:
-    """255 − value: Pillow's `ImageOps.invert`."""
+    """Replaces each value by 255 − value, as Pillow's `ImageOps.invert`."""
     return 255 - image
 
 
 def solarize(image: Any, threshold: Any) -> Any:
-    """Inverts the values from `threshold` (0 to 256) on: Pillow's `ImageOps.solarize`."""
+    """Inverts the values of at least `threshold` (0 to 256), as Pillow's `ImageOps.solarize`."""
     import tensorflow as tf
 
     bright = tf.cast(image, tf.float32) >= tf.cast(threshold, tf.float32)
@@ -75,7 +76,7 @@ def solarize(image: Any, threshold: Any) -> Any:
 
 
 def solarize_add(image: Any, addition: Any) -> Any:
-    """Adds `addition` (0 to 255, its fraction is dropped) to the values below 128."""
+    """Adds `addition` (0 to 255, without its fraction) to the values below 128."""
     import tensorflow as tf
 
     addition = tf.cast(addition, tf.uint8)
@@ -85,7 +86,7 @@ def solarize_add(image: Any, addition: Any) -> Any:
 
 
 def posterize(image: Any, bits: Any) -> Any:
-    """Keeps the highest `bits` (0 to 8) of each value: Pillow's `ImageOps.posterize`."""
+    """Keeps the highest `bits` (0 to 8) of each value, as Pillow's `ImageOps.posterize`."""
     import tensorflow as tf
 
     lost = 8 - tf.cast(bits, tf.int32)
@@ -94,12 +95,12 @@ def posterize(image: Any, bits: Any) -> Any:
 
 
 def autocontrast(image: Any) -> Any:
-    """Stretches each channel to 0 … 255, a constant one excepted: `ImageOps.autocontrast`."""
+    """Stretches each channel to 0 … 255 unless it is constant, as `ImageOps.autocontrast`."""
     import tensorflow as tf
 
     low = tf.cast(tf.reduce_min(image, (0, 1)), tf.float64)
     high = tf.cast(tf.reduce_max(image, (0, 1)), tf.float64)
-    # In double precision and this order, as Pillow computes: the fraction is dropped.
+    # Pillow computes in double precision and in this order, and drops the fraction.
     scale = 255 / tf.maximum(high - low, 1)
     values = tf.range(256, dtype=tf.float64)[:, None]
     table = tf.clip_by_value(values * scale - low * scale, 0, 255)
@@ -107,7 +108,7 @@ def autocontrast(image: Any) -> Any:
 
 
 def equalize(image: Any) -> Any:
-    """Flattens each channel's histogram: Pillow's `ImageOps.equalize`."""
+    """Flattens the histogram of each channel, as Pillow's `ImageOps.equalize`."""
     import tensorflow as tf
 
     flat = tf.reshape(_channel_index(image), [-1])
@@ -122,35 +123,36 @@ def equalize(image: Any) -> Any:
     return _look_up(image, tf.where(step > 0, table, tf.range(256)[:, None]))
 
 
-# Pillow's `ImageEnhance`: factor 1 is the picture, 0 its degenerate form, and so on in between and
-# beyond.
+# Operations of Pillow's `ImageEnhance`. Factor 1 gives the image and factor 0 its degenerate form;
+# other factors interpolate or extrapolate linearly.
 
 
 def color(image: Any, factor: Any) -> Any:
-    """Saturation, from gray at 0: Pillow's `ImageEnhance.Color`."""
+    """Changes the saturation, with gray at factor 0, as Pillow's `ImageEnhance.Color`."""
     return _blend(_gray(image), image, factor)
 
 
 def contrast(image: Any, factor: Any) -> Any:
-    """Contrast, from the mean gray at 0: Pillow's `ImageEnhance.Contrast`."""
+    """Changes the contrast, with the mean gray at factor 0, as Pillow's `ImageEnhance.Contrast`."""
     import tensorflow as tf
 
-    # Float64: the sum of a large picture's values exceeds what float32 counts exactly.
+    # In float64, because float32 can't hold the sum of a large image's values exactly.
     mean = tf.reduce_mean(tf.cast(_gray(image), tf.float64))
     return _blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
 
 
 def brightness(image: Any, factor: Any) -> Any:
-    """Brightness, from black at 0: Pillow's `ImageEnhance.Brightness`."""
+    """Changes the brightness, with black at factor 0, as Pillow's `ImageEnhance.Brightness`."""
     return _blend(0.0, image, factor)
 
 
 def sharpness(image: Any, factor: Any) -> Any:
-    """Sharpness, from a blur at 0: Pillow's `ImageEnhance.Sharpness`."""
+    """Changes the sharpness, with a blur at factor 0, as Pillow's `ImageEnhance.Sharpness`."""
     import tensorflow as tf
 
     pixels = tf.cast(image, tf.float32)
-    # Pillow's SMOOTH kernel: ones, 5 in the center, over 13; it leaves the outermost pixels alone.
+    # Pillow's SMOOTH kernel consists of ones and a 5 in the center, divided by 13. It does not
+    # change the outermost pixels.
     around = tf.nn.avg_pool2d(pixels[None], 3, 1, "SAME")[0] * 9
     smooth = tf.floor((around + 4 * pixels) / 13 + 0.5)
     shape = tf.shape(image)
@@ -164,7 +166,7 @@ def sharpness(image: Any, factor: Any) -> Any:
 
 @dataclass(frozen=True)
 class Range:
-    """Amounts of an operation for the least and the greatest magnitude; 0 changes nothing."""
+    """Amounts of an operation at the least and the greatest magnitude; amount 0 has no effect."""
 
     least: float
     greatest: float
@@ -172,15 +174,16 @@ class Range:
 
 
 _ENHANCE = Range(0, 0.9, signed=True)  # 0.1 to 1.9 as a factor
-_MOVE = Range(0, 0.45, signed=True)  # share of the width or height
+_MOVE = Range(0, 0.45, signed=True)  # fraction of the width or height
 
-# Magnitudes of mmpretrain's `timm_increasing` set, in its order; None: has no magnitude.
+# Magnitudes of mmpretrain's `timm_increasing` set, in its order. None marks an operation without a
+# magnitude.
 RAND_AUGMENT = {
     "autocontrast": None,
     "equalize": None,
     "invert": None,
     "rotate": Range(0, 30, signed=True),  # degrees
-    "posterize": Range(4, 8),  # lost bits, fractions dropped
+    "posterize": Range(4, 8),  # number of lost bits, without its fraction
     "solarize": Range(0, 256),  # 256 − threshold
     "solarize_add": Range(0, 110),
     "color": _ENHANCE,
@@ -192,16 +195,16 @@ RAND_AUGMENT = {
     "translate_x": _MOVE,
     "translate_y": _MOVE,
 }
-# AutoAugment loses at most 4 bits; the half rounds the dropped fraction.
+# AutoAugment drops at most 4 bits. The 0.5 rounds the number of bits, whose fraction is dropped.
 AUTO_AUGMENT = RAND_AUGMENT | {"posterize": Range(0.5, 4.5)}
 
 RAND_MAGNITUDES = 10
 AUTO_MAGNITUDES = 9
-# A chosen operation runs in half of the cases (mmpretrain, timm); in the paper always.
+# A chosen operation runs with probability 1/2 in mmpretrain and timm, and always in the paper.
 RAND_PROBABILITY = 0.5
 
-# (operation, probability, magnitude 0 … 9) twice: AutoAugment's policy for ImageNet, arXiv
-# 1805.09501 version 3, table 9. Magnitude 0 stands for none where the operation has none.
+# AutoAugment's policy for ImageNet: pairs of (operation, probability, magnitude 0 … 9), from arXiv
+# 1805.09501 version 3, table 9. For an operation without a magnitude, the magnitude is 0.
 IMAGENET_POLICY = (
     (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
     (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
@@ -232,16 +235,19 @@ IMAGENET_POLICY = (
 
 
 def auto_augment(image: Any, seed: Any, strength: Any = 1.0) -> Any:
-    """AutoAugment's policy for ImageNet (arXiv 1805.09501): one of 25 pairs of operations.
+    """Applies AutoAugment's policy for ImageNet, which draws one of 25 pairs of operations.
+
+    Reference: [AutoAugment: Learning Augmentation Policies from Data](
+    https://arxiv.org/abs/1805.09501).
 
     Args:
         image: uint8 tensor of shape (height, width, 3).
-        seed: Integer tensor of shape (2,). Equal seeds give equal results; give each function that
-            draws for the same picture a seed of its own.
-        strength: Float or scalar tensor in [0, 1]. Scales the amount of each operation: degrees,
-            distance of a factor from 1, lost bits. An operation without a magnitude
-            (`autocontrast`, `equalize`, `invert`) keeps its effect but loses probability in
-            proportion. 1 is the paper's policy, 0 leaves every picture as it is.
+        seed: Integer tensor of shape (2,). Equal seeds give equal results. Use a different seed for
+            each function that draws random numbers for the same image.
+        strength: Float or scalar tensor in [0, 1]. Scales the amount of each operation, such as
+            degrees, the distance of a factor from 1, or lost bits. For an operation without a
+            magnitude (`autocontrast`, `equalize`, `invert`) it scales the probability instead. 1 is
+            the policy of the paper, and 0 does not change any image.
 
     Returns:
         uint8 tensor of the same shape.
@@ -275,16 +281,20 @@ def rand_augment(
     magnitude: Any = 7.0,
     deviation: Any = 0.5,
 ) -> Any:
-    """RandAugment (arXiv 1909.13719) with the magnitudes of mmpretrain's recipe for MobileOne.
+    """Applies RandAugment with the magnitudes of mmpretrain's recipe for MobileOne.
 
-    Draws `operations` of the 15 in `RAND_AUGMENT`, with repetition. Each runs with probability
-    1/2, at a magnitude from the normal distribution N(magnitude, deviation), cut to [0, 10].
+    Reference: [RandAugment: Practical automated data augmentation with a reduced search space](
+    https://arxiv.org/abs/1909.13719).
+
+    `operations` of the 15 operations in `RAND_AUGMENT` are drawn with replacement. Each runs with
+    probability 1/2, at a magnitude from the normal distribution N(magnitude, deviation), clipped to
+    [0, 10].
 
     Args:
         image: uint8 tensor of shape (height, width, 3).
-        seed: Integer tensor of shape (2,), see `auto_augment`.
-        strength: Float or scalar tensor in [0, 1], see `auto_augment`.
-        operations: How many are drawn, an int.
+        seed: Integer tensor of shape (2,); see `auto_augment`.
+        strength: Float or scalar tensor in [0, 1]; see `auto_augment`.
+        operations: Number of operations to draw, an int.
         magnitude: Mean magnitude, in [0, 10].
         deviation: Standard deviation of the magnitude.
 
@@ -307,7 +317,7 @@ def rand_augment(
             f"deviation ≥ 0. Received: operations={operations}, magnitude={magnitude}, "
             f"deviation={deviation}."
         )
-    # One type: splitting an int32 seed and an equal int64 one gives different seeds.
+    # The seed is cast because an int32 seed and an equal int64 seed split into different seeds.
     seeds = tf.random.split(tf.cast(seed, tf.int64), 2)
     draws = tf.random.stateless_uniform((operations, 3), seeds[0])
     levels = tf.random.stateless_normal((operations,), seeds[1], magnitude, deviation)
@@ -337,12 +347,12 @@ def _augment(
     negative: Any,
     strength: Any,
 ) -> Any:
-    """Runs the operation number `operation` if the draw `runs` is below its probability.
+    """Applies operation number `operation` if the random number `runs` is below its probability.
 
     Args:
         ranges: `AUTO_AUGMENT` or `RAND_AUGMENT`.
         level: Magnitude in [0, 1].
-        negative: Whether an amount that has a sign is negative.
+        negative: Whether the amount of a signed operation is negative.
     """
     import tensorflow as tf
 
@@ -363,7 +373,7 @@ def _augment(
 
 
 def _by_amount() -> dict[str, Callable]:
-    """Each operation as a function of (picture, amount), where amount 0 changes nothing."""
+    """Returns each operation as a function of (image, amount), in which amount 0 has no effect."""
     import tensorflow as tf
 
     def plain(operation: Any) -> Any:
@@ -399,7 +409,7 @@ def _by_amount() -> dict[str, Callable]:
 
 @cache
 def _policy_table() -> dict[str, np.ndarray]:
-    """`IMAGENET_POLICY` as arrays of shape (25, 2)."""
+    """Returns `IMAGENET_POLICY` as arrays of shape (25, 2)."""
     numbers = {name: index for index, name in enumerate(AUTO_AUGMENT)}
     rows = [
         [(numbers[name], probability, magnitude) for name, probability, magnitude in pair]
@@ -414,16 +424,18 @@ def _policy_table() -> dict[str, np.ndarray]:
 
 
 def _affine(image: Any, matrix: Any) -> Any:
-    """Pixel (x, y) of the result is the one of `image` at (a·x + b·y + c, d·x + e·y + f)."""
+    """Moves the pixel of `image` at (a·x + b·y + c, d·x + e·y + f) to (x, y)."""
     import tensorflow as tf
 
     a, b, c, d, e, f = (tf.cast(value, tf.float32) for value in matrix)
-    # Pillow counts from a pixel's corner and takes the floor; TensorFlow counts from its center
-    # and rounds, halves away from zero. The bit more decides halves as the floor does.
+    # Pillow measures coordinates from the corner of a pixel and takes the floor. TensorFlow
+    # measures them from the center and rounds halves away from zero. The small addition makes
+    # TensorFlow round halves as the floor does.
     shift = -0.5 + 1e-4
     c, f = c + (a + b) / 2 + shift, f + (d + e) / 2 + shift
     transform = tf.stack([a, b, c, d, e, f, tf.zeros(()), tf.zeros(())])
-    # The op fills with one number only: the color becomes 0 and back.
+    # The op fills all channels with one number. XOR with the fill color maps that color to 0 and
+    # back.
     fill = tf.constant(FILL, tf.uint8)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.bitwise.bitwise_xor(image, fill)[None],
@@ -437,14 +449,14 @@ def _affine(image: Any, matrix: Any) -> Any:
 
 
 def _channel_index(image: Any) -> Any:
-    """Row of each value in a (3 · 256) table: int32 of the picture's shape."""
+    """Returns the row of each value in a (3 · 256) table: int32 of the shape of the image."""
     import tensorflow as tf
 
     return tf.cast(image, tf.int32) + tf.constant([0, 256, 512])
 
 
 def _look_up(image: Any, table: Any) -> Any:
-    """Replaces each value by its entry in its channel's column of `table`, shape (256, 3)."""
+    """Replaces each value by its entry in the column of its channel in `table`, shape (256, 3)."""
     import tensorflow as tf
 
     flat = tf.reshape(tf.transpose(tf.cast(table, tf.uint8)), [-1])
@@ -452,7 +464,7 @@ def _look_up(image: Any, table: Any) -> Any:
 
 
 def _gray(image: Any) -> Any:
-    """Pillow's conversion to gray: float32 (height, width, 1), whole numbers."""
+    """Converts to gray as Pillow does: float32 (height, width, 1) with integer values."""
     import tensorflow as tf
 
     luma = tf.reduce_sum(tf.cast(image, tf.float32) * tf.constant(LUMA), 2, keepdims=True)
@@ -460,7 +472,7 @@ def _gray(image: Any) -> Any:
 
 
 def _blend(degenerate: Any, image: Any, factor: Any) -> Any:
-    """Pillow's `Image.blend`, which drops the fraction."""
+    """Blends two images as Pillow's `Image.blend` does, which drops the fraction."""
     import tensorflow as tf
 
     mixed = degenerate + tf.cast(factor, tf.float32) * (tf.cast(image, tf.float32) - degenerate)

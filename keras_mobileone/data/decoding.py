@@ -1,11 +1,11 @@
-"""From the bytes of a photograph to square uint8 crops, as TensorFlow ops for `tf.data`.
+"""TensorFlow ops for `tf.data` that turn the bytes of a photograph into square uint8 crops.
 
-The training crop is written for speed: it decodes only the window it needs, at the resolution it
-needs. The evaluation crop is written for fidelity to `keras_mobileone.evaluation_crop`.
+The training crop is written for speed: it decodes only the required window, at the required
+resolution. The evaluation crop is written for fidelity to `keras_mobileone.evaluation_crop`.
 
-What can't be decoded raises `tf.errors.InvalidArgumentError` with TensorFlow's message, such as
-"Unknown image file format" or "Invalid JPEG data"; these functions see bytes, so the caller has to
-add the file's name.
+Bytes that can't be decoded raise `tf.errors.InvalidArgumentError` with TensorFlow's message, such
+as "Unknown image file format" or "Invalid JPEG data". These functions do not know the name of the
+file, so the caller has to add it.
 """
 
 import math
@@ -14,37 +14,40 @@ from typing import Any
 from keras_mobileone.data.exif import jpeg_orientation, turn_upright
 from keras_mobileone.errors import InputValueError
 
-TRIES = 10  # of a random window before the central one, as in torchvision's RandomResizedCrop
+TRIES = 10  # random windows tried before the central one, as in torchvision's RandomResizedCrop
 
-# libjpeg can decode at 1/2, 1/4 and 1/8 of the size, which costs less. From this ratio of the
-# window's short side to the crop's on, the result is also closer to Pillow's antialiased resizing
-# than without: 2.8 against 3.0 levels in the mean of 74 ImageNet photographs at ratio 1.6.
+# libjpeg can decode at 1/2, 1/4 and 1/8 of the size, which is faster. At this ratio of the short
+# side of the window to the crop, or a larger one, the result is also closer to Pillow's antialiased
+# resizing than without: 2.8 instead of 3.0 levels at ratio 1.6, averaged over 74 ImageNet
+# photographs.
 HALVE_FROM = 1.6
 JPEG_RATIOS = (1, 2, 4, 8)
 
-# Sizes and places in a BMP file: its two headers, the first of them, where the pixels begin.
+# Sizes and offsets in a BMP file: the size of both headers, the size of the first header, and the
+# offset of the field that locates the pixels.
 BMP_HEADER = 54
 BMP_FILE_HEADER = 14
 BMP_PIXELS = 10
 
-# As Pillow; TensorFlow's default is off by about one level and hardly faster.
+# Pillow uses this method. TensorFlow's default deviates by about one level and is hardly faster.
 DCT_METHOD = "INTEGER_ACCURATE"
 
 
 def decode(encoded: Any) -> Any:
-    """A whole photograph as RGB, whatever its kind: the bytes decide, not a file's name.
+    """Decodes a whole photograph to RGB. The format is found from the bytes, not from a file name.
 
     Args:
-        encoded: Scalar string tensor: a JPEG (RGB, gray, CMYK or YCCK), PNG, BMP, WebP or GIF (its
-            first frame).
+        encoded: Scalar string tensor with the bytes of a JPEG (RGB, gray, CMYK or YCCK), PNG, BMP,
+            WebP or GIF, whose first frame is decoded.
 
     Returns:
-        uint8 tensor of shape (height, width, 3), the same pixels as `load_image` gives. Gray is
-        repeated, alpha is dropped, of 16 bits the upper eight are kept. A JPEG is turned upright as
-        its Exif orientation says; other kinds of files are left as stored.
+        uint8 tensor of shape (height, width, 3) with the same pixels as `load_image` returns. Gray
+        is repeated for each channel, alpha is dropped, and of 16 bits the upper eight are kept. The
+        Exif orientation of a JPEG is applied; other formats keep the orientation in which they are
+        stored.
 
     Raises:
-        tf.errors.InvalidArgumentError: For other bytes, and for a file cut short.
+        tf.errors.InvalidArgumentError: If the bytes are of another format or are truncated.
 
     Examples:
         >>> import tensorflow as tf
@@ -68,22 +71,22 @@ def random_crop_window(
     area: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Any:
-    """A random window of a picture: the crop of Inception's training (arXiv 1409.4842, section 6).
+    """Draws a random window of an image, as in Inception's training (arXiv 1409.4842, section 6).
 
-    Draws area (uniform) and aspect ratio (log-uniform) up to ten times until the window fits into
-    the picture; after that takes the largest central window with an allowed ratio. This is the
-    algorithm of torchvision's `RandomResizedCrop`, without its loop.
+    The area (uniform) and the aspect ratio (log-uniform) are drawn up to ten times until the window
+    fits into the image. If none fits, the largest central window with an allowed ratio is returned.
+    This is the algorithm of torchvision's `RandomResizedCrop`, without its loop.
 
     Args:
-        height: Of the picture in pixels, an int or scalar integer tensor.
-        width: Likewise.
-        seed: Integer tensor of shape (2,). Equal seeds give equal windows; give each function that
-            draws for the same picture a seed of its own.
-        area: Smallest and largest share of the picture, in (0, 1].
-        ratio: Smallest and largest width / height.
+        height: Height of the image in pixels, an int or a scalar integer tensor.
+        width: Width of the image in pixels, an int or a scalar integer tensor.
+        seed: Integer tensor of shape (2,). Equal seeds give equal windows. Use a different seed for
+            each function that draws random numbers for the same image.
+        area: Smallest and largest area of the window as a fraction of the image, in (0, 1].
+        ratio: Smallest and largest aspect ratio, width / height.
 
     Returns:
-        int32 tensor (top, left, height, width), inside the picture.
+        int32 tensor (top, left, height, width) of a window inside the image.
 
     Raises:
         ValueError: If `area` or `ratio` is not an increasing pair of positive numbers, or an area
@@ -100,7 +103,7 @@ def random_crop_window(
     _check_range("ratio", ratio)
     if area[1] > 1:
         raise InputValueError(
-            f"`area` is a share of the picture, at most 1. Received: area={area}."
+            f"`area` is a fraction of the image, at most 1. Received: area={area}."
         )
     height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
     # Shape (4, TRIES): area, aspect ratio, vertical and horizontal position, all in [0, 1).
@@ -116,7 +119,7 @@ def random_crop_window(
     def drawn() -> Any:
         size = tf.stack([heights[first], widths[first]])
         free = tf.stack([height, width]) - size
-        # float32 can round the product up to free + 1.
+        # In float32 the product can be rounded up to free + 1.
         corner = tf.cast(draws[2:, first] * tf.cast(free + 1, tf.float32), tf.int32)
         return tf.concat([tf.minimum(corner, free), size], 0)
 
@@ -130,18 +133,19 @@ def decode_and_random_crop(
     area: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Any:
-    """The training crop: `random_crop_window` of a photograph, resized to a square.
+    """Decodes a random window of a photograph and resizes it to a square, for training.
 
-    A JPEG is decoded only inside the window. A window much larger than `size` is decoded at 1/2,
-    1/4 or 1/8 of its size, after moving its borders by less than that many pixels; the rest of the
-    way is bilinear sampling. Mean distance to Pillow's antialiased resizing of the same windows of
-    ImageNet photographs: 1.4 levels at size 224, 3.2 at 160. Other formats are decoded whole and
-    resized with antialiasing, which costs more than the decoding of the usual JPEG.
+    The window is drawn by `random_crop_window`. Of a JPEG, only the window is decoded. A window
+    much larger than `size` is decoded at 1/2, 1/4 or 1/8 of its size, after its borders are moved
+    by less than 2, 4 or 8 pixels, and then resized by bilinear sampling. The mean distance to
+    Pillow's antialiased resizing of the same windows of ImageNet photographs is 1.4 levels at size
+    224 and 3.2 levels at size 160. Images of other formats are decoded completely and resized with
+    antialiasing, which costs more than decoding a typical JPEG.
 
     Args:
         encoded: Scalar string tensor, as for `decode`.
         size: Side of the result in pixels, an int.
-        seed: Integer tensor of shape (2,), see `random_crop_window`.
+        seed: Integer tensor of shape (2,); see `random_crop_window`.
         area: See `random_crop_window`.
         ratio: See `random_crop_window`.
 
@@ -149,7 +153,7 @@ def decode_and_random_crop(
         uint8 tensor of shape (size, size, 3).
 
     Raises:
-        ValueError: For `area` and `ratio` as in `random_crop_window`.
+        ValueError: If `area` or `ratio` is out of range; see `random_crop_window`.
         tf.errors.InvalidArgumentError: If the bytes can't be decoded.
 
     Examples:
@@ -162,10 +166,10 @@ def decode_and_random_crop(
     def jpeg() -> Any:
         shape = tf.image.extract_jpeg_shape(encoded)
         orientation = jpeg_orientation(encoded)
-        lying = orientation >= 5  # height and width are exchanged
+        lying = orientation >= 5  # the orientations that exchange height and width
         height, width = tf.where(lying, shape[1], shape[0]), tf.where(lying, shape[0], shape[1])
         window = random_crop_window(height, width, seed, area, ratio)
-        # The window of the stored picture, at a mirrored place: all places are equally likely.
+        # The window in the stored image may be at a mirrored place, which is equally likely.
         window = tf.where(lying, tf.gather(window, (1, 0, 3, 2)), window)
         image = _decode_window(encoded, window, size)[None]
         image = tf.raw_ops.ResizeBilinear(images=image, size=(size, size), half_pixel_centers=True)
@@ -183,20 +187,20 @@ def decode_and_random_crop(
 
 
 def evaluation_crop(encoded: Any, size: int, crop_fraction: float = 0.875) -> Any:
-    """ImageNet's evaluation transform for `tf.data`.
+    """Applies ImageNet's evaluation transform to the bytes of a photograph, for `tf.data`.
 
-    `keras_mobileone.evaluation_crop` is the same transform of a Pillow image.
+    `keras_mobileone.evaluation_crop` is the same transform for a Pillow image.
 
-    Resizes the short side to size / crop_fraction, bilinear with antialiasing, and cuts out the
-    center; computes only the pixels that remain.
+    The short side is resized to size / crop_fraction by bilinear sampling with antialiasing, and
+    the center is cropped. Only the pixels of the crop are computed.
 
     Args:
         encoded: Scalar string tensor, as for `decode`.
         size: Side of the result in pixels, an int.
-        crop_fraction: `size` over the resized short side, in (0, 1].
+        crop_fraction: `size` divided by the resized short side, in (0, 1].
 
     Returns:
-        uint8 tensor of shape (size, size, 3), within 2 levels of Pillow's.
+        uint8 tensor of shape (size, size, 3), within 2 levels of the result of Pillow.
 
     Raises:
         ValueError: If `crop_fraction` is not in (0, 1].
@@ -211,27 +215,27 @@ def evaluation_crop(encoded: Any, size: int, crop_fraction: float = 0.875) -> An
 
     if not 0 < crop_fraction <= 1:
         raise InputValueError(
-            f"`crop_fraction` is a share of the short side, in (0, 1]. Received: {crop_fraction}."
+            f"`crop_fraction` must lie in (0, 1]. Received: crop_fraction={crop_fraction}."
         )
     image = decode(encoded)
     sides = tf.shape(image)[:2]
-    # The long side rounds down: torchvision's Resize.
+    # The long side is rounded down, as in torchvision's Resize.
     resized = round(size / crop_fraction) * sides // tf.reduce_min(sides)
-    # Halves round to even, as torchvision's CenterCrop does with Python's round.
+    # Halves are rounded to even, as in torchvision's CenterCrop, which uses Python's round.
     corner = tf.round(tf.cast(resized - size, tf.float32) / 2)
     crop = _resize_antialiased(image, resized, corner, size)[0]
     return tf.ensure_shape(tf.cast(tf.round(crop), tf.uint8), (size, size, 3))
 
 
 def random_flip(image: Any, seed: Any) -> Any:
-    """Mirrors a picture left to right in half of the cases.
+    """Flips an image horizontally with probability 1/2.
 
     Args:
-        image: Tensor of shape (height, width, channels), any dtype.
-        seed: Integer tensor of shape (2,), see `random_crop_window`.
+        image: Tensor of shape (height, width, channels) and any dtype.
+        seed: Integer tensor of shape (2,); see `random_crop_window`.
 
     Returns:
-        The picture or its mirror image; same shape and dtype.
+        The image or its mirror image, with the same shape and dtype.
 
     Examples:
         >>> import tensorflow as tf
@@ -245,7 +249,7 @@ def random_flip(image: Any, seed: Any) -> Any:
 
 
 def _decode_other(encoded: Any) -> Any:
-    """Any kind of file but JPEG: uint8 (height, width, 3)."""
+    """Decodes any supported format other than JPEG to uint8 (height, width, 3)."""
     import tensorflow as tf
 
     def other() -> Any:
@@ -255,7 +259,7 @@ def _decode_other(encoded: Any) -> Any:
 
 
 def _decode_bmp(encoded: Any) -> Any:
-    """A BMP: TensorFlow's decoder takes the indices of a palette for gray levels."""
+    """Decodes a BMP with its palette, whose indices TensorFlow's decoder takes for gray levels."""
     import tensorflow as tf
 
     pixels = tf.io.decode_bmp(encoded)
@@ -277,7 +281,7 @@ def _decode_bmp(encoded: Any) -> Any:
 
 
 def _decode_window(encoded: Any, window: Any, size: int) -> Any:
-    """Decodes a JPEG's window at the smallest resolution that serves `size`."""
+    """Decodes a window of a JPEG at the smallest resolution that is sufficient for `size`."""
     import tensorflow as tf
 
     def at(ratio: int) -> Any:
@@ -293,7 +297,7 @@ def _decode_window(encoded: Any, window: Any, size: int) -> Any:
 
 
 def _central_window(height: Any, width: Any, ratio: tuple[float, float]) -> Any:
-    """The largest central window whose width / height lies within `ratio`."""
+    """Returns the largest central window whose width / height lies within `ratio`."""
     import tensorflow as tf
 
     def scaled(side: Any, factor: Any) -> Any:
@@ -309,7 +313,7 @@ def _central_window(height: Any, width: Any, ratio: tuple[float, float]) -> Any:
 
 
 def _resize_antialiased(image: Any, resized: Any, corner: Any, size: int) -> Any:
-    """The square at `corner` of `image` resized to `resized`: float32 (1, size, size, 3)."""
+    """Resizes `image` to `resized` and crops a square at `corner`: float32 (1, size, size, 3)."""
     import tensorflow as tf
 
     return tf.raw_ops.ScaleAndTranslate(

@@ -1,4 +1,4 @@
-"""One checked image as a `tf.train.Example`, as TensorFlow's scripts for ImageNet write it."""
+"""Checks an image and stores it as a `tf.train.Example` of TensorFlow's scripts for ImageNet."""
 
 import io
 from typing import Any
@@ -8,23 +8,25 @@ import numpy as np
 from keras_mobileone.data.decoding import decode
 from keras_mobileone.data.images import to_rgb
 
-# What `tf.io.decode_image` reads, by Pillow's names; MPO is a JPEG with more pictures behind it.
+# The formats that `tf.io.decode_image` reads, by Pillow's names. MPO is a JPEG that is followed by
+# further images.
 FORMATS = {name: name for name in ("JPEG", "PNG", "GIF", "BMP", "WEBP")} | {"MPO": "JPEG"}
 
 
 class BadImage(Exception):
-    """Why an image can't be used."""
+    """An image can't be used, for the reason in the message."""
 
 
 def inspect_image(encoded: bytes) -> dict[str, int | str]:
-    """Decodes an image wholly and describes it.
+    """Decodes a whole image and returns its description.
 
     Returns:
         The features "image/height", "image/width", "image/channels", "image/colorspace" (Pillow's
-        mode: RGB, L, CMYK, …) and "image/format", which go by the bytes and not by a file's name.
+        mode: RGB, L, CMYK, …) and "image/format", which are found from the bytes and not from a
+        file name.
 
     Raises:
-        BadImage: If it can't be decoded, or is of a format that TensorFlow does not read.
+        BadImage: If the image can't be decoded, or if TensorFlow does not read its format.
     """
     from PIL import Image
 
@@ -32,11 +34,11 @@ def inspect_image(encoded: bytes) -> dict[str, int | str]:
         with Image.open(io.BytesIO(encoded)) as image:
             image.load()
             pixels = np.asarray(to_rgb(image))
-    except Exception as error:  # damaged files make Pillow raise errors of a dozen types
+    except Exception as error:  # Pillow raises a dozen types of errors for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImage("no image" if "cannot identify" in reason else reason) from error
     if image.format not in FORMATS:
-        raise BadImage(f"{image.format} is none of {', '.join(FORMATS)}")
+        raise BadImage(f"{image.format} is not one of {', '.join(FORMATS)}")
     if FORMATS[image.format] != "JPEG":
         require_same_pixels(encoded, pixels)
     return {
@@ -51,8 +53,8 @@ def inspect_image(encoded: bytes) -> dict[str, int | str]:
 def require_same_pixels(encoded: bytes, pixels: np.ndarray) -> None:
     """Raises `BadImage` unless TensorFlow decodes the same pixels as Pillow.
 
-    TensorFlow does not read every variety of PNG, BMP and WebP, such as an animated WebP. Decoders
-    of JPEG may differ by rounding.
+    TensorFlow does not read every variety of PNG, BMP and WebP. An animated WebP is an example.
+    JPEG decoders may differ by rounding.
     """
     import tensorflow as tf
 
@@ -67,17 +69,17 @@ def require_same_pixels(encoded: bytes, pixels: np.ndarray) -> None:
 def example_bytes(
     encoded: bytes, filename: bytes, label: int, synset: str, text: str | None
 ) -> Any:
-    """A serialized `tf.train.Example`, the same bytes for the same arguments.
+    """Returns a serialized `tf.train.Example`, with equal bytes for equal arguments.
 
     Args:
-        encoded: The image file, stored as it is.
-        filename: Its path below the class folders' directory.
-        label: Class index from 0; stored from 1.
-        synset: Name of the class.
-        text: What the class shows, if it is known.
+        encoded: Content of the image file, which is stored without change.
+        filename: Path of the file below the directory of the class folders.
+        label: Class index, counted from 0. The stored label is counted from 1.
+        synset: Name of the class folder, such as a WordNet id.
+        text: Readable name of the class, or None if it is unknown.
 
     Raises:
-        BadImage: See `inspect_image`.
+        BadImage: If the image can't be used; see `inspect_image`.
     """
     import tensorflow as tf
 

@@ -1,7 +1,8 @@
-"""Orientation of photographs: read and applied as TensorFlow ops, for `tf.data`.
+"""Reads and applies the orientation of photographs with TensorFlow ops, for `tf.data`.
 
-Cameras store the pixels as the sensor gives them, and in the Exif block of a JPEG how to turn them.
-Training, evaluation, calibration and prediction all apply that orientation, to JPEG files only.
+Cameras store the pixels in the order of the sensor, and store in the Exif block of a JPEG how to
+rotate them. Training, evaluation, calibration and prediction apply that orientation, to JPEG files
+only.
 
 Reference: Exif 2.32 (CIPA DC-008), sections 4.5 and 4.6; TIFF 6.0, section 2.
 """
@@ -9,7 +10,8 @@ Reference: Exif 2.32 (CIPA DC-008), sections 4.5 and 4.6; TIFF 6.0, section 2.
 from typing import Any
 
 ORIENTATION_TAG = 0x0112
-# The Exif block is one of the first segments, and IFD 0 its first part; ICC profiles come later.
+# The Exif block is one of the first segments of a file, IFD 0 is its first part, and ICC profiles
+# come later.
 HEAD_BYTES = 4096
 EXIF_HEADER = b"Exif\0\0"
 ENTRY_BYTES = 12
@@ -17,13 +19,13 @@ UPRIGHT = 1
 
 
 def jpeg_orientation(encoded: Any) -> Any:
-    """The orientation that a JPEG's Exif block states.
+    """Reads the orientation in the Exif block of a JPEG.
 
     Args:
         encoded: Scalar string tensor, the bytes of a JPEG.
 
     Returns:
-        int32 scalar tensor from 1 to 8; 1, which means upright, where none is stated.
+        int32 scalar tensor from 1 to 8. It is 1, which means upright, if there is no orientation.
     """
     import tensorflow as tf
 
@@ -41,7 +43,7 @@ def turn_upright(image: Any, orientation: Any) -> Any:
         orientation: int32 scalar tensor from 1 to 8.
 
     Returns:
-        The picture as it is meant to be seen; for 5 to 8 height and width are exchanged.
+        The upright image. For orientations 5 to 8, height and width are exchanged.
     """
     import tensorflow as tf
 
@@ -57,10 +59,10 @@ def turn_upright(image: Any, orientation: Any) -> Any:
 
 
 def _marker_position(data: Any) -> Any:
-    """Index of the Exif header in the first bytes of a file, or −1."""
+    """Returns the index of the Exif header in the first bytes of a file, or −1."""
     import tensorflow as tf
 
-    # 0xFF 0xE1 begins the segment, two bytes are its length.
+    # The segment begins with 0xFF 0xE1 and two bytes for its length.
     pattern = [0xFF, 0xE1, None, None, *EXIF_HEADER]
     places = tf.maximum(tf.size(data) - len(pattern) + 1, 0)
     found = tf.fill([places], True)
@@ -72,19 +74,19 @@ def _marker_position(data: Any) -> Any:
 
 
 def _stated(data: Any, header: Any) -> Any:
-    """The orientation in IFD 0 of the Exif block whose header is at `header`."""
+    """Returns the orientation in IFD 0 of the Exif block whose header is at `header`."""
     import tensorflow as tf
 
     tiff = tf.concat([data[header + len(EXIF_HEADER) :], tf.zeros([8], tf.int32)], 0)
     little = tiff[0] == ord("I")
 
     def number(values: Any, width: int) -> Any:
-        """Integers from (…, width) bytes, in the byte order of the file."""
+        """Converts (…, width) bytes to integers, in the byte order of the file."""
         values = tf.where(little, tf.reverse(values, [-1]), values)
         factors = [256**i for i in reversed(range(width))]
         return tf.reduce_sum(tf.cast(values, tf.int64) * tf.constant(factors, tf.int64), -1)
 
-    # Past the end of what was read, entries are empty.
+    # Entries past the end of the bytes that were read are empty.
     length = tf.size(tiff, tf.int64)
     start = tf.minimum(number(tiff[4:8], 4), length - 2)
     count = number(tiff[start : start + 2], 2)

@@ -1,4 +1,4 @@
-"""Images in class folders."""
+"""Reads images from class folders."""
 
 import os
 from collections import Counter
@@ -22,7 +22,7 @@ from keras_mobileone.errors import InputValueError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# The usual names of the folders of a data set, in lower case, those that are preferred first.
+# The usual names of the folders of a dataset, in lower case, in order of preference.
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid", "test", "testing"),
@@ -30,30 +30,30 @@ SPLIT_FOLDERS = {
 
 
 class ClassFolders:
-    """One folder of images for each class.
+    """Source of images with one folder for each class.
 
     The labels follow the sorted names of the folders, which for WordNet ids is the order of
-    ImageNet's indices: with all 1,000 folders the label is ImageNet's class index. Folders
-    within class folders are read too, symbolic links are followed, and hidden files and folders
-    are left out, see `find_images`.
+    ImageNet's indices: with all 1,000 folders the label is ImageNet's class index. Folders within
+    class folders are read too, symbolic links are followed, and hidden files and folders are left
+    out; see `find_images`.
 
     Args:
         root: The directory of the class folders.
-        classes: Names in label order, for a validation split or a larger classifier. By default
-            those of the folders.
+        classes: Class names in label order, for a validation split or a larger classifier. By
+            default, the names of the folders.
 
     Attributes:
-        classes: Names in label order.
-        images: How many there are.
-        name: `root`, for messages.
+        classes: Class names in label order.
+        images: Number of images.
+        name: `root`, as shown in messages.
         files: Path of each image below `root`, sorted by class and name.
         labels: int64 array of shape (images,).
-        left_out: How many files were left out, by suffix, see `find_images`.
+        left_out: Number of files that were left out, by suffix; see `find_images`.
 
     Raises:
         FileNotFoundError: If `root` is not a directory.
-        ValueError: If there is no class folder, one without images or one that `classes` does
-            not name, or an image outside of the folders.
+        ValueError: If there is no class folder, if a class folder has no images or is not in
+            `classes`, or if there is an image outside of the class folders.
 
     Examples:
         >>> source = ClassFolders("photos")
@@ -92,16 +92,16 @@ class ClassFolders:
         """Opens class folders and labels them with the outputs of a classifier.
 
         Args:
-            root: The directory of the class folders. For 1,000 outputs they may be named by WordNet
-                id, such as `n01440764/`, and some may be missing. Otherwise there is one folder for
-                each output, in sorted order.
+            root: The directory of the class folders. For 1,000 outputs the folders may be named by
+                WordNet id, such as `n01440764/`, and some may be missing. Otherwise there is one
+                folder for each output, in sorted order.
             outputs: Number of outputs of the classifier.
-            classes: Names of the folders in the order of the outputs. None: the order described for
-                `root`.
+            classes: Names of the folders in the order of the outputs. By default, the order
+                described for `root`.
 
         Raises:
             FileNotFoundError: If `root` is not a directory.
-            ValueError: If the number of classes is not that of the outputs.
+            ValueError: If the number of classes is not the number of outputs.
 
         Examples:
             >>> ClassFolders.of_outputs("photos", outputs=2).labels
@@ -118,13 +118,13 @@ class ClassFolders:
 
     @property
     def paths(self) -> list[Path]:
-        """Path of each image, in the order of `files`."""
+        """Paths of the images, in the order of `files`."""
         return [self.root / file for file in self.files]
 
     def stream(
         self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
     ) -> "tf.data.Dataset":
-        """See `Source.stream`. Skipping costs nothing: each image is a file of its own."""
+        """Returns the images from a position on; see `Source.stream`. Skipping images is free."""
         import tensorflow as tf
 
         check_share(start, worker, workers)
@@ -160,11 +160,11 @@ class ClassFolders:
 
 
 def class_folders(root: str | os.PathLike) -> list[str]:
-    """Sorted names of the class folders in `root`.
+    """Returns the sorted names of the class folders in `root`.
 
     Raises:
-        FileNotFoundError: If `root` is no directory.
-        ValueError: If it holds an image, or no folder.
+        FileNotFoundError: If `root` is not a directory.
+        ValueError: If `root` contains an image, or no folder.
     """
     root = Path(root)
     if not root.is_dir():
@@ -196,10 +196,10 @@ def output_folders(folders: Sequence[str], outputs: int, root: str | os.PathLike
     Args:
         folders: Sorted names of the class folders in `root`.
         outputs: Number of outputs of the classifier.
-        root: The directory, for the message.
+        root: The directory that the message names.
 
     Raises:
-        ValueError: If the folders are not those of the outputs.
+        ValueError: If the folders do not match the outputs.
     """
     imagenet = outputs == NUM_CLASSES
     others = [name for name in folders if name not in class_index()]
@@ -219,12 +219,13 @@ def folder_splits(directory: str | os.PathLike) -> dict[str, Path]:
     """Finds the directories of the class folders: "train", and "val" if there is one.
 
     Args:
-        directory: Holds one folder for each split, or the class folders directly. A split goes by
-            one of the names in `SPLIT_FOLDERS`, in upper or lower case. Beside class folders, a
-            folder of such a name is a class itself, if it holds images rather than folders.
+        directory: Directory with one folder for each split, or with the class folders themselves.
+            The folder of a split has one of the names in `SPLIT_FOLDERS`, in upper or lower case.
+            Next to class folders, a folder of such a name is a class if it contains images rather
+            than folders.
 
     Returns:
-        Paths by split. For class folders alone, "train" is `directory`.
+        Paths by split. If there are only class folders, "train" is `directory`.
 
     Raises:
         FileNotFoundError: If `directory` is not a directory.
@@ -249,25 +250,25 @@ def folder_splits(directory: str | os.PathLike) -> dict[str, Path]:
     if len(found["train"]) > 1:
         raise InputValueError(
             f"Expected one folder of training images in {directory}. Received: "
-            f"{' and '.join(path.name for path in found['train'])}. Name the one to take, or "
+            f"{' and '.join(path.name for path in found['train'])}. Name the one to use, or "
             "rename the other."
         )
-    # Of several, that which comes first among the names: validation before test images.
+    # If there are several, the one whose name comes first is used: validation before test images.
     order = SPLIT_FOLDERS["val"].index
     val = sorted(found["val"], key=lambda path: order(path.name.lower()))[:1]
     if found["train"]:
         return {"train": found["train"][0], **({"val": val[0]} if val else {})}
     if val:
         raise InputValueError(
-            f"Expected training images in {directory / 'train'}, beside {val[0].name}. Received: "
-            "no such folder. For training on class folders alone, name the directory that holds "
+            f"Expected training images in {directory / 'train'}, next to {val[0].name}. Received: "
+            "no such folder. To train on class folders alone, name the directory that contains "
             "them."
         )
     return {"train": directory}
 
 
 def folder_images(root: Path, folder: str) -> tuple[list[str], Counter]:
-    """Sorted paths below `root` of the images in a class folder, and what was left out."""
+    """Returns the sorted paths below `root` of a class folder's images, and what was left out."""
     found, left_out = find_images(root / folder)
     if not found:
         raise InputValueError(
@@ -279,5 +280,5 @@ def folder_images(root: Path, folder: str) -> tuple[list[str], Counter]:
 
 
 def some(names: Sequence[str], count: int = 5) -> str:
-    """The first of many names, for a message."""
+    """Returns the first of many names, for a message."""
     return ", ".join(names[:count]) + (f" … ({len(names)})" if len(names) > count else "")

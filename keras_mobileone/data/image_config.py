@@ -1,4 +1,4 @@
-"""`ImageConfig`: how a model takes its images, as one value that every module asks.
+"""`ImageConfig` describes how a model takes its images.
 
 The value is resolved once from a model. The part of the model before its first layer with a kernel
 is run on constant images, and its outputs show which range of values the model takes.
@@ -18,7 +18,7 @@ import numpy as np
 from keras_mobileone.data.imagenet import MEAN, STD
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.attachment import CONFIG_KEY, attach, attached
-from keras_mobileone.models.graph import nested_models, replay
+from keras_mobileone.models.graph import as_functional, nested_models, replay
 from keras_mobileone.variants import VARIANTS
 
 Tensor = Any  # a symbolic tensor of Keras
@@ -36,10 +36,10 @@ RECEIVED_RANGES = ((0.0, 1.0), (-1.0, 1.0), (-0.5, 0.5), PIXELS, _IMAGENET, _CAF
 # How far the ends of a range may deviate and still be recognized, as a fraction of its span.
 TOLERANCE = 0.02
 # Where the mean and the standard deviation of photographs may lie, as fractions of the span of the
-# input range. These limits recognize a normalization by the statistics of some data set.
+# input range. These limits recognize a normalization by the statistics of some dataset.
 PLAUSIBLE_MEAN = (0.3, 0.7)
 PLAUSIBLE_STD = (0.05, 0.7)
-# Layers whose weights normalize; every other layer with weights has a kernel.
+# Layers whose weights only normalize. Every other layer with weights counts as one with a kernel.
 NORMALIZING = (
     keras.layers.Normalization,
     keras.layers.BatchNormalization,
@@ -50,7 +50,7 @@ NORMALIZING = (
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How a model takes its images: what happens to a photograph before it enters the model.
+    """Description of how a photograph is converted to the input of a model.
 
     A pixel value `x` of a channel, from 0 to 255, enters the model as `(x - mean) / std`.
 
@@ -157,20 +157,21 @@ def image_config(model: keras.Model, normalize: bool | None = None) -> ImageConf
             returns, False if it takes pixels.
 
     Returns:
-        An `ImageConfig`. An image size that the model leaves open is 224.
+        An `ImageConfig`. An image size that the model does not fix is 224.
 
     Raises:
-        ValueError: If the model has several inputs or one that is no image, or if its graph is not
-            clear and `normalize` is None.
+        ValueError: If the model has several inputs or one that is not an image, or if its graph is
+            not clear and `normalize` is None.
 
     Examples:
         >>> model = km.MobileOneS1(weights=None, deploy=True)
         >>> km.image_config(model).crop_fraction
         0.9
     """
+    stored = _attached_config(model)
+    model = as_functional(model)
     height, width, channels = image_shape(model)
     size = (height or DEFAULT_SIZE, width or DEFAULT_SIZE)
-    stored = _attached_config(model)
     if stored is not None:
         return replace(stored, image_size=size)
     config = ImageConfig(size, crop_fraction=_crop_fraction(model), labels=_labels(model))
@@ -225,8 +226,8 @@ def config_of_file(
 
     Args:
         config: Configuration of the model.
-        normalize: True: the file takes pixels. False: it takes what the model takes. None: True for
-            a model of RGB images.
+        normalize: Whether the file takes pixels (True) or what the model takes (False). None means
+            True for a model of RGB images.
 
     Returns:
         The configuration of the file, and the configuration whose normalization the file performs.
@@ -249,10 +250,10 @@ def config_of_file(
 
 
 def set_image_config(model: keras.Model, config: ImageConfig) -> keras.Model:
-    """Attaches a configuration to `model`. It is saved with the model in a `.keras` file.
+    """Attaches a configuration to `model`, which is saved with it in a `.keras` file.
 
     Where this package is not installed, Keras loads such a file and ignores the configuration.
-    `load_predictor` and the command line read it again.
+    `load_predictor` and the command line read the configuration.
 
     Args:
         model: A Keras model. It is changed in place.
@@ -272,7 +273,7 @@ def set_image_config(model: keras.Model, config: ImageConfig) -> keras.Model:
 
 
 def read_image_config(path: str | os.PathLike) -> ImageConfig | None:
-    """Reads the configuration in a `.keras` file; None if there is none."""
+    """Returns the configuration in a `.keras` file, or None if there is none."""
     with zipfile.ZipFile(path) as archive:
         data = json.loads(archive.read("config.json"))
     stored = data.get("config", {}).get(CONFIG_KEY)
@@ -343,7 +344,7 @@ def _prefixes(model: keras.Model) -> list[keras.Model]:
 
 
 def has_kernel(operation: Operation) -> bool:
-    """Whether an operation is a layer whose weights do more than normalize."""
+    """Returns whether an operation is a layer whose weights do more than normalize."""
     weights = isinstance(operation, keras.Layer) and operation.weights
     return bool(weights) and not isinstance(operation, NORMALIZING)
 
@@ -373,7 +374,7 @@ def _range_of(prefix: keras.Model) -> str | None:
 
 
 def _changes_values(prefix: keras.Model) -> bool:
-    """Whether the outputs of a prefix differ from its inputs."""
+    """Returns whether the outputs of a prefix differ from its inputs."""
     for low, high in INPUT_RANGES.values():
         received = _on_constant_images(prefix, (low, high))
         if received is None or not _matches(received[0], received[1], low, high):
@@ -402,7 +403,7 @@ def _on_constant_images(prefix: keras.Model, values: Sequence[float]) -> np.ndar
 def _matches(
     first: np.ndarray, last: np.ndarray, low: float | np.ndarray, high: float | np.ndarray
 ) -> bool:
-    """Whether the range from `first` to `last` is that from `low` to `high`, in RGB or BGR order.
+    """Returns whether two ranges agree, in RGB or BGR order.
 
     Args:
         first, last: Ends of a range for each channel, (channels,).
@@ -420,5 +421,5 @@ def _matches(
 
 
 def _within(values: np.ndarray, limits: tuple[float, float]) -> bool:
-    """Whether all values are finite and lie within `limits`."""
+    """Returns whether all values are finite and lie within `limits`."""
     return all(limits[0] <= value <= limits[1] and math.isfinite(value) for value in values)

@@ -1,4 +1,4 @@
-"""ImageNet's conventions: normalization of the input, names of the classes."""
+"""Conventions of ImageNet: the normalization of images and the names of the classes."""
 
 import csv
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ import numpy as np
 from keras_mobileone.checks import require_channels_last
 from keras_mobileone.errors import InputValueError
 
-# Per-channel statistics of ImageNet's RGB values scaled to [0, 1], as the authors' training used.
+# Per-channel statistics of ImageNet's RGB values scaled to [0, 1], as in the training by the
+# authors.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 NUM_CLASSES = 1000
@@ -31,23 +32,23 @@ IMAGENETTE = (
     "n03888257",
 )
 
-# Outputs of the classifiers that there are weights for, by the name of the weights.
+# Number of outputs of the classifiers with pretrained weights, by the name of the weights.
 PRETRAINED_CLASSES = {"imagenet": NUM_CLASSES, "imagenette": len(IMAGENETTE)}
 
 
 def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Normalizes RGB images for MobileOne: (x / 255 − mean) / std, for each channel.
+    """Normalizes RGB images for MobileOne: (x / 255 − mean) / std in each channel.
 
     Args:
-        x: Array or tensor of shape (…, height, width, 3) with values in [0, 255], any dtype.
+        x: Array or tensor of shape (…, height, width, 3) with values in [0, 255], of any dtype.
         data_format: None or `"channels_last"`.
 
     Returns:
-        The same type and shape, float32 (or `x`'s own dtype if it is floating point).
-        `x` is not written to.
+        Array or tensor of the same type and shape as `x`, with the dtype of `x` if it is floating
+        point and float32 otherwise. `x` is not modified.
 
     Raises:
-        ValueError: For another channel count or data format.
+        ValueError: If there are not 3 channels, or for another data format.
     """
     if data_format is None:
         require_channels_last()
@@ -73,7 +74,7 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
 
 @cache
 def classes() -> tuple[tuple[str, str], ...]:
-    """(WordNet id, name) of ImageNet's 1,000 classes in index order."""
+    """Returns (WordNet id, name) of ImageNet's 1,000 classes in index order."""
     table = resources.files("keras_mobileone") / "assets" / "imagenet_classes.csv"
     lines = table.read_text(encoding="utf-8").splitlines()
     return tuple((row["wnid"], row["name"]) for row in csv.DictReader(lines))
@@ -81,22 +82,22 @@ def classes() -> tuple[tuple[str, str], ...]:
 
 @cache
 def class_index() -> dict[str, int]:
-    """Index of each WordNet id."""
+    """Returns the class index of each WordNet id."""
     return {wnid: index for index, (wnid, _) in enumerate(classes())}
 
 
 def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """The classes with the highest scores, best first.
+    """Returns the classes with the highest scores, best first.
 
     Args:
-        preds: (batch, 1000) probabilities or logits.
-        top: How many classes for each image.
+        preds: Array of shape (batch, 1000) with probabilities or logits.
+        top: Number of classes to return for each image.
 
     Returns:
-        For each image a list of (WordNet id, class name, score).
+        A list of (WordNet id, class name, score) for each image.
 
     Raises:
-        ValueError: For another shape.
+        ValueError: If `preds` has another shape.
     """
     preds = keras.ops.convert_to_numpy(preds)
     if preds.ndim != 2 or preds.shape[1] != NUM_CLASSES:
@@ -112,7 +113,7 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
 
 
 def class_table(weights: str) -> tuple[tuple[str, str], ...]:
-    """(WordNet id, name) of the classes that weights of this name tell apart, in index order."""
+    """Returns (WordNet id, name) of the classes of the weights called `weights`, in index order."""
     if weights == "imagenette":
         return tuple((wnid, name) for wnid, name in classes() if wnid in IMAGENETTE)
     return classes()
@@ -121,18 +122,18 @@ def class_table(weights: str) -> tuple[tuple[str, str], ...]:
 def top_labels(
     scores: np.ndarray, labels: Sequence[str] | None, top: int = 5
 ) -> tuple[tuple[str, float], ...]:
-    """(label, or index where there are none, score) of the highest of one image's `scores`."""
+    """Returns (label, score) of an image's highest `scores`, with the index for a missing label."""
     best = np.argsort(-scores, kind="stable")[:top]
     return tuple((labels[i] if labels else str(i), float(scores[i])) for i in best)
 
 
 def labels_of(folders: Sequence[str]) -> list[str]:
-    """Names of classes by their folders: ImageNet's for WordNet ids, every other as it stands."""
+    """Returns the class name of each folder: ImageNet's for a WordNet id, else the folder name."""
     known = dict(classes())
     return unique_labels([(folder, known.get(folder, folder)) for folder in folders])
 
 
 def unique_labels(table: Sequence[tuple[str, str]]) -> list[str]:
-    """The names of classes, with the WordNet id behind those that two classes share."""
+    """Returns the class names, with the WordNet id appended to names that two classes share."""
     names = [name for _, name in table]
     return [name if names.count(name) == 1 else f"{name} ({wnid})" for wnid, name in table]

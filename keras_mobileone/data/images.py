@@ -1,4 +1,4 @@
-"""Reading photographs from disk: class folders, and the transform used for evaluation."""
+"""Finds photographs on disk, reads them, and applies the evaluation transform."""
 
 import os
 from collections import Counter, deque
@@ -27,26 +27,26 @@ TURNS = {
     8: "ROTATE_90",
 }
 DECODE_THREADS = 2
-LOOKAHEAD = 64  # images decoded before they are asked for
+LOOKAHEAD = 64  # images decoded ahead of their use
 
 
 def load_image(path: str | os.PathLike) -> Any:
-    """Reads a photograph as an RGB `PIL.Image`, whatever its mode on disk (gray, CMYK, palette).
+    """Reads a photograph of any mode (gray, CMYK, palette) as an RGB `PIL.Image`.
 
-    The pixels are the same ones as in training: gray is repeated, alpha is dropped, of 16 bits the
-    upper eight are kept, and of an animation the first frame is taken. A JPEG is turned upright as
-    its Exif orientation says, as photographs of phones need it; other kinds of files are left as
-    they are stored.
+    The pixels are the same as in training: gray is repeated for each channel, alpha is dropped, the
+    upper eight of 16 bits are kept, and the first frame of an animation is used. The Exif
+    orientation of a JPEG is applied, which photographs from phones need. Other formats keep the
+    orientation in which they are stored.
 
     Args:
-        path: The image file.
+        path: Path of the image file.
 
     Returns:
         RGB `PIL.Image`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not an image or is cut short; names it.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not an image or is truncated. The message names the file.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -63,18 +63,18 @@ def load_image(path: str | os.PathLike) -> Any:
 
 
 def to_rgb(image: Any) -> Any:
-    """Converts an opened `PIL.Image` to upright RGB, see `load_image`."""
+    """Converts an opened `PIL.Image` to upright RGB; see `load_image`."""
     from PIL import Image
 
-    # Exif alone: Pillow's `exif_transpose` also takes orientations from XMP, and turns other
-    # formats than JPEG, none of which TensorFlow's decoders in training know about.
+    # Only the Exif orientation of a JPEG counts. Pillow's `exif_transpose` also reads XMP and
+    # rotates other formats, which TensorFlow's decoders do not do in training.
     orientation = 1
     if image.format in JPEG_FORMATS:
         exif = Image.Exif()
         exif.load(image.info.get("exif", b""))
         orientation = exif.get(ORIENTATION_TAG, 1)
     if image.mode.startswith("I"):
-        # Pillow's `convert` clips 16 bits at 255.
+        # Pillow's `convert` clips 16-bit values at 255.
         levels = np.asarray(image)
         image = Image.fromarray((np.clip(levels, 0, 2**16 - 1) >> 8).astype(np.uint8))
     rgb = image.convert("RGB")
@@ -83,12 +83,13 @@ def to_rgb(image: Any) -> Any:
 
 
 def example_image(size: tuple[int, int]) -> np.ndarray:
-    """The photograph that comes with this package, as a model of (height, width) `size` takes it.
+    """Returns the photograph that comes with this package in the size (height, width).
 
-    A cat, 224×224 pixels, cut from `chelsea.png` of scikit-image (Stéfan van der Walt, CC0).
+    It shows a cat in 224×224 pixels, cropped from `chelsea.png` of scikit-image (Stéfan van der
+    Walt, CC0).
 
     Returns:
-        uint8 (height, width, 3), resized by Pillow, bilinear, if that is another size.
+        uint8 array of shape (height, width, 3), resized by Pillow's bilinear method if necessary.
     """
     from PIL import Image
 
@@ -97,23 +98,24 @@ def example_image(size: tuple[int, int]) -> np.ndarray:
 
 
 def example_path() -> Path:
-    """Where the photograph of `example_image` lies."""
+    """Returns the path of the photograph of `example_image`."""
     return Path(__file__).parents[1] / "assets" / EXAMPLE_IMAGE
 
 
 def evaluation_crop(image: Any, size: int = 224, crop_fraction: float = 0.875) -> np.ndarray:
-    """ImageNet's evaluation transform.
+    """Applies ImageNet's evaluation transform to a Pillow image.
 
-    `keras_mobileone.data.decoding.evaluation_crop` is the same transform as TensorFlow ops, which
-    the batches of validation are made with.
+    `keras_mobileone.data.decoding.evaluation_crop` is the same transform in TensorFlow ops, which
+    makes the batches of validation.
 
-    Resizes the short side to size / crop_fraction, bilinear with Pillow's antialiasing, and cuts
-    out the center.
+    The short side is resized to size / crop_fraction by bilinear sampling with Pillow's
+    antialiasing, and the center is cropped.
 
     Args:
         image: RGB `PIL.Image`.
         size: Side of the result in pixels.
-        crop_fraction: `size` over the resized short side, in (0, 1]. See `Variant.crop_fraction`.
+        crop_fraction: `size` divided by the resized short side, in (0, 1]; see
+            `Variant.crop_fraction`.
 
     Returns:
         uint8 array of shape (size, size, 3).
@@ -132,19 +134,19 @@ def evaluation_crop(image: Any, size: int = 224, crop_fraction: float = 0.875) -
 
 
 def list_images(directory: str | os.PathLike) -> list[Path]:
-    """Lists every image file below `directory`, sorted.
+    """Returns the sorted paths of all image files below `directory`.
 
-    Symbolic links are followed. Hidden files and folders are left out, see `find_images`.
+    Symbolic links are followed. Hidden files and folders are left out; see `find_images`.
 
     Args:
-        directory: Where to look.
+        directory: Directory to search.
 
     Returns:
         Paths that begin with `directory`.
 
     Raises:
-        FileNotFoundError: If the directory does not exist.
-        ValueError: If it holds no image.
+        FileNotFoundError: If `directory` is not a directory.
+        ValueError: If there is no image.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -161,23 +163,23 @@ def list_images(directory: str | os.PathLike) -> list[Path]:
 
 
 def find_images(directory: str | os.PathLike) -> tuple[list[str], Counter]:
-    """Finds the image files below a directory: the one reader of directories.
+    """Finds the image files below a directory.
 
     Symbolic links to files and to directories are followed, except a link to a directory that
-    contains the link. What file managers and notebooks leave behind is skipped: names that begin
+    contains the link. Hidden files of file managers and notebooks are skipped: names that begin
     with a dot, such as `._a.jpg` and `.ipynb_checkpoints`, and `__MACOSX`.
 
     Args:
-        directory: Where to look, at any depth.
+        directory: Directory to search, at any depth.
 
     Returns:
-        The paths below `directory` in the order of the disk, and how many files were left out by
-        suffix, where `"hidden"` counts the hidden files beside images.
+        The paths below `directory` in the order of the disk, and the number of files that were left
+        out for each suffix. Hidden files count as `"hidden"`, whatever their suffix.
     """
     directory = os.fspath(directory)
     files: list[str] = []
     left_out: Counter[str] = Counter()
-    # `os.walk` reads a folder in one go and asks nothing about the single file.
+    # `os.walk` reads a whole folder at once, without a system call for each file.
     for place, below, names in os.walk(directory, followlinks=True):
         below[:] = [name for name in below if not is_hidden(name) and not _is_loop(place, name)]
         prefix = os.path.relpath(place, directory)
@@ -191,14 +193,14 @@ def find_images(directory: str | os.PathLike) -> tuple[list[str], Counter]:
 
 
 def describe_images(directory: str | os.PathLike) -> str:
-    """Returns a line that says how many images are below a directory, and what was left out."""
+    """Returns a line with the number of images below a directory, and what was left out."""
     files, left_out = find_images(directory)
     images = "1 image" if len(files) == 1 else f"{len(files)} images"
     return f"{images} in {directory}. {left_out_sentence(left_out)}".rstrip()
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
-    """Says how many files were left out and of which suffixes; empty if there are none."""
+    """Returns a sentence with the number of left-out files by suffix, or "" if there are none."""
     if not left_out:
         return ""
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
@@ -206,17 +208,17 @@ def left_out_sentence(left_out: Mapping[str, int]) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not meant to be seen, such as `._a.jpg` or `__MACOSX`."""
+    """Returns whether a file or folder is hidden, such as `._a.jpg` or `__MACOSX`."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is that of an image, and not hidden."""
+    """Returns whether a file name is that of an image that is not hidden."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)
 
 
 def _is_loop(place: str, name: str) -> bool:
-    """Whether a folder is a link to one that contains it."""
+    """Returns whether a folder is a link to a folder that contains it."""
     path = os.path.join(place, name)
     if not os.path.islink(path):
         return False
@@ -227,9 +229,9 @@ def _is_loop(place: str, name: str) -> bool:
 def image_labels(
     paths: Sequence[Path], index: Mapping[str, int] | None = None
 ) -> np.ndarray | None:
-    """Class indices of files in folders named by WordNet id; None if any is no class.
+    """Returns the class indices of files in folders named by WordNet id, or None if one is unknown.
 
-    `index` gives them by id; ImageNet's by default.
+    `index` maps WordNet ids to class indices, by default those of ImageNet.
     """
     index = class_index() if index is None else index
     wnids = [path.parent.name for path in paths]
@@ -239,7 +241,7 @@ def image_labels(
 
 
 def spread(items: Sequence, count: int) -> list:
-    """`count` of the items at even distances, all of them if there are no more."""
+    """Returns `count` evenly spaced items, or all of them if there are fewer."""
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
@@ -247,10 +249,10 @@ def spread(items: Sequence, count: int) -> list:
 def load_crops(
     paths: Iterable[Path], size: tuple[int, int], crop_fraction: float
 ) -> Iterator[np.ndarray]:
-    """Decodes and crops images in threads, in order: uint8 arrays of shape (size, size, 3)."""
+    """Yields decoded crops in order, made by threads: uint8 arrays of shape (size, size, 3)."""
     if size[0] != size[1]:
         raise InputValueError(
-            f"The evaluation transform gives squares. Received: input size {size}."
+            f"The evaluation transform makes square images. Received: input size {size}."
         )
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         waiting: deque = deque()

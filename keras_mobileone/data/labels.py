@@ -1,4 +1,4 @@
-"""Class labels: of an exported classifier, and in text files."""
+"""Chooses and checks the class labels of a classifier, and reads them from text files."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
     """Raises ValueError unless there is one usable label for each of `outputs`.
 
     Args:
-        labels: The labels, or None for a model without labels, which passes.
+        labels: The labels. None, for a model without labels, is accepted.
         outputs: Number of outputs of the classifier.
         name: Name of the classifier, for the message.
     """
@@ -63,7 +63,7 @@ def read_label_file(path: str | os.PathLike) -> list[str]:
         names.pop()
     if not names:
         raise InputValueError(
-            f"Expected one class name on each line. Received: {path}, which has none."
+            f"Expected one class name on each line. Received: {path}, which has no names."
         )
     for number, name in enumerate(names, 1):
         if not name.strip():
@@ -79,11 +79,11 @@ def default_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str
 
     Args:
         model: The classifier.
-        labels: The names. None: those that the model carries in its `ImageConfig`, or else
+        labels: The names. By default, those that the model carries in its `ImageConfig`, or else
             ImageNet's if it has 1,000 outputs.
 
     Returns:
-        The names, checked against the outputs of the model; None if there are none.
+        The names, checked against the outputs of the model, or None if there are none.
 
     Raises:
         ValueError: If the labels do not fit the outputs (see `check_labels`), or if labels are

@@ -1,4 +1,4 @@
-"""From a source of encoded images to the batches that training and validation take."""
+"""Turns a source of encoded images into the batches for training and validation."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +20,13 @@ _POLICIES = {"autoaugment": auto_augment, "randaugment": rand_augment}
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a training image.
+    """Random changes to a training image.
 
     Attributes:
         size: Side of the crop in pixels.
-        area: Least and largest area of a crop over the image's.
+        area: Smallest and largest area of a crop as a fraction of the image.
         policy: None, `"autoaugment"` or `"randaugment"`.
-        strength: Factor of the policy's magnitudes.
+        strength: Factor that scales the magnitudes of the policy.
     """
 
     size: int
@@ -35,7 +35,7 @@ class Augmentation:
     strength: float = 1.0
 
     def __call__(self, encoded: Any, seed: Any) -> Any:
-        """uint8 (size, size, 3) from the bytes of an image and an int32 seed of shape (2,)."""
+        """Returns uint8 (size, size, 3) from an image's bytes and an int32 seed of shape (2,)."""
         import tensorflow as tf
 
         seeds = tf.unstack(tf.random.split(seed, 3))
@@ -48,10 +48,10 @@ class Augmentation:
 
 @dataclass
 class BadImages:
-    """What to do about files that can't be decoded.
+    """Policy for files that can't be decoded.
 
     Attributes:
-        skip: Leave them out instead of raising.
+        skip: Whether to leave them out instead of raising an error.
         names: The files that were left out so far.
     """
 
@@ -70,21 +70,22 @@ def training_batches(
     workers: int = 1,
     bad: BadImages | None = None,
 ) -> Any:
-    """Yields endless batches of shuffled, augmented images.
+    """Makes an infinite dataset of batches of shuffled, augmented images.
 
-    The position in the stream and `seed` alone decide which image is read and how it is
-    augmented: a stream that begins at `start` is the rest of one that
-    begins at 0, and the shares of all workers together are the stream of one.
+    The position in the stream and `seed` alone determine which image is read and how it is
+    augmented. A stream that begins at `start` is therefore the rest of a stream that begins at 0,
+    and the shares of all workers together make up the stream of a single worker.
 
     Args:
-        source: Where the images come from.
-        augmentation: What happens to each.
-        batch_size: Images in a batch of this worker.
-        seed: Of order and augmentation.
+        source: Source of the images.
+        augmentation: Random changes to each image.
+        batch_size: Number of images in a batch of this worker.
+        seed: Seed of the order and the augmentation.
         start: Position of the first image, over all workers.
-        worker, workers: Of all positions p, those with p % workers == worker.
-        bad: What to do about broken files. A skipped one is replaced by another of its batch, so
-            that batches keep their size. By default TensorFlow's error comes out of the dataset.
+        worker, workers: Selects the positions p with p % workers == worker.
+        bad: What to do about broken files. A skipped image is replaced by another image of its
+            batch, so that batches keep their size. By default, the dataset raises the error of
+            TensorFlow.
 
     Returns:
         `tf.data.Dataset` of (images, labels): uint8 (batch_size, size, size, 3), int64
@@ -125,16 +126,16 @@ def evaluation_batches(
     replicas: int = 1,
     bad: BadImages | None = None,
 ) -> Any:
-    """Yields each image once, as center crops, in batches of one size.
+    """Makes a dataset with a center crop of each image, in batches of equal size.
 
     Args:
-        source: Where the images come from.
+        source: Source of the images.
         size: Side of the crops in pixels.
         crop_fraction: See `Variant.crop_fraction`.
-        batch_size: Images in a batch.
-        worker, workers: Of all images, those with index % workers == worker.
-        replicas: Devices over all workers: each gets equally many batches.
-        bad: What to do about broken files; a skipped one gets weight 0.
+        batch_size: Number of images in a batch.
+        worker, workers: Selects the images with index % workers == worker.
+        replicas: Number of devices over all workers. Each gets the same number of batches.
+        bad: What to do about broken files. A skipped image has weight 0.
 
     Returns:
         `tf.data.Dataset` of (images, labels, weights): uint8 (batch_size, size, size, 3), int64
@@ -166,7 +167,7 @@ def evaluation_batches(
 
 
 def first_broken(elements: Any) -> str | None:
-    """Name of the first of some elements of a source's stream that can't be decoded."""
+    """Returns the name of the first of some elements of a stream that can't be decoded, or None."""
     import tensorflow as tf
 
     for element in elements:
@@ -178,10 +179,10 @@ def first_broken(elements: Any) -> str | None:
 
 
 def _transformed(transform: Any, element: Any, size: int, bad: BadImages) -> Any:
-    """`transform` of the image's bytes, and whether they could be decoded.
+    """Applies `transform` to the bytes of an image, and returns whether they could be decoded.
 
     A graph can't catch an error, but a dataset can leave out an element that raises one. This costs
-    a sixth of the pipeline's speed, so it is done only where broken images are to be skipped.
+    a sixth of the speed of the pipeline, so it is done only if broken images are to be skipped.
     """
     import tensorflow as tf
 
@@ -196,7 +197,7 @@ def _transformed(transform: Any, element: Any, size: int, bad: BadImages) -> Any
 
 
 def _note_broken(names: Any, whole: Any, bad: BadImages) -> Any:
-    """`whole`, after the names of broken files have been added to `bad`, if they are skipped."""
+    """Adds the names of broken files to `bad` if they are skipped, and returns `whole`."""
     if not bad.skip:
         return whole
     import tensorflow as tf
@@ -217,22 +218,23 @@ def sample_crops(
     seed: int,
     bad: BadImages | None = None,
 ) -> np.ndarray:
-    """Center crops of images drawn at random from a source.
+    """Returns center crops of images drawn at random from a source.
 
     Args:
-        source: Where the images come from.
-        count: How many to draw; all of them if there are fewer.
+        source: Source of the images.
+        count: Number of images to draw. If there are fewer, all are used.
         image_size: Side of a crop in pixels.
-        crop_fraction: Share of the evaluation transform's short side, see `Variant.crop_fraction`.
-        seed: Decides which images are drawn.
-        bad: What to do about broken files. Others are drawn in place of skipped ones.
+        crop_fraction: Side of the crop divided by the resized short side; see
+            `Variant.crop_fraction`.
+        seed: Seed that determines which images are drawn.
+        bad: What to do about broken files. Skipped images are replaced by others.
 
     Returns:
         uint8 array of shape (count, image_size, image_size, 3).
 
     Raises:
-        ValueError: For a file that can't be decoded, with its name, unless such files are skipped;
-            and if no file can be decoded.
+        ValueError: If a file can't be decoded and such files are not skipped, or if no file can be
+            decoded. The message names the file.
     """
     import tensorflow as tf
 
@@ -257,7 +259,7 @@ def sample_crops(
 
 
 def broken_image(name: str) -> InputValueError:
-    """The error for a file that can't be decoded."""
+    """Returns the error for a file that can't be decoded."""
     return InputValueError(
         f"Expected whole images. Received: {name}, which can't be decoded: it is damaged, or of a "
         "kind that is not supported. Replace the file, or leave such files out with --skip-bad."

@@ -1,4 +1,4 @@
-"""Images in sharded TFRecord files."""
+"""Reads images from sharded TFRecord files."""
 
 import json
 import os
@@ -26,18 +26,18 @@ SHARD_PATTERN = re.compile(r"(train|validation|val)-(\d+)-of-(\d+)(\.tfrecords?)
 
 READ_AT_ONCE = 16  # shards whose records are mixed before the shuffle buffer
 READ_BYTES = 1 << 20
-# A pass is shuffled in parts of this many buffers, so that a stream that begins in the middle of
-# one reads no more than that before its first image.
+# A pass is shuffled in parts of this many buffers, so that a stream that begins in the middle of a
+# pass reads at most one part before its first image.
 PART_BUFFERS = 10
 
 
 @dataclass(frozen=True)
 class RecordKeys:
-    """Where a `tf.train.Example` has what.
+    """Names of the features of a `tf.train.Example`.
 
     Attributes:
-        encoded, label: Names of the features with the image's bytes and its label.
-        filename: Name of the feature with the file's name, if there is one.
+        encoded, label: Names of the features with the bytes of the image and its label.
+        filename: Name of the feature with the name of the file, or None.
         first_label: The label of the first class.
     """
 
@@ -48,27 +48,28 @@ class RecordKeys:
 
 
 class Records:
-    """TFRecord files of images, as TensorFlow's scripts for ImageNet write them.
+    """Source of images in TFRecord files, as TensorFlow's scripts for ImageNet write them.
 
     In each epoch the order of the files is shuffled, records of several files are interleaved, and
     a shuffle buffer mixes them.
 
     Args:
         files: The shards.
-        lengths: How many records each has.
+        lengths: Number of records in each shard.
         stored: Names of the classes in the order of the labels in the files.
-        classes: Names in the order of the labels to give, if it is another. By default `stored`.
-        name: For messages.
-        keys: Where the records have what.
-        buffer: Length of the shuffle buffer, in encoded images; 10,000 of ImageNet are 1.1 GB.
+        classes: Names of the classes in the order of the labels to return. By default, `stored`.
+        name: Name of the source in messages.
+        keys: Names of the features in the records.
+        buffer: Length of the shuffle buffer in encoded images. 10,000 images of ImageNet take 1.1
+            GB.
 
     Attributes:
-        classes: Names in label order.
-        images: How many there are.
-        name: For messages.
+        classes: Class names in label order.
+        images: Number of images.
+        name: Name of the source in messages.
 
     Raises:
-        ValueError: If there is no record, or a stored class that `classes` does not name.
+        ValueError: If there is no record, or if a stored class is not in `classes`.
     """
 
     def __init__(
@@ -102,7 +103,10 @@ class Records:
     def stream(
         self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
     ) -> "tf.data.Dataset":
-        """See `Source.stream`. Images before `start` and of other workers are not decoded."""
+        """Returns the images from a position on; see `Source.stream`.
+
+        Images before `start` and of other workers are not decoded.
+        """
         import tensorflow as tf
 
         check_share(start, worker, workers)
@@ -140,7 +144,7 @@ class Records:
         )
 
     def _parts(self, number: Any, start: Any, seed: Any) -> Any:
-        """The shards of one pass in parts that are shuffled by themselves.
+        """Returns the shards of one pass in parts, each of which is shuffled separately.
 
         Returns:
             Dataset of (pass, part, position of its first image, indices of its shards), without
@@ -167,7 +171,7 @@ class Records:
         return max(1, round(PART_BUFFERS * self.buffer * len(self.files) / self.images))
 
     def _parser(self, files: Any) -> Any:
-        """Function from a position and (shard, number, record) to an element of the stream."""
+        """Returns a function from a position and (shard, number, record) to a stream element."""
         import tensorflow as tf
 
         keys = self.keys
@@ -196,7 +200,7 @@ class Records:
         return parse
 
     def _checked(self, label: Any, place: Any) -> Any:
-        """The label; where it stands for no class the graph fails with a sentence."""
+        """Returns the label, or fails with a clear message in the graph if it is out of range."""
         import tensorflow as tf
 
         first = self.keys.first_label
@@ -216,7 +220,7 @@ class Records:
 
 
 def shard_directory(directory: Path, split: str) -> Path | None:
-    """Where a split's TFRecords are: in `directory` or in a folder of their name there."""
+    """Returns the directory of the TFRecords of a split: `directory` or a folder in it, or None."""
     for place in (directory, *(directory / name for name in SPLIT_NAMES[split])):
         if place.is_dir() and _shards(place, split):
             return place
@@ -224,7 +228,7 @@ def shard_directory(directory: Path, split: str) -> Path | None:
 
 
 def is_record_directory(directory: Path) -> bool:
-    """Whether `directory` holds TFRecords, finished or not, rather than class folders."""
+    """Returns whether `directory` has TFRecords, complete or not, rather than class folders."""
     marked = any((directory / name).exists() for name in (DATASET_FILE, UNFINISHED_FILE))
     return marked or any(shard_directory(directory, split) for split in SPLIT_NAMES)
 
@@ -232,19 +236,19 @@ def is_record_directory(directory: Path) -> bool:
 def open_records(
     directory: Path, split: str, classes: Sequence[str] | None = None
 ) -> Records | None:
-    """A split of a directory of TFRecords, or None where there is no such split.
+    """Opens a split of a directory of TFRecords. Returns None if there is no such split.
 
     Raises:
         FileNotFoundError: If a shard is missing.
-        ValueError: If a shard is cut short or no TFRecord file, if the records are no labelled
+        ValueError: If a shard is truncated or not a TFRecord file, if the records are not labeled
             images, if `write_tfrecords` has not finished, or if there is no training split.
     """
     if (directory / DATASET_FILE).exists():
         return open_prepared(directory, split, classes)
     if (directory / UNFINISHED_FILE).exists():
         raise InputValueError(
-            f"Expected a finished data set. Received: {directory} without {DATASET_FILE}, which "
-            "write-tfrecords has not finished. Run it again; it goes on where it stopped."
+            f"Expected a finished dataset. Received: {directory} without {DATASET_FILE}, which "
+            "write-tfrecords has not finished. Run it again to continue where it stopped."
         )
     place = shard_directory(directory, split)
     if place is None:
@@ -261,7 +265,7 @@ def open_records(
 
 
 def open_prepared(directory: Path, split: str, classes: Sequence[str] | None) -> Records | None:
-    """A split that `write_tfrecords` wrote, or None if `dataset.json` names no such split."""
+    """Opens a split that `write_tfrecords` wrote; None if `dataset.json` does not name it."""
     path = directory / DATASET_FILE
     try:
         dataset = json.loads(path.read_text(encoding="utf-8"))
@@ -291,17 +295,17 @@ def open_prepared(directory: Path, split: str, classes: Sequence[str] | None) ->
 
 
 def _shards(directory: Path, split: str) -> dict[str, re.Match]:
-    """Files of a directory that are named like shards of a split."""
+    """Returns the files of a directory that are named like shards of a split."""
     matches = {name: SHARD_PATTERN.fullmatch(name) for name in os.listdir(directory)}
     return {n: m for n, m in sorted(matches.items()) if m and m[1] in SPLIT_NAMES[split]}
 
 
 def complete_shards(directory: Path, split: str) -> list[Path]:
-    """The shards of a split in order.
+    """Returns the shards of a split in order.
 
     Raises:
-        FileNotFoundError: If some are missing; names them.
-        ValueError: If the names disagree about how many there are.
+        FileNotFoundError: If shards are missing. The message lists them.
+        ValueError: If the file names state different numbers of shards.
     """
     shards = _shards(directory, split)
     totals = {(match[1], int(match[3])) for match in shards.values()}
@@ -321,12 +325,13 @@ def complete_shards(directory: Path, split: str) -> list[Path]:
 
 
 def count_records(path: str | os.PathLike) -> int:
-    """How many records a TFRecord file has, from the lengths in their headers alone.
+    """Counts the records of a TFRecord file by reading only the lengths in their headers.
 
-    A record is its length (8 bytes, little endian), a checksum (4), the data and a checksum (4).
+    A record consists of its length (8 bytes, little endian), a checksum (4 bytes), the data, and
+    another checksum (4 bytes).
 
     Raises:
-        ValueError: If the file is cut short or no TFRecord file.
+        ValueError: If the file is truncated or not a TFRecord file.
     """
     size, offset, count = os.stat(path).st_size, 0, 0
     with open(path, "rb", buffering=0) as file:
@@ -336,8 +341,8 @@ def count_records(path: str | os.PathLike) -> int:
             count += offset <= size
     if not count:
         raise InputValueError(
-            f"Expected a TFRecord file, not compressed. Received: {path}, which is of "
-            "another kind, or empty."
+            f"Expected an uncompressed TFRecord file. Received: {path}, which is of "
+            "another format, or empty."
         )
     if offset != size:
         raise InputValueError(
@@ -348,7 +353,7 @@ def count_records(path: str | os.PathLike) -> int:
 
 
 def check_first_record(path: str | os.PathLike) -> None:
-    """Raises `ValueError` unless a file begins with an image labelled as ImageNet's are."""
+    """Raises `ValueError` unless a file begins with an image labeled as in ImageNet."""
     import tensorflow as tf
 
     keys = RecordKeys()
@@ -358,7 +363,7 @@ def check_first_record(path: str | os.PathLike) -> None:
     except Exception as error:
         raise InputValueError(
             f"Expected TFRecords of `tf.train.Example`. Received: {path}, whose first record is "
-            "damaged or something else."
+            "damaged or of another type."
         ) from error
     for key in (keys.encoded, keys.label):
         if key not in features:
@@ -370,6 +375,6 @@ def check_first_record(path: str | os.PathLike) -> None:
     labels = features[keys.label].int64_list.value
     if synsets and class_index().get(synsets[0].decode()) != labels[0] - keys.first_label:
         raise InputValueError(
-            f"Expected labels from 1 in the order of ImageNet's 1,000 WordNet ids. Received: label "
-            f"{labels[0]} for {synsets[0].decode()} in {path}."
+            "Expected labels that count from 1 in the order of ImageNet's 1,000 WordNet ids. "
+            f"Received: label {labels[0]} for {synsets[0].decode()} in {path}."
         )

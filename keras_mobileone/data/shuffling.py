@@ -1,4 +1,4 @@
-"""Deterministic per-epoch shuffling: the order follows from (seed, epoch) alone."""
+"""Deterministic per-epoch shuffling, whose order depends only on (seed, epoch)."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ from keras_mobileone.errors import InputValueError
 
 
 def permutation(count: Any, seed: Any, number: Any) -> Any:
-    """A random order of 0 … count − 1 for pass `number`.
+    """Returns a random permutation of 0 … count − 1 for pass `number`.
 
-    All orders are equally likely, for any count. Sorting random numbers costs 0.3 s for
-    ImageNet's 1.28 million, once in a pass. `tf.random.experimental.index_shuffle` needs no
-    memory, but of five items it never gives 9 of the 120 orders, and of 1.28 million its
-    neighbours are correlated (0.04, 50 standard deviations).
+    All permutations are equally likely, for any count. Sorting random numbers takes 0.3 s for
+    ImageNet's 1.28 million images, once in each pass. `tf.random.experimental.index_shuffle` needs
+    no memory, but it never returns 9 of the 120 permutations of five items, and neighbors in its
+    permutation of 1.28 million items are correlated (0.04, 50 standard deviations).
 
     Args:
-        count: int or int64 scalar tensor, how many.
-        seed, number: ints or int64 scalar tensors.
+        count: Number of items, an int or an int64 scalar tensor.
+        seed, number: Seed and number of the pass, ints or int64 scalar tensors.
 
     Returns:
-        int64 tensor of shape (count,), the same on every device and in every process, whatever
-        TensorFlow's global seed.
+        int64 tensor of shape (count,). It is the same on every device and in every process, and
+        does not depend on TensorFlow's global seed.
     """
     import tensorflow as tf
 
@@ -31,9 +31,9 @@ def permutation(count: Any, seed: Any, number: Any) -> Any:
 
 
 def shuffle_in_buffer(dataset: Any, size: int, seed: Any) -> Any:
-    """`dataset.shuffle(size)` whose order depends on `seed`, not on TensorFlow's global seed.
+    """Shuffles as `dataset.shuffle(size)`, but by `seed` and not by TensorFlow's global seed.
 
-    To be called while a function of a dataset is traced.
+    Call this function only while a function of a dataset is traced.
 
     Args:
         dataset: `tf.data.Dataset`.
@@ -42,16 +42,17 @@ def shuffle_in_buffer(dataset: Any, size: int, seed: Any) -> Any:
     """
     import tensorflow as tf
 
-    # The operation's seed is combined with its graph's, which is the global one unless set. While
-    # a function is traced, this sets its own graph's only. (With 0, a tensor as seed is refused.)
+    # The seed of the operation is combined with the seed of its graph, which is the global seed
+    # unless it is set. While a function is traced, this line sets only the seed of its own graph.
+    # (If that seed is 0, a tensor is not accepted as the seed of the operation.)
     tf.compat.v1.set_random_seed(1)
     return dataset.shuffle(size, seed=seed, reshuffle_each_iteration=False)
 
 
 def pass_range(images: int, start: int, seed: int | None) -> tuple[int, int]:
-    """Number of the pass that holds position `start`, and the end of the range of passes.
+    """Returns the number of the pass that contains position `start`, and the end of the passes.
 
-    Without a seed there is one pass. With one, positions end only with int64.
+    Without a seed there is one pass. With a seed, only the range of int64 limits the positions.
     """
     return (0, 1) if seed is None else (start // images, (2**63 - 1) // images)
 
@@ -59,8 +60,8 @@ def pass_range(images: int, start: int, seed: int | None) -> tuple[int, int]:
 def check_share(start: int, worker: int, workers: int) -> None:
     """Raises `ValueError` unless the arguments of `Source.stream` describe a share."""
     if start < 0:
-        raise InputValueError(f"`start` is a position of at least 0. Received: start={start}.")
+        raise InputValueError(f"`start` must be a position of at least 0. Received: start={start}.")
     if not 0 <= worker < workers:
         raise InputValueError(
-            f"`worker` counts from 0 to workers − 1. Received: worker={worker}, workers={workers}."
+            f"`worker` must be from 0 to workers − 1. Received: worker={worker}, workers={workers}."
         )

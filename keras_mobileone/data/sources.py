@@ -1,4 +1,4 @@
-"""Opens training and validation images, wherever they are."""
+"""Opens the training and validation images of a dataset: class folders, TFRecords or TFDS."""
 
 import os
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ TFDS_SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
 
 
 class Source(Protocol):
-    """Labelled images, still encoded, in an order that can be resumed.
+    """Labeled images, still encoded, in an order that can be resumed.
 
     Attributes:
-        classes: Names in label order.
-        images: How many in one pass.
-        name: For messages.
+        classes: Class names in label order.
+        images: Number of images in one pass.
+        name: Name of the source in messages.
     """
 
     classes: tuple[str, ...]
@@ -39,22 +39,22 @@ class Source(Protocol):
     def stream(
         self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1
     ) -> "tf.data.Dataset":
-        """The images from a position on.
+        """Returns the images from a position on.
 
-        With a seed there is pass after pass without end, and each has every image once.
-        Position p belongs to pass p // images, whose order depends on the seed and its number
-        alone. Without a seed there is one pass, in stored order.
+        With a seed, the stream is an infinite sequence of passes, each of which contains every
+        image once. Position p belongs to pass p // images, whose order depends only on the seed and
+        the number of the pass. Without a seed there is one pass, in stored order.
 
         Args:
             start: Position of the first image, over all workers.
-            seed: Of the order; None for the stored one.
-            worker, workers: Gives the positions p with p % workers == worker.
+            seed: Seed of the order, or None for the stored order.
+            worker, workers: Selects the positions p with p % workers == worker.
 
         Returns:
             Dataset of {"position": int64, "name": string, "encoded": string, "label": int64}.
 
         Raises:
-            ValueError: If the arguments describe no share of a stream.
+            ValueError: If the arguments do not describe a share of a stream.
         """
         ...
 
@@ -62,25 +62,25 @@ class Source(Protocol):
 def open_source(
     data: str | os.PathLike, split: str, classes: Sequence[str] | None = None
 ) -> Source | None:
-    """The training or validation images of a data set.
+    """Opens the training or validation images of a dataset.
 
     Args:
-        data: A directory with train/ and perhaps val/, or other usual names, each with one folder
-            of images for each class; a directory of class folders, for training alone; a directory
-            of TFRecords, by `keras-mobileone write-tfrecords` or by TensorFlow's scripts for
-            ImageNet; or `"tfds:NAME"`, a data set that tensorflow-datasets has prepared on
-            this machine.
+        data: A directory with train/ and optionally val/, or other usual names, each with one
+            folder of images for each class; a directory of class folders, for training only; a
+            directory of TFRecords, written by `keras-mobileone write-tfrecords` or by TensorFlow's
+            scripts for ImageNet; or `"tfds:NAME"`, a dataset that tensorflow-datasets has prepared
+            on this machine.
         split: `"train"` or `"val"`.
-        classes: Names in label order. By default those of the data: its folders in sorted order,
-            or as the records were labelled.
+        classes: Class names in label order. By default, the names of the folders in sorted order,
+            or the classes of the records in the order of their labels.
 
     Returns:
-        A `Source`, or None if the data has no validation images.
+        A `Source`, or None if the validation images are requested and there are none.
 
     Raises:
-        FileNotFoundError: If there is no such directory, or a file of it is missing.
-        ValueError: If it does not hold what it should; says what was found instead.
-        ImportError: If tensorflow-datasets is needed and missing.
+        FileNotFoundError: If the directory does not exist, or if one of its files is missing.
+        ValueError: If the data has another structure. The message says what was found instead.
+        ImportError: If tensorflow-datasets is needed and not installed.
 
     Examples:
         >>> train = open_source("photos", "train")
@@ -90,7 +90,7 @@ def open_source(
         True
     """
     if split not in SPLITS:
-        raise InputValueError(f"`split` is 'train' or 'val'. Received: split={split!r}.")
+        raise InputValueError(f"`split` must be 'train' or 'val'. Received: split={split!r}.")
     if isinstance(data, str) and data.startswith(TFDS_PREFIX):
         return open_tfds(data.removeprefix(TFDS_PREFIX), split, classes)
     directory = Path(data)
@@ -105,7 +105,7 @@ def open_source(
 
 
 def describe(source: Source) -> str:
-    """One line about a source: its images, its classes, and the files that were left out."""
+    """Returns a line with the number of images and classes of a source, and the left-out files."""
     line = f"{source.images} images of {len(source.classes)} classes in {source.name}."
     if isinstance(source, ClassFolders):
         line = f"{line} {left_out_sentence(source.left_out)}".rstrip()
@@ -113,23 +113,23 @@ def describe(source: Source) -> str:
 
 
 def open_tfds(name: str, split: str, classes: Sequence[str] | None = None) -> Records | None:
-    """A split of a data set that tensorflow-datasets has prepared; nothing is downloaded.
+    """Opens a split of a dataset that tensorflow-datasets has prepared, without any download.
 
     Args:
-        name: As `tfds.builder` takes it, such as `"imagenet2012"` or `"imagenette/320px-v2"`. It
-            is looked for in `TFDS_DATA_DIR`, or in ~/tensorflow_datasets.
+        name: Name for `tfds.builder`, such as `"imagenet2012"` or `"imagenette/320px-v2"`. The
+            dataset is looked up in `TFDS_DATA_DIR`, or in ~/tensorflow_datasets.
         split: `"train"` or `"val"`.
-        classes: Names in label order. By default as the data set has them.
+        classes: Class names in label order. By default, those of the dataset.
 
     Raises:
-        ImportError: If tensorflow-datasets is missing.
-        ValueError: If the data set is not prepared, not in TFRecords, or not of labelled images.
+        ImportError: If tensorflow-datasets is not installed.
+        ValueError: If the dataset is not prepared, not in TFRecords, or not of labeled images.
     """
     builder = _tfds_builder(name)
     info = builder.info
     if not info.splits:
         raise InputValueError(
-            f"Expected a data set that tensorflow-datasets has prepared. Received: {name!r}, which "
+            f"Expected a dataset that tensorflow-datasets has prepared. Received: {name!r}, which "
             f"is not in {builder.data_dir}. Prepare it with `tfds build {name}`, or set "
             "TFDS_DATA_DIR to where it is."
         )
@@ -164,19 +164,19 @@ def _tfds_builder(name: str) -> Any:
         return tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise InputValueError(
-            f"Expected a data set that tensorflow-datasets knows or has prepared in TFDS_DATA_DIR. "
+            f"Expected a dataset that tensorflow-datasets knows or has prepared in TFDS_DATA_DIR. "
             f"Received: {name!r}."
         ) from error
 
 
 def _tfds_keys(name: str, features: Any) -> tuple[RecordKeys, list[str]]:
-    """Where the records of a data set have what, and the names of its classes."""
+    """Returns the names of the record features and of the classes of a dataset."""
     import tensorflow_datasets as tfds
 
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     if not all(key in features and isinstance(features[key], kinds[key]) for key in kinds):
         raise InputValueError(
-            "Expected a data set with an 'image' and a class 'label'. Received: "
+            "Expected a dataset with an 'image' and a class 'label'. Received: "
             f"{name!r} with {', '.join(features)}."
         )
     filename = "file_name" if "file_name" in features else None

@@ -1,4 +1,4 @@
-"""Writes class folders as TFRecords, after a check of every image."""
+"""Writes class folders as TFRecords, and checks every image."""
 
 import hashlib
 import json
@@ -18,19 +18,20 @@ from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write, require_writable
 
 BAD_FILE = "bad-images.txt"
-NAMED = 10  # bad images in a message
+NAMED = 10  # bad images listed in a message
 PROGRESS_SECONDS = 0.2
 LEFTOVER = re.compile(r"\.(train-\d+|validation-\d+|dataset|prepare|bad-images)-.+")
 
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """What was written of a split.
+    """Result of `write_tfrecords` for one split.
 
     Attributes:
         images: Number of images.
         shards: Number of files.
-        bad: The images that were left out: path below the directory of the images, and reason.
+        bad: Images that were left out, with the reason by the path below the directory of the
+            images.
     """
 
     images: int
@@ -40,12 +41,12 @@ class PreparedSplit:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `write_tfrecords` wrote.
+    """Result of `write_tfrecords`.
 
     Attributes:
-        directory: Where the files are.
-        classes: Names in label order.
-        splits: By name: "train", and "validation" if there is one.
+        directory: Directory of the files.
+        classes: Class names in label order.
+        splits: Results by the name of the split: "train", and "validation" if there is one.
     """
 
     directory: Path
@@ -55,7 +56,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Shard:
-    """A file to write: its name and the images that go into it."""
+    """A file to write, with its name and its images."""
 
     file: str
     split: str
@@ -65,7 +66,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Written:
-    """A finished shard: images, bytes, and what was left out."""
+    """A finished shard, with its number of images, its size, and the images left out."""
 
     images: int
     bytes: int
@@ -84,30 +85,32 @@ def write_tfrecords(
 ) -> Prepared:
     """Writes class folders as TFRecords in the layout of TensorFlow's scripts for ImageNet.
 
-    Every image is decoded once, as a check; its bytes are stored as they are. What TensorFlow and
-    Pillow decode to different pixels, such as an animated WebP, counts as bad. The images are
-    spread over the shards in an order that depends on their names alone. What an interrupted run
-    finished is kept by the next one with the same arguments.
+    Every image is decoded once as a check, and its bytes are stored without change. An image that
+    TensorFlow and Pillow decode to different pixels, such as an animated WebP, counts as bad. The
+    images are distributed over the shards in an order that depends only on their names. If a run is
+    interrupted, the next run with the same arguments keeps the finished shards.
 
     Args:
-        directory: train/ and perhaps val/ (see `folder_splits`), each with one folder of images for
-            each class, or the class folders directly.
-        output: Directory to write to; it is made if it does not exist.
-        shards: Files for the training images.
-        val_shards: Files for the validation images; by default in proportion.
-        skip_bad: Leave out bad images. By default they are an error at the end.
-        threads: Shards written at the same time; by default one for each core. Pillow decodes
-            outside of Python's lock, so threads keep the cores busy.
-        progress: Called with (images done, images in all).
+        directory: Directory with train/ and optionally val/ (see `folder_splits`), each with one
+            folder of images for each class, or with the class folders themselves.
+        output: Directory to write to. It is created if it does not exist.
+        shards: Number of files for the training images.
+        val_shards: Number of files for the validation images. By default, it is proportional to the
+            number of images.
+        skip_bad: Whether to leave out bad images. By default, they raise an error at the end.
+        threads: Number of shards written at the same time. By default, one for each core. Pillow
+            decodes without Python's global interpreter lock, so threads use all cores.
+        progress: Function called with (images done, total images).
 
     Returns:
-        What was written. `output` has train-00000-of-…, validation-00000-of-… and `dataset.json`,
-        and `bad-images.txt` if there are any.
+        A `Prepared` object that describes the files. `output` contains train-00000-of-…,
+        validation-00000-of-… and `dataset.json`, and `bad-images.txt` if there are bad images.
 
     Raises:
         FileNotFoundError: If `directory` or the parent of `output` does not exist.
-        ValueError: If `directory` does not hold class folders, if images are bad, if there are
-            more shards than images, or if `output` holds something else or overlaps `directory`.
+        ValueError: If `directory` does not contain class folders, if images are bad and `skip_bad`
+            is False, if there are more shards than images, if `output` contains other files, or if
+            one of the two directories contains the other.
         OSError: If `output` can't be written.
 
     Examples:
@@ -129,7 +132,7 @@ def write_tfrecords(
 
 
 def require_apart(directory: Path, output: Path) -> None:
-    """Raises `ValueError` if one of the directories is in the other."""
+    """Raises `ValueError` if one of the directories contains the other."""
     a, b = directory.resolve(), output.resolve()
     if a == b or a in b.parents or b in a.parents:
         raise InputValueError(
@@ -139,7 +142,7 @@ def require_apart(directory: Path, output: Path) -> None:
 
 
 def plan_shards(directory: Path, shards: int, val_shards: int | None) -> tuple[list, tuple]:
-    """The files to write, and the names of the classes."""
+    """Returns the files to write and the names of the classes."""
     roots = folder_splits(directory)
     train = ClassFolders(roots["train"])
     plan = split_shards("train", train, shards)
@@ -149,20 +152,21 @@ def plan_shards(directory: Path, shards: int, val_shards: int | None) -> tuple[l
         plan += split_shards("validation", val, val_shards or default)
     elif val_shards:
         raise InputValueError(
-            f"Validation shards need a folder val/ beside train/. Received: {val_shards} for "
-            f"{directory}, which has none."
+            f"Validation shards need a folder val/ next to train/. Received: {val_shards} for "
+            f"{directory}, which has no such folder."
         )
     return plan, train.classes
 
 
 def split_shards(split: str, source: ClassFolders, count: int) -> list[Shard]:
-    """The files of a split, with their shares of its images in mixed order."""
+    """Returns the files of a split, with their images in a mixed order."""
     if not 1 <= count <= source.images:
         raise InputValueError(
             f"Expected from 1 to {source.images} {split} shards, one image in each at least. "
             f"Received: {count}."
         )
-    # By a hash of the name: unlike a random generator's, this order is the same for ever.
+    # Sorting by a hash of the name gives the same order in every version of every library, which a
+    # random generator does not guarantee.
     keys = [hashlib.blake2b(os.fsencode(f), digest_size=8).digest() for f in source.files]
     order = sorted(range(source.images), key=keys.__getitem__)
     cuts = [source.images * i // count for i in range(count + 1)]
@@ -173,7 +177,10 @@ def split_shards(split: str, source: ClassFolders, count: int) -> list[Shard]:
 
 
 def fingerprint(plan: list[Shard]) -> str:
-    """Tells whether two runs would write the same; the labels follow from the folders."""
+    """Returns a digest that is equal for two runs that write the same files.
+
+    Labels are not included because they follow from the folders.
+    """
     digest = hashlib.sha256()
     for shard in plan:
         digest.update(shard.file.encode())
@@ -183,17 +190,17 @@ def fingerprint(plan: list[Shard]) -> str:
 
 
 class Journal:
-    """`prepare.json`: which shards are finished, for a run that goes on after an interruption.
+    """Record of the finished shards in `prepare.json`, for resuming an interrupted run.
 
-    Makes the directory if there is none, and removes the temporary files of a killed run.
+    It creates the directory if necessary, and removes the temporary files of a killed run.
 
     Args:
-        output: The directory of the shards.
-        plan: Those to write.
+        output: Directory of the shards.
+        plan: Shards to write.
 
     Raises:
         FileNotFoundError: If the parent of `output` does not exist.
-        ValueError: If `output` holds other files, or shards of another plan.
+        ValueError: If `output` contains other files, or shards of another plan.
     """
 
     def __init__(self, output: Path, plan: list[Shard]) -> None:
@@ -220,9 +227,9 @@ class Journal:
         self._save()
 
     def kept(self, plan: list[Shard], skip_bad: bool) -> set[str]:
-        """Finished shards; those with bad images only if these may be left out.
+        """Returns the finished shards, without those that have bad images unless `skip_bad`.
 
-        The others are forgotten: they will be written again.
+        All other shards are removed from the record, so that they are written again.
         """
         sizes = {s.file: _size(self.path.parent / s.file) for s in plan}
         self.done = {
@@ -233,7 +240,7 @@ class Journal:
         return set(self.done)
 
     def add(self, shard: Shard, written: Written) -> None:
-        """Notes a finished shard. To be called from any thread."""
+        """Records a finished shard. Any thread may call this method."""
         with self._lock:
             self.done[shard.file] = written
             self._save()
@@ -252,13 +259,13 @@ class Journal:
             self.done = {file: Written(**row) for file, row in content["shards"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputValueError(
-                f"Expected the notes of an interrupted run. Received: {self.path}, which is "
-                "damaged. Empty the directory, or name another."
+                f"Expected the record of an interrupted run. Received: {self.path}, which is "
+                "damaged. Empty the directory, or pass another one."
             ) from error
         if before != self.fingerprint:
             raise InputValueError(
-                f"Expected the images and numbers of shards that {self.path.parent} was begun "
-                "with. Received: others. Empty the directory, or name another."
+                "Expected the same images and numbers of shards as in the interrupted run in "
+                f"{self.path.parent}. Received: others. Empty the directory, or pass another one."
             )
 
 
@@ -280,7 +287,7 @@ class Writer:
         threads: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Writes the shards of `plan`; an error or an interruption ends it soon."""
+        """Writes the shards of `plan`, and stops early on an error or an interruption."""
         done = sum(w.images + len(w.bad) for f, w in self.journal.done.items() if f in kept)
         total = done + sum(len(shard.chosen) for shard in plan)
         with ThreadPoolExecutor(threads) as pool:
@@ -316,7 +323,7 @@ class Writer:
                     self.counts[shard.file] = count
         except tf.errors.OpError as error:
             raise OSError(
-                f"Can't write {path}: {error.message}. Make room and run again."
+                f"Can't write {path}: {error.message}. Free disk space and run the command again."
             ) from error
         self.journal.add(shard, Written(images, path.stat().st_size, bad))
 
@@ -333,7 +340,8 @@ def finish(
     """Writes the list of bad images and `dataset.json`.
 
     Raises:
-        ValueError: If there are bad images that may not be left out, or no good one in a split.
+        ValueError: If there are bad images that may not be left out, or if a split has only bad
+            images.
     """
     splits, content = {}, {}
     for name in dict.fromkeys(shard.split for shard in plan):
@@ -351,7 +359,7 @@ def finish(
 
 
 def report_bad(output: Path, splits: dict[str, PreparedSplit], skip_bad: bool) -> None:
-    """Writes `bad-images.txt`, or removes it; raises if bad images may not be left out."""
+    """Writes or removes `bad-images.txt`. Raises an error if bad images may not be left out."""
     bad = {file: reason for split in splits.values() for file, reason in split.bad.items()}
     if not bad:
         (output / BAD_FILE).unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""From weights to verified files with a report."""
+"""Deployment of a model as verified files with a report."""

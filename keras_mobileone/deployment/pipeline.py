@@ -1,4 +1,4 @@
-"""`deploy`: from weights or a model to verified, timed TFLite files with a report."""
+"""`deploy` turns weights or a model into verified, timed TFLite files with a report."""
 
 import os
 import shutil
@@ -53,12 +53,12 @@ from keras_mobileone.weights.loading import load_keras
 
 # Announces a step by its title and returns a progress callback (done, total).
 Step = Callable[[str], Callable[[int, int], None]]
-CALIBRATION_SHARE = 3  # a third of the images calibrates, the others are compared on
-MIN_CALIBRATION_IMAGES = 8  # with fewer, all images calibrate and are compared on
+CALIBRATION_SHARE = 3  # one image in three calibrates; the others are used for the comparison
+MIN_CALIBRATION_IMAGES = 8  # with fewer, all images are used for both
 MAX_CALIBRATION_IMAGES = 100
 SHOWN_PHOTOGRAPHS = 4
 BENCHMARK_RUNS = 50
-# Of the images that scikit-image ships, those that show things for which ImageNet has classes.
+# The images of scikit-image that show objects for which ImageNet has classes.
 SKIMAGE_PHOTOGRAPHS = (
     "chelsea.png",
     "coffee.png",
@@ -71,7 +71,7 @@ SKIMAGE_PHOTOGRAPHS = (
 
 @dataclass(frozen=True)
 class _Source:
-    """What is deployed: the fused model, and what is known about its classes."""
+    """The fused model to deploy, and information about its classes."""
 
     name: str
     weights: str | None
@@ -80,7 +80,7 @@ class _Source:
     crop_fraction: float
     labels: list[str] | None  # for the files
     names: list[str]  # of the classes, for the report
-    folders: dict[str, int]  # the output that stands for a class folder, by the folder's name
+    folders: dict[str, int]  # output of each class folder, by the name of the folder
 
 
 def deploy(
@@ -96,7 +96,7 @@ def deploy(
     threads: int = 1,
     step: Step | None = None,
 ) -> DeployReport:
-    """Loads or takes a model, fuses it, exports it, and verifies and times the files.
+    """Loads a model or takes a given one, fuses and exports it, and verifies and times the files.
 
     The directory `output` receives `{name}_{precision}.tflite` for float32, float16 and int8, the
     fused model as `{name}.keras`, the photograph that the usage pages refer to, and `report.json`,
@@ -110,10 +110,10 @@ def deploy(
             None means `"imagenet"`, unless `model` is given.
         output: Directory for the results. It is created if its parent exists. Required.
         calibration: Directory of photographs. A third of them, at most 100, calibrates int8, and
-            the files are compared with Keras on the others; with fewer than 24 photographs all of
-            them serve both. If every photograph lies in a folder named after one of the classes,
-            or by the class's WordNet id, accuracy is reported too. None: the photographs that come
-            with scikit-image.
+            the files are compared with Keras on the others; with fewer than 24 photographs, all of
+            them are used for both. If every photograph lies in a folder named after one of the
+            classes, or by the class's WordNet id, accuracy is reported too. By default, the
+            photographs that come with scikit-image.
         model: Model to deploy instead of a variant: a Keras model, or the path of a `.keras` file,
             such as the result of `finetune`. It must classify square RGB images of a fixed size,
             with any number of classes, and take them as `preprocess_input` normalizes them.
@@ -195,7 +195,7 @@ def deploy(
 
 
 def _silent(title: str) -> Callable[[int, int], None]:
-    """Stands for `step` where nobody wants to be told."""
+    """Ignores a step and its progress."""
     return lambda done, total: None
 
 
@@ -206,12 +206,12 @@ def _load(
     labels: Sequence[str] | None,
     step: Step,
 ) -> _Source:
-    """The model that the arguments of `deploy` ask for, fused."""
+    """Returns the fused model that the arguments of `deploy` select."""
     if model is not None:
         if variant is not None or weights is not None:
             raise InputValueError(
-                "`model` takes the place of `variant` and `weights`. Received: all of `model`, "
-                f"variant={variant!r} and weights={weights!r}. Leave the last two out."
+                "`model` replaces `variant` and `weights`. Received: all of `model`, "
+                f"variant={variant!r} and weights={weights!r}. Omit the last two."
             )
         step("Loading the model, fused")
         return _own_source(model, labels)
@@ -237,7 +237,7 @@ def _load(
 
 
 def _own_source(model: keras.Model | str | os.PathLike, labels: Sequence[str] | None) -> _Source:
-    """A user's own model, checked and fused."""
+    """Checks and fuses the model of a user."""
     if isinstance(model, (str, os.PathLike)):
         name, model = Path(model).stem, load_keras(model)
     elif isinstance(model, keras.Model):
@@ -269,7 +269,7 @@ def _own_source(model: keras.Model | str | os.PathLike, labels: Sequence[str] | 
 
 
 def _class_folders(labels: Sequence[str]) -> dict[str, int]:
-    """Output by name of a class folder, which is the class's label or its WordNet id."""
+    """Returns the output of each class folder, whose name is a label or a WordNet id."""
     names = {name: wnid for wnid, name in classes()}
     names |= {
         label: wnid for label, (wnid, _) in zip(unique_labels(classes()), classes(), strict=True)
@@ -307,7 +307,7 @@ def _outputs(
     paths: Sequence[Path],
     step: Step,
 ) -> list[np.ndarray]:
-    """Outputs of Keras and of each file for the same photographs, each (images, classes)."""
+    """Returns the outputs of Keras and of each file for the same photographs, (images, classes)."""
     predictors = [load_predictor(m) for m in (source.model, *(export.path for export in exports))]
     progress = step(f"Comparing with Keras on {len(paths)} images")
     return predict_images(predictors, paths, source.crop_fraction, progress)
@@ -357,7 +357,7 @@ def _require_output(output: str | os.PathLike | None) -> Path:
     existing = output if output.exists() else output.parent
     if not existing.is_dir():
         raise NotADirectoryError(
-            "Expected a directory to write to, or to make inside an existing one. Received: "
+            "Expected a directory, or a new name in an existing directory. Received: "
             f"{output}. Not a directory: {existing}. Create it first."
         )
     if not os.access(existing, os.W_OK):
@@ -373,14 +373,14 @@ def _photographs() -> list[Path]:
     except ImportError as error:
         raise MissingPackageError(
             "Expected photographs to calibrate and compare with. Received: no `calibration`, and "
-            "no scikit-image, whose photographs are used then. Pass a directory of photographs, "
+            "no scikit-image, whose photographs are the default. Pass a directory of photographs, "
             "or install scikit-image with `pip install keras-mobileone[photos]`."
         ) from error
     return [Path(skimage.__file__).parent / "data" / name for name in SKIMAGE_PHOTOGRAPHS]
 
 
 def _split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Splits into calibration images and others; returns all of them twice when there are few."""
+    """Splits into calibration images and others, or returns all of them twice if there are few."""
     count = min(len(paths) // CALIBRATION_SHARE, MAX_CALIBRATION_IMAGES)
     if count < MIN_CALIBRATION_IMAGES:
         return list(paths), list(paths)
@@ -391,10 +391,10 @@ def _split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 def _predictions(
     source: _Source, paths: Sequence[Path], scores: Sequence[np.ndarray]
 ) -> list[tuple[str, str, list[str]]]:
-    """Answers for a few photographs that are known to show one of the classes.
+    """Returns the predictions for a few photographs that are known to show one of the classes.
 
-    ImageNet's 1,000 classes cover everyday photographs. With fewer classes the best one says
-    nothing about a photograph of something else.
+    ImageNet's 1,000 classes cover everyday photographs. With fewer classes, the best class is
+    meaningless for a photograph of something else.
     """
     known: Sequence[int] = range(len(paths))
     if len(source.names) != NUM_CLASSES:

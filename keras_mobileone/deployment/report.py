@@ -1,4 +1,4 @@
-"""`DeployReport`, the result of `deploy`, and how it becomes JSON, Markdown and a picture."""
+"""`DeployReport`, the result of `deploy`, and its output as JSON, Markdown and a figure."""
 
 import math
 import os
@@ -32,12 +32,13 @@ class DeployedFile:
         precision: `"float32"`, `"float16"` or `"int8"`.
         bytes: Size of the file.
         latency: Time of one inference on this machine.
-        error: Largest difference from Keras' outputs over the largest magnitude of Keras' outputs.
+        error: Largest difference from the outputs of Keras divided by their largest magnitude.
         sqnr: Signal-to-quantization-noise ratio of the outputs, in dB.
         agreement: Number of images on which the file's best class is the one of Keras.
         top1: Number of images whose label is the best class; None if the images have no labels.
-        top5: Number of images whose label is among the five best classes; None likewise.
-        operators: How often each TFLite operator occurs.
+        top5: Number of images whose label is among the five best classes; None if the images have
+            no labels.
+        operators: Number of occurrences of each TFLite operator.
         usage: How an app uses the file.
     """
 
@@ -96,9 +97,10 @@ class DeployReport(Report):
         held_out: Whether none of the compared photographs calibrated int8.
         keras_top1: Number of compared photographs whose label is Keras' best class; None if they
             have no labels.
-        keras_top5: Number of them whose label is among Keras' five best classes; None likewise.
+        keras_top5: Number of compared photographs whose label is among the five best classes of
+            Keras; None if they have no labels.
         predictions: (photograph, best class of Keras, best class of each file) for some of the
-            photographs that show what the model knows. Empty if there are none.
+            photographs that show one of the classes of the model. Empty if there are none.
         conditions: Processor, versions, runs and rounds.
     """
 
@@ -126,7 +128,7 @@ def load_report(path: str | os.PathLike) -> DeployReport:
     """Reads the `report.json` that `deploy` or `DeployReport.save` wrote.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the file is not such a report, or has another format.
     """
     return read_stored(path, STORED, FORMAT, report_from_dict)
@@ -181,7 +183,7 @@ def _row(file: DeployedFile, report: DeployReport) -> tuple[str, ...]:
 
 
 def _share(count: int | None, total: int) -> str:
-    """A count of images: as a percentage of many images, as a number of a few."""
+    """Formats a number of images as a percentage if there are many, and else as a number."""
     if count is None:
         return ""
     return f"{100 * count / total:.1f}" if total >= PERCENT_IMAGES else f"{count} of {total}"
@@ -196,10 +198,10 @@ def summary(report: DeployReport) -> list[str]:
     return [
         f"{_what(report)}{_few_classes(report)}",
         f"The files are compared with Keras on {report.images} images; int8 is calibrated on "
-        f"{report.calibration_images}, {held_out}. Error: largest difference of the outputs over "
-        "their largest magnitude. SQNR: of the outputs, in dB. Agree: images with the same best "
-        f"class as Keras. Agree, top-1 and top-5 are given {unit}.{labels} "
-        "Ratio: latency over that of float32.",
+        f"{report.calibration_images}, {held_out}. Error: largest difference of the outputs "
+        "divided by their largest magnitude. SQNR: that of the outputs, in dB. Agree: images with "
+        f"the same best class as Keras. Agree, top-1 and top-5 are given {unit}.{labels} "
+        "Ratio: latency divided by that of float32.",
         f"Latency: median and 95th percentile on {c['processor']}, {_threads(c['threads'])}, "
         f"batch 1, {c['rounds']} rounds of {c['runs']} runs after {c['warmup_runs']} warm-up runs, "
         "files interleaved; "
@@ -216,17 +218,17 @@ def _what(report: DeployReport) -> str:
 
 
 def _few_classes(report: DeployReport) -> str:
-    """What to expect of a model that knows fewer classes than photographs show."""
+    """Returns sentences about the limits of a model with few classes."""
     if not report.classes:
         return ""
     text = (
-        f" The model knows {len(report.classes)} classes: whatever a photograph shows, the answer "
-        f"is one of these: {', '.join(report.classes)}."
+        f" The model knows {len(report.classes)} classes. Whatever a photograph shows, the "
+        f"prediction is one of these: {', '.join(report.classes)}."
     )
     if not report.predictions:
         text += (
-            " None of the photographs is in a folder named after one of them, so no answers are "
-            "listed; the photographs only show how closely the files follow Keras."
+            " None of the photographs is in a folder named after one of them, so no predictions "
+            "are listed. The photographs only show how closely the files follow Keras."
         )
     return text
 
@@ -287,15 +289,15 @@ def markdown(report: DeployReport) -> str:
         ),
         "## Using the files",
         "The TFLite files contain metadata for MediaPipe and Android Studio: description, "
-        f"normalization and labels. {EXAMPLE_IMAGE} lies beside them. The code below is for the "
-        "first file; only the name of the file differs for the others.",
+        f"normalization and labels. {EXAMPLE_IMAGE} is in the same directory. The code below is "
+        "for the first file; only the name of the file differs for the others.",
         *usages(report),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _photographs(report: DeployReport) -> list[str]:
-    """The section with the answers for single photographs, if there are any."""
+    """Returns the section with the predictions for single photographs, if there are any."""
     if not report.predictions:
         return []
     names = [file.precision for file in report.files]
@@ -304,20 +306,20 @@ def _photographs(report: DeployReport) -> list[str]:
 
 
 def require_plot() -> None:
-    """Raises ImportError with the extra to install where matplotlib is missing."""
+    """Raises ImportError with the extra to install if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            "The report's picture needs matplotlib. "
+            "The figure of the report needs matplotlib. "
             "Install it with `pip install keras-mobileone[plot]`."
         ) from error
 
 
 def plot(report: DeployReport, path: str | os.PathLike) -> None:
-    """Draws size and latency of the files side by side, as PNG.
+    """Draws the size and latency of the files side by side, as PNG.
 
-    The figures come from `report` alone, so that a stored report can be drawn again:
+    All numbers come from `report`, so that a stored report can be drawn again:
     `plot(load_report("report.json"), "report.png")`.
     """
     from matplotlib.figure import Figure
@@ -348,11 +350,11 @@ def _bars(
     values: Sequence[float],
     above: Sequence[float] | None = None,
 ) -> None:
-    """One panel: a bar for each file, with a line of the length `above` on top of it."""
+    """Draws a panel with a bar for each file and a line of length `above` on top of it."""
     errors = None if above is None else ([0] * len(above), above)
     names = [file.precision for file in files]
     bars = axis.bar(names, values, yerr=errors, capsize=4, ecolor="#555", color=COLORS, width=0.6)
-    # Inside the bars, so that the end of a line is not taken for the figure.
+    # The numbers are inside the bars, so that they are not read as the ends of the lines.
     labels = [f"{value:.2f}" for value in values]
     axis.bar_label(bars, labels, label_type="center", color="white")
     axis.set_title(title, fontsize=11)

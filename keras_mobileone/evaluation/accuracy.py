@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.data.images import load_crops, spread
 from keras_mobileone.errors import InputValueError
+from keras_mobileone.evaluation.confidence import Confidence, measure_confidence
 from keras_mobileone.evaluation.metrics import agreement, best_classes
 from keras_mobileone.evaluation.predictor import Predictor, as_predictor
 from keras_mobileone.reports import Report
@@ -35,6 +36,7 @@ class Evaluation(Report):
         images_per_second: Speed of the evaluation, including the decoding of the files.
         image_size: (height, width) in pixels.
         crop_fraction: Crop fraction of the evaluation transform.
+        confidence: Calibration of the confidence; None unless it was asked for.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Evaluation(Report):
     images_per_second: float
     image_size: tuple[int, int]
     crop_fraction: float
+    confidence: Confidence | None = None
 
 
 def evaluate(
@@ -56,6 +59,7 @@ def evaluate(
     classes: Sequence[str] | None = None,
     limit: int | None = None,
     reference: "keras.Model | Predictor | str | os.PathLike | None" = None,
+    confidence: bool = False,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -74,6 +78,8 @@ def evaluate(
             `classes.txt` of a training run. None: the order described for `directory`.
         limit: Largest number of images to evaluate, spread evenly over the sorted list.
         reference: Second model, whose best class is compared image by image.
+        confidence: Whether to measure how far the confidence can be trusted too, see
+            `measure_confidence`.
         threads: Number of CPU threads for TFLite files.
         progress: Called with (done, total) after each batch.
 
@@ -101,7 +107,7 @@ def evaluate(
     predictors = [as_predictor(model, threads, image_config)]
     if reference is not None:
         predictors.append(as_predictor(reference, threads))
-    outputs = _number_of_classes(predictors)
+    outputs = number_of_classes(predictors)
     folders = ClassFolders.of_outputs(directory, outputs, classes)
     chosen = spread(range(folders.images), limit or folders.images)
     files, labels = folders.paths, folders.labels[chosen]
@@ -120,6 +126,7 @@ def evaluate(
         images_per_second=round(len(paths) / seconds, 1),
         image_size=predictors[0].image_config.image_size,
         crop_fraction=crop_fraction,
+        confidence=measure_confidence(scores[0], labels) if confidence else None,
     )
 
 
@@ -147,17 +154,37 @@ def predict_images(
     if len(sizes) != 1:
         raise InputValueError(f"Expected models of one image size. Received: {sorted(sizes)}.")
     crops = load_crops(paths, sizes.pop(), crop_fraction)
+    return predict_crops(predictors, crops, len(paths), progress)
+
+
+def predict_crops(
+    predictors: Sequence[Predictor],
+    crops: Iterator[np.ndarray],
+    count: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """Runs several predictors on the same images.
+
+    Args:
+        predictors: Predictors of the size of the images.
+        crops: Images, uint8 (height, width, 3).
+        count: Number of images.
+        progress: Called with (done, total) after each batch.
+
+    Returns:
+        For each predictor a float32 array (count, classes).
+    """
     outputs: list[list[np.ndarray]] = [[] for _ in predictors]
-    for start in range(0, len(paths), BATCH_SIZE):
+    for start in range(0, count, BATCH_SIZE):
         pixels = np.stack(list(islice(crops, BATCH_SIZE)))
         for predictor, batches in zip(predictors, outputs, strict=True):
             batches.append(predictor(pixels))
         if progress:
-            progress(start + len(pixels), len(paths))
+            progress(start + len(pixels), count)
     return [np.concatenate(batches) for batches in outputs]
 
 
-def _number_of_classes(predictors: Sequence[Predictor]) -> int:
+def number_of_classes(predictors: Sequence[Predictor]) -> int:
     """Returns the number of classes, which must be the same for all predictors."""
     outputs = _classes_of(predictors[0])
     for predictor in predictors[1:]:

@@ -18,7 +18,12 @@ from keras_mobileone.data.image_config import ImageConfig, image_config, image_s
 from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
-from keras_mobileone.errors import InputTypeError, InputValueError, MissingPackageError
+from keras_mobileone.errors import (
+    InputTypeError,
+    InputValueError,
+    MissingPackageError,
+    first_line,
+)
 from keras_mobileone.files import staged_path
 from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import Complexity, model_complexity
@@ -148,15 +153,13 @@ def export_coreml(
         else ct.TensorType(INPUT, shape)
     )
     with quiet():
-        converted = ct.convert(
+        converted = _convert(
+            ct,
             network,
-            source="tensorflow",
-            convert_to="mlprogram",
             inputs=[tensor],
             classifier_config=ct.ClassifierConfig(classes, LABEL) if classes else None,
             minimum_deployment_target=getattr(ct.target, minimum_deployment_target),
             compute_precision=getattr(ct.precision, compute_precision.upper()),
-            skip_model_load=True,
         )
         if compression:
             converted = _compressed(converted, compression)
@@ -320,6 +323,23 @@ def _check_layers(deploy: keras.Model) -> None:
                 "Expected Keras' own layers and MobileOne blocks, which are fused. Received: "
                 f"{layer.name!r} of type {type(layer).__name__}. Replace it before exporting."
             )
+
+
+def _convert(ct: Any, network: keras.Model, **settings: Any) -> Any:
+    """Converts a model with coremltools, and names the operation that it does not know."""
+    try:
+        return ct.convert(
+            network,
+            source="tensorflow",
+            convert_to="mlprogram",
+            skip_model_load=True,
+            **settings,
+        )
+    except NotImplementedError as error:
+        raise InputValueError(
+            f"Expected operations that coremltools converts. Received: {first_line(error)} "
+            "Replace the layer that computes it, for example an exact GELU by its approximation."
+        ) from error
 
 
 def _package_model(model: keras.Model, config: ImageConfig | None, softmax: bool) -> keras.Model:

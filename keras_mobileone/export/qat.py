@@ -15,7 +15,7 @@ from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.export.tflite import (
-    largest_error,
+    measure_deviation,
     random_images,
     write_file,
 )
@@ -100,9 +100,9 @@ def export_qat(
         file,
         classes,
         precision="int8",
-        error=largest_error(
+        error=measure_deviation(
             content, file.normalize(images), dict(zip(names, reference, strict=True))
-        ),
+        ).error,
         compared="noise",
         train=None,
         deploy=_complexity(wrapped),

@@ -8,7 +8,7 @@ available", mediapipe 1.2.2).
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -25,6 +25,7 @@ from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError, VerificationError
+from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
@@ -50,7 +51,22 @@ ERROR_LIMITS = {
     "int8": 1.25,
     "int16x8": 1.25,
 }
+# Signal-to-quantization-noise ratio in dB below which an output carries hardly more information
+# than zeros would, as when the step of a quantized tensor exceeds its values.
+LOWEST_SQNR = 0.5
 TINY = np.finfo(np.float32).tiny
+
+
+class Deviation(NamedTuple):
+    """How far the outputs of a file are from those of its source.
+
+    Attributes:
+        error: Largest difference of any output, divided by the largest magnitude of that output.
+        sqnr: Lowest signal-to-quantization-noise ratio of an output, in dB.
+    """
+
+    error: float
+    sqnr: float
 
 
 def export_tflite(
@@ -140,16 +156,16 @@ def export_tflite(
             source = equalize(deploy, wrapped.normalize(images) if wrapped else images).model
         content = convert(source, precision, images, wrapped, input_dtype, output_dtype, names)
     content = with_metadata(content, model.name, about or About(), classes, file)
-    compared, error = _compare(in_float32(functional), config, content, names, images)
+    compared, deviation = _compare(in_float32(functional), config, content, names, images)
     if verify and not plain:
-        _check_error(error, precision, model.name, compared)
+        _check_deviation(deviation, precision, model.name, compared)
     return write_file(
         path,
         content,
         file,
         classes,
         precision=precision,
-        error=error,
+        error=deviation.error,
         compared=compared,
         train=model_complexity(functional) if unfused else None,
         deploy=model_complexity(deploy),
@@ -235,14 +251,19 @@ def _check_input(model: keras.Model) -> None:
         )
 
 
-def _check_error(error: float, precision: str, name: str, compared: str) -> None:
-    """Raises ArithmeticError if an error exceeds the limit of the precision, or is NaN."""
+def _check_deviation(deviation: Deviation, precision: str, name: str, compared: str) -> None:
+    """Raises ArithmeticError if the error exceeds its limit or is NaN, or if noise prevails."""
     limit = ERROR_LIMITS[precision]
-    if not error <= limit:
+    remedy = f"on {compared}. No file was written. Pass verify=False to write it anyway."
+    if not deviation.error <= limit:
         raise VerificationError(
-            f"Expected outputs of the file within {limit:g} of those of "
-            f"{name!r}, relative to their largest magnitude. Received: {error:.2g} on "
-            f"{compared}. No file was written. Pass verify=False to write it anyway."
+            f"Expected outputs of the file within {limit:g} of those of {name!r}, relative to "
+            f"their largest magnitude. Received: {deviation.error:.2g} {remedy}"
+        )
+    if deviation.sqnr < LOWEST_SQNR:
+        raise VerificationError(
+            f"Expected outputs of the file that follow those of {name!r}. Received: mostly noise, "
+            f"a signal-to-noise ratio of {deviation.sqnr:.1f} dB, {remedy}"
         )
 
 
@@ -271,7 +292,7 @@ def _compare(
     content: bytes,
     names: Sequence[str],
     calibration: np.ndarray | None,
-) -> tuple[str, float]:
+) -> tuple[str, Deviation]:
     """Compares the outputs of a file with those of the model that was exported.
 
     The images are prepared separately: for the model according to its configuration, and for the
@@ -286,8 +307,7 @@ def _compare(
         calibration: Images in the units of the file, or None.
 
     Returns:
-        The kind of images that were compared, and the largest difference of any output divided by
-        the largest magnitude of that output.
+        The kind of images that were compared, and the deviation of the file.
     """
     run, file = LiteRTRunner(content), require_file_config(content)
     if len(run.outputs) != len(names):
@@ -309,11 +329,13 @@ def _compare(
         images = reference = random_images(model).astype(np.float32)
         compared = "noise"
     expected = keras.tree.flatten(model.predict_on_batch(reference))
-    return compared, largest_error(content, images, dict(zip(names, expected, strict=True)))
+    return compared, measure_deviation(content, images, dict(zip(names, expected, strict=True)))
 
 
-def largest_error(content: bytes, images: np.ndarray, outputs: dict[str, np.ndarray]) -> float:
-    """Returns the largest error of a file's outputs, relative to their largest magnitude.
+def measure_deviation(
+    content: bytes, images: np.ndarray, outputs: dict[str, np.ndarray]
+) -> Deviation:
+    """Runs a file and compares its outputs with those of its source.
 
     Args:
         content: Content of the file.
@@ -322,11 +344,12 @@ def largest_error(content: bytes, images: np.ndarray, outputs: dict[str, np.ndar
     """
     run = LiteRTRunner(content)
     found = [run(image[None]) for image in images]
-    worst = 0.0
+    errors, ratios = [], []
     for name, expected in outputs.items():
-        difference = np.concatenate([output[name] for output in found]) - expected
-        worst = max(worst, float(np.abs(difference).max() / max(np.abs(expected).max(), TINY)))
-    return worst
+        values = np.concatenate([output[name] for output in found])
+        errors.append(float(np.abs(values - expected).max() / max(np.abs(expected).max(), TINY)))
+        ratios.append(sqnr(expected, values))
+    return Deviation(float(np.max(errors)), min(ratios))  # np.max keeps NaN
 
 
 def random_images(model: Any) -> np.ndarray:

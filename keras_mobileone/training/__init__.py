@@ -1,1 +1,1 @@
-"""Training: recipes as data, the trainer, checkpoints, several devices and machines."""
+"""Training recipes, the trainer, checkpoints, and training on several devices and machines."""

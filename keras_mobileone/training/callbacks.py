@@ -1,4 +1,4 @@
-"""What happens between the steps of `fit`: validation, checkpoints, logs."""
+"""Callbacks that validate, write checkpoints and write logs between the steps of `fit`."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_mobileone.data.pipeline import BadImages
 from keras_mobileone.errors import VerificationError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.training.checkpoint import Progress, save_checkpoint
@@ -19,7 +20,7 @@ LOG = "log.csv"
 
 
 def validate(trainer: Trainer, batches: Any, steps: int) -> dict[str, float]:
-    """Loss, top-1 and top-5 of the weights and of their averages."""
+    """Returns the loss, top-1 and top-5 of the weights, and of their averages if there are any."""
     logs = trainer.evaluate(batches, steps=steps, verbose=0, return_dict=True)
     results = {f"val_{name}": value for name, value in logs.items()}
     if trainer.averages:
@@ -30,32 +31,40 @@ def validate(trainer: Trainer, batches: Any, steps: int) -> dict[str, float]:
 
 
 class Recorder(keras.callbacks.Callback):
-    """Validates after each epoch; writes checkpoint and log.
+    """Validates after each epoch, and writes the checkpoint and the log.
 
     Args:
-        directory: Of the run; None on machines that do not write.
-        progress: Brought up to date as training goes on.
+        directory: Directory of the run, or None on machines that do not write.
+        progress: Progress of the run, which is updated during training.
         validation: Batches and their number for `validate`, or None.
-        save_every: Steps between checkpoints inside an epoch.
+        save_every: Number of steps between checkpoints within an epoch.
+        bad: The files that were left out so far, which the checkpoint names.
     """
 
     def __init__(
-        self, directory: Path | None, progress: Progress, validation: Any, save_every: int
+        self,
+        directory: Path | None,
+        progress: Progress,
+        validation: Any,
+        save_every: int,
+        bad: BadImages,
     ) -> None:
         super().__init__()
         self.directory = directory
         self.progress = progress
         self.validation = validation
         self.save_every = save_every
+        self.bad = bad
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.clock = time.perf_counter()
 
     def save(self) -> None:
-        """Writes the checkpoint, on the machine that writes."""
+        """Writes the checkpoint if this machine writes files."""
         now = time.perf_counter()
         self.progress.seconds += now - self.clock
         self.clock = now
+        self.progress.skipped = sorted(self.bad.names)
         if self.directory is not None:
             save_checkpoint(self.directory / CHECKPOINT, self.model, self.progress)
 
@@ -83,8 +92,10 @@ class Recorder(keras.callbacks.Callback):
 
 
 def write_log(path: Path, history: list[dict]) -> None:
-    """Writes the rows of all epochs as CSV: from the checkpoint's history, so that a resumed run
-    has the log of an unbroken one."""
+    """Writes the rows of all epochs as CSV.
+
+    They are taken from the history in the checkpoint, so that a resumed run has the log of an
+    uninterrupted one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, history[0], lineterminator="\n")
     writer.writeheader()

@@ -23,20 +23,22 @@ class Progress:
     """The progress of a training run.
 
     Attributes:
-        step: Steps done, over all epochs.
+        step: Number of steps done, over all epochs.
         history: One row of metrics for each finished epoch.
-        seconds: In `fit`, validation included, over all resumptions.
+        seconds: Time in `fit` in seconds, including validation, over all resumptions.
+        skipped: Files that could not be decoded and were left out.
     """
 
     step: int = 0
     history: list[dict] = field(default_factory=list)
     seconds: float = 0.0
+    skipped: list[str] = field(default_factory=list)
 
 
 def state_variables(trainer: Trainer) -> list:
-    """All variables that the next step depends on: weights, averages, optimizer; no metrics."""
+    """Returns the variables that the next step depends on: weights, averages, and optimizer."""
     variables = [*trainer.network.weights, *trainer.averages, *trainer.optimizer.variables]
-    # Seeds of layers with random numbers (dropout in a network of the user's).
+    # The seeds of layers that draw random numbers, such as dropout in a user's network.
     variables += [v for v in trainer.network.variables if not any(v is w for w in variables)]
     return variables
 
@@ -47,7 +49,7 @@ def save_checkpoint(path: str | os.PathLike, trainer: Trainer, progress: Progres
     Weights that are not finite are not written, so that the last good checkpoint stays.
 
     Raises:
-        OSError: If the disk is full or the directory not writable.
+        OSError: If the disk is full or the directory is not writable.
     """
     arrays = [keras.ops.convert_to_numpy(variable) for variable in state_variables(trainer)]
     if all(np.isfinite(array).all() for array in arrays):  # else `Recorder` raises for the loss
@@ -57,10 +59,10 @@ def save_checkpoint(path: str | os.PathLike, trainer: Trainer, progress: Progres
 def write_state(
     path: str | os.PathLike, arrays: Sequence[np.ndarray], state: dict[str, Any]
 ) -> None:
-    """Writes arrays and a state of JSON's types as safetensors, in one step.
+    """Writes arrays and a JSON-serializable state as safetensors, atomically.
 
     Raises:
-        OSError: If the disk is full or the directory not writable.
+        OSError: If the disk is full or the directory is not writable.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -72,8 +74,8 @@ def write_state(
     except SafetensorError as error:
         raise OSError(
             f"Expected to write a checkpoint of {sum(a.nbytes for a in arrays) / 1e6:.1f} "
-            f"MB to {path}. Received: {error}. Make room and go on with --resume; the last "
-            "checkpoint was kept."
+            f"MB to {path}. Received: {error}. Free disk space and continue with --resume; the "
+            "last checkpoint was kept."
         ) from error
 
 
@@ -81,8 +83,8 @@ def read_state(path: str | os.PathLike) -> tuple[list[np.ndarray], dict[str, Any
     """Reads the arrays and the state that `write_state` wrote.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -94,17 +96,17 @@ def read_state(path: str | os.PathLike) -> tuple[list[np.ndarray], dict[str, Any
             return [file.get_tensor(name) for name in sorted(file.keys())], dict(state)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputValueError(
-            f"Expected a whole checkpoint. Received: {path}, which is damaged ({error}). "
+            f"Expected a complete checkpoint. Received: {path}, which is damaged ({error}). "
             "Start a new run in another directory."
         ) from error
 
 
 def read_progress(path: str | os.PathLike) -> Progress:
-    """Reads how far the run had come that wrote a checkpoint.
+    """Reads the progress of the run that wrote a checkpoint.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged.
     """
     return Progress(**read_state(path)[1])
 
@@ -113,8 +115,8 @@ def load_checkpoint(path: str | os.PathLike, trainer: Trainer) -> Progress:
     """Restores what `save_checkpoint` wrote.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or written by another network or optimizer.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, or was written for another network or optimizer.
     """
     arrays, state = read_state(path)
     variables = state_variables(trainer)
@@ -129,10 +131,11 @@ def load_checkpoint(path: str | os.PathLike, trainer: Trainer) -> Progress:
 
 
 def broadcast_state(trainer: Trainer, step: int, devices: Devices) -> int:
-    """Gives the chief's variables to every machine, and returns the chief's `step`."""
+    """Copies the chief's variables to every machine, and returns the chief's `step`."""
     variables = state_variables(trainer)
     arrays = [np.asarray(keras.ops.convert_to_numpy(v)) for v in variables]
-    # One message for each dtype: integers are exact, and hundreds of small messages slow.
+    # There is one message for each dtype, which keeps integers exact. Hundreds of small messages
+    # would be slow.
     for dtype in sorted({array.dtype.str for array in arrays}):
         chosen = [i for i, array in enumerate(arrays) if array.dtype.str == dtype]
         flat = devices.from_chief(np.concatenate([arrays[i].ravel() for i in chosen]))

@@ -1,4 +1,4 @@
-"""Devices and machines: which share of a step each of them computes."""
+"""Devices and machines, and the share of a step that each of them computes."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ import numpy as np
 from keras_mobileone.errors import InputValueError, first_line
 
 SERVICE_PREFIX = "grpc://"
-SERVICE_TIMEOUT = 10  # seconds to reach it
-# What TensorFlow (2.21) raises, by name, on the machines that are left: which one depends on
-# whether a collective, the connection or the heartbeat failed first.
+SERVICE_TIMEOUT = 10  # seconds to reach the service
+# Names of the errors that TensorFlow (2.21) raises on the remaining machines. Which one it raises
+# depends on whether a collective, the connection or the heartbeat failed first.
 _LOST = (
     "UnavailableError",
     "AbortedError",
@@ -28,29 +28,31 @@ _LOST = (
 
 
 class Devices:
-    """The devices of this machine, and its place among others.
+    """The devices of this machine, and its index among several machines.
 
-    On TensorFlow: `MultiWorkerMirroredStrategy` when workers are given or `TF_CONFIG` is set,
-    `MirroredStrategy` when this machine has several GPUs, one device otherwise. On JAX:
-    `keras.distribution.DataParallel` over all devices of this machine.
+    On TensorFlow, the strategy is `MultiWorkerMirroredStrategy` if workers are given or `TF_CONFIG`
+    is set, `MirroredStrategy` if this machine has several GPUs, and a single device otherwise. On
+    JAX, it is `keras.distribution.DataParallel` over all devices of this machine.
 
     Args:
-        workers: Addresses `host:port` of all machines, in the same order everywhere. Sets
-            `TF_CONFIG`.
-        index: Which of them this one is.
+        workers: Addresses `host:port` of all machines, in the same order on each of them.
+            `TF_CONFIG` is set from them.
+        index: Index of this machine in `workers`.
         strategy: A `tf.distribute.Strategy` to use instead.
 
     Attributes:
         workers: Number of machines.
-        worker: Which of them this one is, from 0.
-        replicas: Number of devices over all machines.
+        worker: Index of this machine, counted from 0.
+        replicas: Number of devices on all machines together.
 
     Raises:
-        ValueError: For an index out of range, for several machines on another backend than
-            TensorFlow, or for devices that were used before the machines were named.
-        ConnectionError: If this machine can't open its port, or the others can't be reached.
+        ValueError: If the index is out of range, if several machines are given and the backend is
+            not TensorFlow, or if devices have been used before the machines are given.
+        ConnectionError: If this machine can't open its port, or the other machines can't be
+            reached.
 
-    With several machines this waits until all of them have started, for an hour at most.
+    With several machines, the constructor waits until all of them have started, for an hour at
+    most.
     """
 
     def __init__(
@@ -66,8 +68,8 @@ class Devices:
             _set_tf_config(workers, index)
         elif index is not None:
             raise InputValueError(
-                f"`index` says which of `workers` this machine is. Received: index={index} "
-                "without workers. Name all machines with --workers host:port,host:port."
+                f"`index` is the index of this machine in `workers`. Received: index={index} "
+                "without workers. List all machines with --workers host:port,host:port."
             )
         self.strategy: Any = None
         self.workers, self.worker, self.replicas = 1, 0, 1
@@ -89,32 +91,33 @@ class Devices:
 
     @property
     def synchronized(self) -> bool:
-        """Whether BatchNorm must gather its statistics itself. On JAX they are global anyhow."""
+        """Whether BatchNorm must gather its statistics itself. On JAX they are always global."""
         return self.strategy is not None and self.replicas > 1
 
     def scope(self) -> Any:
-        """Context in which the variables are made."""
+        """Returns the context in which variables must be created."""
         return nullcontext() if self.strategy is None else self.strategy.scope()
 
     def share(self, global_batch: int) -> int:
-        """Images of a step for each device.
+        """Returns the number of images of a step for each device.
 
         Raises:
-            ValueError: If the batch can't be divided.
+            ValueError: If the batch can't be divided equally.
         """
         if global_batch % self.replicas:
             raise InputValueError(
                 f"Expected a batch size that {self.replicas} devices can share equally. "
-                f"Received: batch_size={global_batch}. Change it with --set batch_size=…."
+                f"Received: batch_size={global_batch}. Change it with --set batch_size=N."
             )
         return global_batch // self.replicas
 
     def distribute(self, batches: Callable[[int], object], global_batch: int) -> Any:
-        """What `fit` takes, from a function that makes the batches of one pipeline.
+        """Returns the dataset for `fit` from a function that makes the batches of one pipeline.
 
         Args:
-            batches: From the size of a batch to this machine's `tf.data.Dataset`.
-            global_batch: Images of a step over all devices.
+            batches: Function that takes the size of a batch and returns the `tf.data.Dataset` of
+                this machine.
+            global_batch: Number of images of a step over all devices.
         """
         if self.strategy is None:
             return batches(global_batch)
@@ -123,7 +126,7 @@ class Devices:
         )
 
     def from_chief(self, array: np.ndarray) -> np.ndarray:
-        """The chief's value of an array of the same shape and dtype on every machine."""
+        """Returns the chief's value of an array that has the same shape on every machine."""
         if self.workers == 1 or self.strategy is None:
             return array
         import tensorflow as tf
@@ -138,20 +141,20 @@ class Devices:
         return self.strategy.experimental_local_results(results)[0].numpy()
 
     def require_same(self, work: str, name: str) -> None:
-        """Raises ValueError unless `work`, which is called `name`, is the same as the chief's."""
+        """Raises ValueError unless `work`, called `name` in messages, equals that of the chief."""
         if self.workers == 1:
             return
         digest = np.frombuffer(hashlib.sha256(work.encode()).digest(), np.int32)
         if (self.from_chief(digest) != digest).any():
             raise InputValueError(
-                f"Expected the same {name} on all machines. Received: on machine {self.worker} "
-                "others than on machine 0. Start the same command on all of them, with copies of "
-                "the same data."
+                f"Expected the same {name} on all machines. Received: different ones on machine "
+                f"{self.worker} and machine 0. Start the same command on all of them, with copies "
+                "of the same data."
             )
 
 
 def lost_machine(error: Exception, devices: Devices) -> str | None:
-    """The sentence about a machine that is gone, if that is what TensorFlow's `error` says."""
+    """Returns a message about a lost machine, or None if TensorFlow's `error` has another cause."""
     text = str(error)
     aborted = type(error).__name__ in _LOST or "Collective ops is aborted" in text
     if devices.workers == 1 or not aborted:
@@ -165,14 +168,14 @@ def lost_machine(error: Exception, devices: Devices) -> str | None:
 
 
 def serve(batches: Any, service: str) -> Any:
-    """Batches that the workers of a tf.data service make, in any order.
+    """Returns the batches that the workers of a tf.data service make, in any order.
 
-    The service hands out whole passes over the images: each of its workers makes the batches of
-    another pass, and every image comes once in a pass. With one worker the order is that of
-    `batches`; with several, passes overlap. The files must have the same paths on its machines.
+    Each worker of the service makes the batches of a different pass over the images, and every
+    image occurs once in a pass. With one worker the order is that of `batches`; with several
+    workers, passes overlap. The files must have the same paths on the machines of the service.
 
     Args:
-        batches: `tf.data.Dataset` by `training_batches`.
+        batches: `tf.data.Dataset` made by `training_batches`.
         service: Address of the dispatcher, `grpc://host:port`.
     """
     import tensorflow as tf
@@ -184,19 +187,19 @@ def serve(batches: Any, service: str) -> Any:
 
 
 def check_service(service: str | None, skip_bad: bool) -> None:
-    """Raises unless `service` is None or a tf.data service that answers.
+    """Raises an error unless `service` is None or a tf.data service that answers.
 
     Raises:
-        ValueError: If it is no address, or broken images are to be noted, which only this process
-            can do.
-        ConnectionError: If nothing answers there.
+        ValueError: If `service` is not an address, or if broken images are to be skipped, which is
+            only possible in this process.
+        ConnectionError: If the service does not answer.
     """
     if service is None:
         return
     if skip_bad:
         raise InputValueError(
             "`skip_bad` needs the images to be decoded in this process. Received: skip_bad=True "
-            f"with data_service={service!r}. Leave out one of them."
+            f"with data_service={service!r}. Omit one of them."
         )
     host, _, port = service.removeprefix(SERVICE_PREFIX).rpartition(":")
     if not service.startswith(SERVICE_PREFIX) or not host or not port.isdigit():
@@ -235,13 +238,13 @@ def _tensorflow_strategy() -> Any:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except RuntimeError as error:
             raise InputValueError(
-                f"The machines must be named before TensorFlow is used in this process ({error})."
+                f"The machines must be given before TensorFlow is used in this process ({error})."
             ) from error
         except tf.errors.OpError as error:
             raise ConnectionError(
                 "Expected to open the port of this machine and to reach the others. Received: "
                 f"TF_CONFIG={os.environ['TF_CONFIG']} ({first_line(error)}). Check the addresses, "
-                "and that no earlier run is left on any of them."
+                "and that no earlier run is still active on any of them."
             ) from error
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()

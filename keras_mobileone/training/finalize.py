@@ -34,21 +34,22 @@ class TrainingReport(Report):
     """Result of `keras_mobileone.train`.
 
     Attributes:
-        directory: Of the run: `model.keras` (train-time) and `deploy.keras`, both giving logits,
-            `classes.txt`, `log.csv`, `recipe.json`, `report.json`, `checkpoint.safetensors`.
-        recipe: That was trained.
+        directory: Directory of the run. It holds `model.keras` (train-time) and `deploy.keras`,
+            which both return logits, `classes.txt`, `log.csv`, `recipe.json`, `report.json` and
+            `checkpoint.safetensors`.
+        recipe: The recipe.
         classes: Number of classes.
-        training_images, validation_images: In the data.
-        steps: Done in the whole training.
+        training_images, validation_images: Number of images in the data.
+        steps: Number of steps of the whole training.
         history: A row of metrics for each epoch.
-        top1: Of the finished model's validation images, how many have their label as best class,
-            for the train-time and the deploy model. None without validation images.
-        agreement: For how many of them both give the same best class.
+        top1: Number of validation images whose label is the best class, for the train-time and the
+            deploy model. None without validation images.
+        agreement: Number of validation images for which both models give the same best class.
         averaged: Whether the finished model has the averaged weights.
         exports: TFLite files by precision.
         skipped: Files that could not be decoded and were left out.
-        seconds: Of training with its validation, over all resumptions.
-        conditions: Devices and versions.
+        seconds: Seconds of training, including validation, over all resumptions.
+        conditions: Devices and versions of the run.
     """
 
     directory: str
@@ -68,9 +69,9 @@ class TrainingReport(Report):
 
 
 def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, keras.Model]:
-    """Writes the finished model, train-time and fused, both in float32 and giving logits.
+    """Writes the finished model, train-time and fused, both in float32 and with logits.
 
-    It has the averaged weights if the recipe has averages.
+    The models have the averaged weights if the recipe has averages.
     """
     size = recipe.image_size
     model = build(
@@ -92,7 +93,7 @@ def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, 
 def compare_models(
     models: dict[str, keras.Model], recipe: Recipe, validation: Source, bad: BadImages
 ) -> tuple[dict[str, int], int]:
-    """Right answers of each model on all validation images, and in how many all agree."""
+    """Counts the correct answers of each model, and the validation images on which all agree."""
     batches = evaluation_batches(
         validation, recipe.image_size, recipe.variant.crop_fraction, EVALUATION_BATCH, bad=bad
     )
@@ -115,7 +116,7 @@ def export_files(
     directory: Path,
     bad: BadImages,
 ) -> dict[str, str]:
-    """Writes TFLite files of the fused model; training images calibrate int8."""
+    """Writes TFLite files of the fused model. Training images calibrate int8."""
     files = {}
     for precision in precisions:
         path = directory / f"model_{precision}.tflite"
@@ -137,7 +138,7 @@ def export_files(
 
 
 def conditions(recipe: Recipe, devices: Devices) -> dict[str, str]:
-    """Where a run was made and with what."""
+    """Returns the devices and versions of a run."""
     return {
         "backend": keras.backend.backend(),
         "devices": f"{devices.replicas} on {devices.workers} machines",

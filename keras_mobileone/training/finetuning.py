@@ -1,4 +1,4 @@
-"""`finetune`: pretrained features and a new classifier, trained on the user's images."""
+"""`finetune` trains pretrained features and a new classifier on the user's images."""
 
 import dataclasses
 import os
@@ -36,19 +36,23 @@ def finetune(
 ) -> TrainingReport | None:
     """Fine-tunes pretrained weights on images of any number of classes.
 
-    The features come from `weights`, train-time or fused (see `unfuse`); the classifier starts at
-    zero, so that early gradients do not disturb the pretrained features.
+    The features are loaded from `weights`, which may be train-time or fused (see `unfuse`). The
+    classifier starts at zero, so that early gradients do not disturb the pretrained features.
 
     Args:
-        data: Class folders or TFRecords, see `train`.
+        data: Class folders or TFRecords; see `train`.
         output: Directory of the run.
-        variant: The network; the recipe's own by default.
-        weights: `"imagenet"` or the path of a weight file, see `MobileOne`.
-        recipe: How to train.
-        **options: Of `train`: `resume`, `exports`, `devices` and the others.
+        variant: Variant of MobileOne. By default, that of the recipe.
+        weights: `"imagenet"` or the path of a weight file; see `MobileOne`.
+        recipe: The training recipe.
+        **options: Further arguments of `train`, such as `resume`, `exports` and `devices`.
 
-    Returns, Raises:
-        As `train`; FileNotFoundError and ValueError for weights that are not found or do not fit.
+    Returns:
+        A `TrainingReport`, or None on all machines but the first.
+
+    Raises:
+        FileNotFoundError: If the data or the weights do not exist, or if there is no run to resume.
+        ValueError: If the weights do not fit the network. `train` raises further errors.
 
     Examples:
         ```python
@@ -71,7 +75,7 @@ def finetune(
 
 
 def weights_path(variant: Variant, weights: str | os.PathLike) -> Path:
-    """Path of the weights: train-time ones if they can be had, else fused ones."""
+    """Returns the path of the weights: train-time if they are available, otherwise fused."""
     if weights not in PRETRAINED_CLASSES:
         path = Path(weights)
         if not path.is_file():
@@ -89,7 +93,7 @@ def weights_path(variant: Variant, weights: str | os.PathLike) -> Path:
 def pretrained_network(
     recipe: Recipe, path: Path, source: Source, bad: BadImages | None = None
 ) -> keras.Model:
-    """The train-time model with the features of a weight file and a classifier of zeros."""
+    """Returns a train-time model with the features of a weight file and a classifier of zeros."""
     variant = recipe.variant
     fused = is_fused(read_weights(variant, path))
     features = MobileOne(variant, include_top=False, weights=path, deploy=fused)

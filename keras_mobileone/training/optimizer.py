@@ -1,4 +1,4 @@
-"""SGD in PyTorch's meaning, and the schedules of its rate and decay."""
+"""SGD as in PyTorch, and the schedules of its learning rate and weight decay."""
 
 from contextvars import ContextVar
 from typing import Any
@@ -11,28 +11,28 @@ from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.fused_updates import resource_of
 from keras_mobileone.training.recipe import Recipe
 
-# The weight decay of the step that `SGD.apply` is in. As an attribute of the optimizer, a tensor of
-# a finished trace would be kept.
+# The weight decay of the step that `SGD.apply` is computing. An attribute of the optimizer would
+# keep a tensor of a finished trace.
 _STEP_DECAY: ContextVar = ContextVar("step_decay", default=None)
 
 
 @keras.saving.register_keras_serializable(package="keras_mobileone")
 class SGD(keras.optimizers.Optimizer):
-    """Stochastic gradient descent whose momentum and weight decay are PyTorch's.
+    """Stochastic gradient descent with the momentum and weight decay of PyTorch.
 
-    For each variable w with gradient g: v ← momentum · v + g + decay · w, then w ← w − rate · v.
-    Keras' own SGD decays outside the momentum, which with momentum 0.9 makes the same number ten
-    times weaker, and keeps the rate inside it. Variables with one axis (biases, BatchNorm's gamma
-    and beta) are not decayed.
+    The update of a variable w with gradient g is v ← momentum · v + g + decay · w and then w ← w −
+    rate · v. The SGD of Keras applies the decay outside the momentum, which makes the same value
+    ten times weaker at momentum 0.9, and applies the learning rate inside it. Variables with one
+    axis (biases, BatchNorm's gamma and beta) are not decayed.
 
     Reference: [torch.optim.SGD](https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html).
 
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: In [0, 1).
-        decay: Float, or a schedule that is called with the number of steps done.
+        momentum: Momentum, in [0, 1).
+        decay: Weight decay: a float, or a schedule that is called with the number of steps done.
         name: Name of the optimizer.
-        **kwargs: Of `keras.optimizers.Optimizer`, without `weight_decay`.
+        **kwargs: Further arguments of `keras.optimizers.Optimizer`, except `weight_decay`.
 
     Examples:
         >>> optimizer = SGD(0.1, momentum=0.9, decay=1e-4)
@@ -47,7 +47,9 @@ class SGD(keras.optimizers.Optimizer):
         **kwargs: Any,
     ) -> None:
         if kwargs.pop("weight_decay", None) is not None:
-            raise InputValueError("Keras' `weight_decay` means something else. Use `decay`.")
+            raise InputValueError(
+                "The `weight_decay` of Keras has a different meaning. Use `decay`."
+            )
         if not 0 <= momentum < 1:
             raise InputValueError(f"`momentum` must lie in [0, 1). Received: momentum={momentum}.")
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
@@ -62,7 +64,7 @@ class SGD(keras.optimizers.Optimizer):
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         # The decay is computed once for all variables, because a schedule is two dozen operators.
-        # It is a tensor of the step that is being traced, and must not outlive it.
+        # It is a tensor of the step that is being traced, and must not be kept after the step.
         step_decay = _STEP_DECAY.set(self.current_decay())
         try:
             return super().apply(grads, trainable_variables)
@@ -89,7 +91,7 @@ class SGD(keras.optimizers.Optimizer):
         )
 
     def current_decay(self) -> Any:
-        """The weight decay of the next step: read while the step runs, so that it changes."""
+        """Returns the weight decay of the next step, which must be read while the step runs."""
         return self.decay(self.iterations) if callable(self.decay) else self.decay
 
     def get_config(self) -> dict:
@@ -111,10 +113,10 @@ class SGD(keras.optimizers.Optimizer):
 
 
 def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> SGD:
-    """The recipe's optimizer for a training of `recipe.epochs` · `steps_per_epoch` steps.
+    """Returns a recipe's optimizer for a training of `recipe.epochs` · `steps_per_epoch` steps.
 
-    The rate rises linearly over the warm-up to its peak, then falls as a half cosine to 0. The
-    weight decay falls as a half cosine over the whole training.
+    The learning rate rises linearly to its peak during the warm-up, and then falls as a half cosine
+    to 0. The weight decay falls as a half cosine over the whole training.
     """
     steps = recipe.epochs * steps_per_epoch
     warmup = round(recipe.warmup_epochs * steps_per_epoch)

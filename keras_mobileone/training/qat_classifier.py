@@ -1,4 +1,4 @@
-"""`train_qat`: quantization-aware training of a classifier on class folders, to its int8 file."""
+"""`train_qat` trains a classifier quantization-aware on class folders and writes its int8 file."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -45,8 +45,8 @@ class QATReport(Report):
     Attributes:
         path: The int8 file.
         bytes: Size of the file.
-        epochs: Epochs of the whole training.
-        training_images, validation_images: Images in the data.
+        epochs: Number of epochs of the whole training.
+        training_images, validation_images: Number of images in the data.
         history: Loss and accuracy of each epoch of this call, by name.
     """
 
@@ -60,7 +60,7 @@ class QATReport(Report):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a resumed training must have in common with the training so far."""
+    """Settings that a resumed training must share with the interrupted one."""
 
     learning_rate: float
     batch_size: int
@@ -80,34 +80,37 @@ def train_qat(
     resume: bool = False,
     status: Callable[[str], None] | None = None,
 ) -> QATReport:
-    """Trains a classifier as its int8 file computes, and writes that file.
+    """Trains a classifier with the rounding of its int8 file, and writes that file.
 
-    The model is fused and equalized first. Each epoch draws its order and its mirrored images from
-    its number alone, so that a training that was stopped and resumed gives the same file.
+    The model is fused and equalized first. The order of an epoch and its flipped images depend only
+    on its number, so that an interrupted and resumed training writes the same file.
 
     Args:
-        model: Classifier of RGB images, with logits or probabilities. The images are cropped and
-            normalized as `image_config(model)` says.
-        data: Directory that holds train/ and, if there is one, val/ with one folder of photographs
-            for each class, or these folders directly. Their sorted order is the model's; for
-            ImageNet's 1,000 outputs the WordNet ids say which class they are.
-        path: File to write, ending in `.tflite`.
-        epochs: Epochs of the whole training.
+        model: Classifier of RGB images that returns logits or probabilities. The images are cropped
+            and normalized as `image_config(model)` says.
+        data: Directory with train/ and optionally val/, each with one folder of photographs for
+            each class, or with the class folders themselves. The sorted folders correspond to the
+            outputs of the model. For the 1,000 classes of ImageNet, the WordNet ids name the
+            classes.
+        path: Path of the file to write, which ends in `.tflite`.
+        epochs: Number of epochs of the whole training.
         learning_rate: Learning rate of Adam.
-        batch_size: Images in a step.
-        limit: Number of images in an epoch, drawn at random for each; all by default.
-        checkpoints: Directory for a checkpoint after each epoch; none by default.
-        resume: Go on from the checkpoint in `checkpoints`.
-        status: Called with the title of a step that takes long.
+        batch_size: Number of images in a step.
+        limit: Number of images in an epoch, drawn at random for each epoch. By default, all images.
+        checkpoints: Directory for a checkpoint after each epoch. By default, there are no
+            checkpoints.
+        resume: Whether to continue from the checkpoint in `checkpoints`.
+        status: Function called with the title of each step that takes long.
 
     Returns:
-        The report.
+        A `QATReport`.
 
     Raises:
-        ImportError: Without the extra `[qat]`.
-        FileNotFoundError: If there is no data, or nothing to resume.
-        FileExistsError: If there is a checkpoint and `resume` is not set.
-        ValueError: If the classes are not those of the model, or a checkpoint does not fit.
+        ImportError: If the extra `[qat]` is not installed.
+        FileNotFoundError: If there is no data, or no checkpoint to resume from.
+        FileExistsError: If there is a checkpoint and `resume` is False.
+        ValueError: If the classes do not match the outputs of the model, or if the checkpoint does
+            not fit.
 
     Examples:
         ```python
@@ -142,17 +145,17 @@ def train_qat(
 
 
 def check_output(path: Path) -> None:
-    """Raises unless a TFLite file can be written to `path`."""
+    """Raises an error unless a TFLite file can be written to `path`."""
     if path.suffix != ".tflite":
         raise InputValueError(f"The output must end in .tflite. Received: {path}.")
     require_writable(path)
 
 
 def checkpoint_file(directory: str | os.PathLike | None, resume: bool) -> Path | None:
-    """The checkpoint in a directory, which exists exactly when a training is resumed."""
+    """Returns the path of the checkpoint, which must exist if and only if a training is resumed."""
     if directory is None:
         if resume:
-            raise InputValueError("Resuming needs the directory of the checkpoints. Add --run DIR.")
+            raise InputValueError("Resuming needs the directory of the checkpoint. Add --run DIR.")
         return None
     path = Path(directory) / CHECKPOINT
     if resume and not path.is_file():
@@ -162,8 +165,8 @@ def checkpoint_file(directory: str | os.PathLike | None, resume: bool) -> Path |
         )
     if not resume and path.exists():
         raise FileExistsError(
-            f"Expected a new directory for checkpoints. Received: {directory}, which holds one. "
-            "Add --resume to go on from it, or name another directory."
+            f"Expected a directory without a checkpoint. Received: {directory}, which has one. "
+            "Add --resume to continue from it, or pass another directory."
         )
     return path
 
@@ -173,7 +176,7 @@ class LabeledImages:
     """Photographs with their class indices.
 
     Attributes:
-        paths, labels: One of each for every image.
+        paths, labels: Path and class index of each image.
         config: How the model takes images.
         folders: Class folders in the order of their indices.
     """
@@ -184,11 +187,11 @@ class LabeledImages:
     folders: Sequence[str]
 
     def crops(self, paths: Sequence[Path]) -> Iterator[np.ndarray]:
-        """Decoded and cropped images, uint8."""
+        """Yields decoded and cropped uint8 images."""
         return load_crops(paths, self.config.image_size, self.config.crop_fraction)
 
     def batches(self, order: np.ndarray, flips: np.ndarray, batch_size: int) -> Batches:
-        """Normalized images and labels; those in `flips` are mirrored."""
+        """Yields batches of normalized images and labels. The images in `flips` are flipped."""
         crops = self.crops([self.paths[i] for i in order])
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -198,12 +201,12 @@ class LabeledImages:
             yield self.config.normalize(images), self.labels[chosen]
 
     def in_order(self, settings: Settings) -> Batches:
-        """Batches of all images, none of them mirrored."""
+        """Yields batches of all images in order, without flips."""
         order = np.arange(len(self.paths))
         yield from self.batches(order, np.zeros(len(order), bool), settings.batch_size)
 
     def epoch(self, epoch: int, settings: Settings) -> Batches:
-        """The training batches of one epoch: its number alone decides order and mirroring."""
+        """Yields the batches of an epoch, whose order and flips depend only on its number."""
         rng = np.random.default_rng(epoch)
         order = rng.permutation(len(self.paths))[: settings.limit]
         yield from self.batches(order, rng.random(len(order)) < 0.5, settings.batch_size)
@@ -212,7 +215,7 @@ class LabeledImages:
 def read_data(
     data: str | os.PathLike, model: keras.Model
 ) -> tuple[LabeledImages, LabeledImages | None]:
-    """Training and validation images of a directory, labeled as the outputs of `model` are."""
+    """Returns the training and validation images of a directory, labeled for `model`."""
     outputs, config = model.output_shape, image_config(model)
     if not isinstance(outputs, tuple) or len(outputs) != 2:
         raise InputValueError(
@@ -232,7 +235,7 @@ def read_data(
 def make_student(
     model: keras.Model, train: LabeledImages, calibrated: bool, status: Callable[[str], None]
 ) -> "tf_keras.Model":
-    """The equalized model, ready for training; not calibrated for the weights of a checkpoint."""
+    """Returns the model for training, equalized and calibrated unless a checkpoint is loaded."""
     if not calibrated:
         return quantize_aware(model)
     status("Equalizing")
@@ -258,7 +261,7 @@ def fit(
     checkpoint: Path | None,
     settings: Settings,
 ) -> dict[str, list[float]]:
-    """Trains for `epochs`, with a checkpoint after each, and returns the metrics."""
+    """Trains for `epochs`, writes a checkpoint after each epoch, and returns the metrics."""
     import tensorflow as tf
 
     _, keras2 = packages()
@@ -291,7 +294,7 @@ def fit(
 
 
 def state_variables(student: "tf_keras.Model") -> list[Any]:
-    """What a step changes and the next one reads: weights, ranges and the optimizer's state."""
+    """Returns the variables that a step changes: weights, ranges and the optimizer's state."""
     return [*student.weights, *student.optimizer.variables]
 
 
@@ -308,7 +311,7 @@ def load_checkpoint(path: Path, student: "tf_keras.Model", settings: Settings) -
     for name, value in vars(settings).items():
         if before.get(name) != value:
             raise InputValueError(
-                f"Resuming needs the settings of the run so far. Received: {name} {value}, where "
+                f"Resuming needs the settings of the first run. Received: {name} {value}, where "
                 f"{path} has {before.get(name)}."
             )
     variables = state_variables(student)

@@ -1,4 +1,4 @@
-"""Recipes: everything that decides what training computes, as frozen data."""
+"""Recipes, which determine the result of a training, as frozen data."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
 
-REFERENCE_BATCH = 256  # images for which a recipe states its learning rate
+REFERENCE_BATCH = 256  # batch size to which the learning rate of a recipe refers
 AUGMENTATIONS = (None, "autoaugment", "randaugment")
 DTYPES = ("float32", "mixed_float16", "mixed_bfloat16")
 NOT_MEASURED = "not measured"
@@ -22,9 +22,9 @@ class Phase:
     """A part of the curriculum.
 
     Attributes:
-        start: First epoch, counted from 0.
+        start: First epoch of the phase, counted from 0.
         image_size: Side of the training crops in pixels.
-        strength: Factor of the augmentation's magnitudes, 0 to 1.
+        strength: Factor that scales the magnitudes of the augmentation, from 0 to 1.
     """
 
     start: int
@@ -34,34 +34,41 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: schedule, regularization, augmentation.
+    """Settings of a training: schedule, regularization, and augmentation.
 
     Attributes:
-        name: What `--recipe` calls it.
-        variant: The network.
-        epochs: Passes over the training images.
-        phases: Image size and augmentation strength over the epochs; the first starts at 0.
-        batch_size: Images a step, over all devices and machines.
-        learning_rate: Peak, for 256 images a step; scaled in proportion to `batch_size`.
-        warmup_epochs: Epochs in which the rate rises linearly from `warmup_factor` of its peak.
-        warmup_factor: See `warmup_epochs`.
-        momentum: Of SGD.
-        weight_decay: At the start, in PyTorch's meaning (added to the gradient). Kernels only.
-        final_weight_decay: At the end; in between it follows a half cosine.
-        label_smoothing: Share of each label that is spread over all classes.
-        ema_decay: Of the moving average of weights and BatchNorm statistics; None for none.
-        augmentation: None, `"autoaugment"` or `"randaugment"`; crops and flips come with all.
-        crop_area: Least and largest area of a random crop over that of the image.
-        distillation: Share of the teacher's loss in the whole, 0 for no teacher.
-        temperature: Of the softmax of teacher and student in that loss.
+        name: Name of the recipe, as in `--recipe`.
+        variant: Variant of MobileOne to train.
+        epochs: Number of passes over the training images.
+        phases: Image size and augmentation strength over the epochs. The first phase starts at
+            epoch 0.
+        batch_size: Number of images in a step, over all devices and machines.
+        learning_rate: Peak of the learning rate for 256 images in a step. It is scaled in
+            proportion to `batch_size`.
+        warmup_epochs: Number of epochs in which the learning rate rises linearly from
+            `warmup_factor` times its peak.
+        warmup_factor: Initial learning rate as a fraction of its peak.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of the kernels at the start of the training, added to the
+            gradient as in PyTorch.
+        final_weight_decay: Weight decay at the end of the training. In between, it follows a half
+            cosine.
+        label_smoothing: Fraction of each label that is distributed over all classes.
+        ema_decay: Decay of the moving average of weights and BatchNorm statistics, or None for no
+            average.
+        augmentation: None, `"autoaugment"` or `"randaugment"`, in addition to random crops and
+            flips.
+        crop_area: Smallest and largest area of a random crop as a fraction of the image.
+        distillation: Weight of the teacher's loss in the total loss, or 0 for no teacher.
+        temperature: Temperature of the softmax of teacher and student in the teacher's loss.
         dtype: Keras dtype policy.
-        seed: Of weights, order and augmentation.
-        command: That runs it.
-        expected_time: With conditions, or "not measured".
-        expected_accuracy: Top-1 with its source, or "not measured".
+        seed: Seed of the weights, the order and the augmentation.
+        command: Command that runs the recipe.
+        expected_time: Expected time of the training with its conditions, or "not measured".
+        expected_accuracy: Expected top-1 accuracy with its source, or "not measured".
 
     Raises:
-        ValueError: For a field out of range.
+        ValueError: If a field is out of range.
     """
 
     name: str
@@ -89,7 +96,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phases", tuple(self.phases))
-        if isinstance(self.crop_area, list):  # as JSON has it
+        if isinstance(self.crop_area, list):  # JSON has no tuples
             object.__setattr__(self, "crop_area", tuple(self.crop_area))
         area = self.crop_area
         starts = [phase.start for phase in self.phases]
@@ -125,11 +132,12 @@ class Recipe:
                 )
 
     def with_epochs(self, epochs: int) -> "Recipe":
-        """The same recipe stretched to `epochs`, warm-up and phases in proportion."""
+        """Returns the recipe stretched to `epochs`, with warm-up and phases in proportion."""
         if epochs < 1:
             raise InputValueError(f"`epochs` must be at least 1. Received: epochs={epochs}.")
         factor = epochs / self.epochs
-        phases = {}  # of phases that fall on the same epoch, the last one stays
+        # Keyed by the start, so that of several phases with the same start the last one is kept.
+        phases = {}
         for phase in self.phases:
             start = min(round(phase.start * factor), epochs - 1)
             phases[start] = dataclasses.replace(phase, start=start)
@@ -141,13 +149,13 @@ class Recipe:
         )
 
     def changed(self, settings: Iterable[str]) -> "Recipe":
-        """The recipe with `NAME=VALUE` settings, values in JSON.
+        """Returns the recipe with settings `NAME=VALUE`, whose values are JSON.
 
-        `image_size` sets one phase for the whole training, `variant` takes a name. `epochs` is
-        applied first and stretches the rest.
+        `image_size` sets a single phase for the whole training, and `variant` takes a name.
+        `epochs` is applied first and stretches the other settings.
 
         Raises:
-            ValueError: For a setting that is none, or a value out of range.
+            ValueError: If a setting does not exist or a value is out of range.
         """
         changes = dict(_parse_setting(setting) for setting in settings)
         recipe = self.with_epochs(changes.pop("epochs")) if "epochs" in changes else self
@@ -159,16 +167,16 @@ class Recipe:
 
     @property
     def peak_learning_rate(self) -> float:
-        """The peak for this recipe's batch size."""
+        """Peak of the learning rate for the recipe's batch size."""
         return self.learning_rate * self.batch_size / REFERENCE_BATCH
 
     @property
     def image_size(self) -> int:
-        """Size at the end of training, which the finished model takes, in pixels."""
+        """Size in pixels at the end of training, which is the input size of the finished model."""
         return self.phases[-1].image_size
 
     def phase(self, epoch: int) -> Phase:
-        """The phase that `epoch` belongs to."""
+        """Returns the phase that `epoch` belongs to."""
         return [phase for phase in self.phases if phase.start <= epoch][-1]
 
     def save(self, path: str | os.PathLike) -> None:
@@ -190,7 +198,7 @@ def _parse_setting(setting: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
-        value = text  # a word needs no quotes
+        value = text  # a string needs no quotes
     default = {f.name: f.type for f in dataclasses.fields(Recipe)}.get(name, int)
     numeric = default in (int, float) or name == "ema_decay"
     if numeric and not (isinstance(value, (int, float)) or (value is None and name == "ema_decay")):
@@ -201,10 +209,16 @@ def _parse_setting(setting: str) -> Any:
 
 
 def get_recipe(name: str | os.PathLike) -> Recipe:
-    """The recipe called `name`, or the one in a JSON file that `Recipe.save` wrote.
+    """Returns the recipe called `name`, or the recipe in a JSON file that `Recipe.save` wrote.
+
+    Args:
+        name: Name of a recipe, or path of a JSON file.
+
+    Returns:
+        A `Recipe`.
 
     Raises:
-        FileNotFoundError: If it is neither.
+        FileNotFoundError: If there is neither such a recipe nor such a file.
         ValueError: If the file is not a recipe.
     """
     if str(name) in RECIPES:
@@ -230,13 +244,13 @@ def _train_command(name: str, options: str = "") -> str:
     return f"keras-mobileone train --data imagenet/ --recipe {name} --output run/{options}"
 
 
-# The paper's recipe, section 4.1: 300 epochs, batch 256, rate 0.1, crop and flip for S0 and S1.
-# Warm-up and the parts that decay applies to are those of mmpretrain's retraining of it
-# (configs/mobileone), which reached the accuracies stated.
+# The recipe of the paper, section 4.1: 300 epochs, batch size 256, learning rate 0.1, and for S0
+# and S1 only crops and flips. The warm-up and the choice of decayed variables are those of
+# mmpretrain (configs/mobileone), whose retraining reached the stated accuracies.
 _PAPER = {"epochs": 300}
 _PLAIN = (Phase(0, 224),)
-# The curriculum of S2 to S4 as mmpretrain ran it; the paper names EfficientNetV2's, which grows
-# both image size and strength, without its steps.
+# The curriculum of S2 to S4 in mmpretrain. The paper refers to the curriculum of EfficientNetV2,
+# which increases both the image size and the augmentation strength, without stating its steps.
 _GROWING = (Phase(0, 160, 0.3), Phase(37, 192, 0.7), Phase(112, 224, 1.0))
 
 
@@ -251,7 +265,8 @@ def _imagenet(key: str, variant: Variant, accuracy: str, **changes: Any) -> Reci
 
 
 def _distilled(recipe: Recipe, accuracy: str) -> Recipe:
-    # The paper gives the accuracies of its distilled rows, not teacher, share or temperature.
+    # The paper states the accuracies with distillation, but not the teacher, the weight of its loss
+    # or the temperature.
     key = f"{recipe.name}-distilled"
     return dataclasses.replace(
         recipe,
@@ -287,8 +302,8 @@ _FINETUNE = Recipe(
     expected_accuracy="96.3 % on Imagenette (benchmarks/results/finetune.json)",
 )
 
-# From scratch on ten classes and few images; sizes grow since small images train several times
-# faster.
+# Training from scratch on ten classes and few images. The image size grows because small images
+# train several times faster.
 _IMAGENETTE = Recipe(
     "imagenette",
     S0,
@@ -306,8 +321,8 @@ _IMAGENETTE = Recipe(
     expected_accuracy="78.2 % at 128 pixels (benchmarks/results/imagenette)",
 )
 
-# From where `imagenette` ends up to the size that the model is used at, with milder crops: by then
-# the network knows the images too little, not too well.
+# Continues from the end of `imagenette` up to the size at which the model is used. The crops are
+# milder because the network still underfits at that point.
 _IMAGENETTE_224 = dataclasses.replace(
     _IMAGENETTE,
     name="imagenette224",
@@ -326,8 +341,9 @@ _IMAGENETTE_224 = dataclasses.replace(
     expected_accuracy="80.8 % at 224 pixels (benchmarks/results/imagenette)",
 )
 
-# On from there, as long again: with the faster step the same hours hold more epochs. The rate falls
-# to zero, so an average of the weights would be no better than they are.
+# Continues from the end of `imagenette224` for about as long, in more epochs because the step has
+# become faster. The learning rate falls to zero, so an average of the weights would not improve on
+# them.
 _IMAGENETTE_LONGER = dataclasses.replace(
     _IMAGENETTE,
     name="imagenette-longer",
@@ -347,7 +363,7 @@ _IMAGENETTE_LONGER = dataclasses.replace(
     expected_accuracy=("85.1 % at 192 pixels, 84.2 % at 224 (benchmarks/results/imagenette)"),
 )
 
-# For CI: a network of 90,000 parameters that learns in minutes on two cores.
+# For CI: a network of 90,000 parameters that trains in minutes on two cores.
 CI_VARIANT = Variant(
     "mobileone_ci", (1.0, 1.0, 1.0, 1.0), 2, depths=(1, 2, 2, 1), base_filters=(24, 48, 96, 192)
 )

@@ -1,4 +1,4 @@
-"""`train`: a training run in a directory, from the data to the deploy model."""
+"""`train` trains a model in the directory of a run, from the data to the deploy model."""
 
 import dataclasses
 import os
@@ -44,7 +44,7 @@ from keras_mobileone.training.trainer import Trainer
 RECIPE = "recipe.json"
 CLASSES = "classes.txt"
 REPORT = "report.json"
-READ_AHEAD = 64  # batches that the pipeline may be ahead of the training
+READ_AHEAD = 64  # batches that the input pipeline may prepare ahead of the training
 
 
 def train(
@@ -63,40 +63,44 @@ def train(
     exports: Sequence[str] = (),
     log: Callable[[str], object] | None = None,
 ) -> TrainingReport | None:
-    """Trains a MobileOne, then fuses, evaluates and exports it.
+    """Trains a MobileOne model, then fuses, evaluates and exports it.
 
-    Everything that is drawn at random follows from the recipe's seed and the number of the step:
-    a run that was killed and goes on with `resume` ends with the weights of an unbroken one.
+    All random numbers depend only on the seed of the recipe and the number of the step. A run that
+    is killed and continued with `resume` therefore ends with the same weights as an uninterrupted
+    run.
 
     Args:
-        recipe: See `get_recipe`.
-        data: Directory with `train/` and, if there is one, `val/`, of class folders; or directory
+        recipe: The training recipe; see `get_recipe`.
+        data: Directory with `train/` and optionally `val/`, both with class folders; or directory
             of TFRecords, as `write_tfrecords` writes them; or `"tfds:NAME"`.
         output: Directory of the run, new or empty. It is created if it does not exist.
-        resume: Go on from the checkpoint in `output`.
-        initial: Function from the training images to the train-time model whose weights the
-            training starts with. By default they are random.
-        teacher: Model of normalized images for a recipe with distillation.
-        devices: Where to train. All devices of this machine by default.
-        skip_bad: Leave out files that can't be decoded, instead of stopping at them.
-        data_service: Address `grpc://host:port` of a tf.data service's dispatcher, whose workers
-            then decode and augment the training images: see `serve`. The order of the images is
-            then no longer fixed, and a resumed run differs from an unbroken one.
-        save_every: Steps between checkpoints inside an epoch; one more is written after each epoch.
-        tensorboard: Write TensorBoard logs too (needs the package tensorboard).
-        exports: Precisions of `export_tflite`, for files of the finished model.
-        log: Called with a line about the training images and one about the validation images.
+        resume: Whether to continue from the checkpoint in `output`.
+        initial: Function that takes the source of training images and returns the train-time model
+            with the initial weights. By default, the weights are random.
+        teacher: Model that takes normalized images, for a recipe with distillation.
+        devices: Devices to train on. By default, all devices of this machine.
+        skip_bad: Whether to leave out files that can't be decoded, instead of raising an error.
+        data_service: Address `grpc://host:port` of the dispatcher of a tf.data service, whose
+            workers decode and augment the training images. The order of the images is then not
+            deterministic, and a resumed run differs from an uninterrupted one.
+        save_every: Number of steps between checkpoints within an epoch. One more checkpoint is
+            written after each epoch.
+        tensorboard: Whether to write TensorBoard logs too, which needs the package tensorboard.
+        exports: Precisions of the TFLite files to write; see `export_tflite`.
+        log: Function called with a line about the training images and one about the validation
+            images.
 
     Returns:
-        The report; None on all machines but the first.
+        A `TrainingReport`, or None on all machines but the first.
 
     Raises:
-        FileExistsError: If `output` is not empty and `resume` is not set.
-        FileNotFoundError: If there is no data, or nothing to resume.
-        ValueError: If the recipe does not fit the devices or the run so far; if machines differ in
-            recipe or data; for a file that can't be decoded, with its name.
-        ArithmeticError: If the loss is no longer finite.
-        ConnectionError: If another machine is lost, or there is no data service.
+        FileExistsError: If `output` is not empty and `resume` is False.
+        FileNotFoundError: If there is no data, or no run to resume.
+        ValueError: If the recipe does not fit the devices or the run to resume, if the recipe or
+            the data differs between machines, or if a file can't be decoded. The message names the
+            file.
+        ArithmeticError: If the loss is not finite.
+        ConnectionError: If another machine is lost, or if the data service does not answer.
 
     Examples:
         ```python
@@ -118,12 +122,12 @@ def train(
     if source.images < recipe.batch_size:
         raise InputValueError(
             f"Expected at least one batch of {recipe.batch_size} training images. Received: "
-            f"{source.images} in {data}. Lower it with --set batch_size=…."
+            f"{source.images} in {data}. Lower it with --set batch_size=N."
         )
     if len(source.classes) < 2:
         raise InputValueError(
-            f"Expected at least two classes to tell apart. Received: {some(source.classes)} in "
-            f"{data}. Name the directory that holds one folder for each class."
+            f"Expected at least two classes. Received: {some(source.classes)} in "
+            f"{data}. Pass the directory that contains one folder for each class."
         )
     check_service(data_service, skip_bad)
     if log is not None and devices.chief:
@@ -136,7 +140,7 @@ def train(
     progress, bad = Progress(), BadImages(skip_bad)
     if devices.chief:
         check_run(directory, recipe, source.classes, resume)
-    # Before anything is written: the weights may not fit.
+    # This comes before any file is written, because the weights may not fit.
     fresh = devices.chief and not (resume and (directory / CHECKPOINT).is_file())
     start = initial(source) if fresh and initial is not None else None
     with explained_errors(devices):
@@ -146,6 +150,7 @@ def train(
         trainer = make_trainer(recipe, len(source.classes), steps_per_epoch, devices, teacher)
         if devices.chief and not fresh:
             progress = load_checkpoint(directory / CHECKPOINT, trainer)
+            bad.names.update(progress.skipped)
         if start is not None:
             trainer.network.set_weights(start.get_weights())
             trainer.reset_averages()
@@ -153,7 +158,7 @@ def train(
             progress.step = broadcast_state(trainer, progress.step, devices)
         run = Run(recipe, source, validation, trainer, devices, bad, steps_per_epoch, data_service)
         place = directory if devices.chief else None
-        recorder = Recorder(place, progress, run.validation(), save_every)
+        recorder = Recorder(place, progress, run.validation(), save_every, bad)
         run.fit(progress, [recorder, *(logs if devices.chief else [])])
     if not devices.chief:
         return None
@@ -177,8 +182,8 @@ def train(
         seconds=round(progress.seconds, 1),
         conditions=conditions(recipe, devices),
     )
-    # Before the exports: if one fails, the report of the training is there, and `resume` has only
-    # the exports to make.
+    # The report is written before the exports. If an export fails, the report exists, and `resume`
+    # repeats only the exports.
     report.save(directory / REPORT)
     files = export_files(models[DEPLOY], recipe, source, exports, directory, bad)
     report = dataclasses.replace(report, exports=files, skipped=sorted(bad.names))
@@ -188,7 +193,7 @@ def train(
 
 @dataclass
 class Run:
-    """One training run: what `fit` is called with, phase by phase."""
+    """A training run, which calls `fit` for each phase of the recipe."""
 
     recipe: Recipe
     source: Source
@@ -200,15 +205,15 @@ class Run:
     data_service: str | None = None
 
     def fit(self, progress: Progress, callbacks: list) -> None:
-        """Trains from where `progress` stands to the end of the recipe."""
+        """Trains from the step in `progress` to the end of the recipe."""
         total = self.recipe.epochs * self.steps_per_epoch
         traced = None
         while progress.step < total:
             first, end, steps, phase = self.stretch(progress.step)
             if phase.image_size != traced:
-                # `tf.function` generalizes over the sizes that it has seen: a step that is traced
-                # for a second size would not know it, and compute otherwise than the same step
-                # of a resumed run, which sees no other.
+                # `tf.function` generalizes over the image sizes that it has seen. A step that is
+                # traced for a second size would not have a static size, and would give other
+                # results than the same step of a resumed run, which sees only that size.
                 self.trainer.make_train_function(force=True)
                 traced = phase.image_size
             try:
@@ -226,7 +231,7 @@ class Run:
                 raise
 
     def require_whole_images(self, error: Exception, step: int) -> None:
-        """Raises ValueError with the name of a broken file, if that may be why `step` failed."""
+        """Raises ValueError with the name of a broken file if that may be why `step` failed."""
         if type(error).__name__ != "InvalidArgumentError":  # TensorFlow's, on any backend
             return
         recipe = self.recipe
@@ -238,7 +243,7 @@ class Run:
             raise broken_image(name) from error
 
     def stretch(self, step: int) -> tuple[int, int, int, Phase]:
-        """The next call of `fit`: first and last epoch, steps in each, phase.
+        """Returns first and last epoch, steps per epoch, and phase of the next `fit` call.
 
         An interrupted epoch is completed in its own `fit` call.
         """
@@ -248,7 +253,7 @@ class Run:
         return first, end, self.steps_per_epoch - done, self.recipe.phase(first)
 
     def training(self, phase: Phase, step: int) -> Any:
-        """Batches of `phase`, from `step` on."""
+        """Returns the training batches of `phase`, from `step` on."""
         recipe, devices = self.recipe, self.devices
         augmentation = Augmentation(
             phase.image_size, recipe.crop_area, recipe.augmentation, phase.strength
@@ -270,7 +275,7 @@ class Run:
         return devices.distribute(batches, recipe.batch_size)
 
     def validation(self) -> Any:
-        """Batches of all validation images and how many there are, or None."""
+        """Returns the batches of all validation images and their number, or None."""
         source, recipe, devices = self.val_source, self.recipe, self.devices
         if source is None:
             return None
@@ -291,18 +296,18 @@ class Run:
 
 
 def check_run(directory: Path, recipe: Recipe, classes: Sequence[str], resume: bool) -> None:
-    """Raises unless `directory` is free, or a run of this recipe and data to resume."""
+    """Raises an error unless `directory` is empty, or has a run of this recipe to resume."""
     if resume:
         check_same(directory, recipe, classes)
     elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(
             f"Expected a new or empty directory for the run. Received: {directory}. Add --resume "
-            "to go on with the run in it, or name another one."
+            "to continue the run in it, or pass another one."
         )
 
 
 def open_run(directory: Path, recipe: Recipe, classes: Sequence[str]) -> None:
-    """Makes the directory of a run, with its recipe and its classes."""
+    """Creates the directory of a run, with its recipe and its classes."""
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_write(directory / RECIPE) as temporary:
         recipe.save(temporary)
@@ -311,7 +316,7 @@ def open_run(directory: Path, recipe: Recipe, classes: Sequence[str]) -> None:
 
 
 def check_same(directory: Path, recipe: Recipe, classes: Sequence[str]) -> None:
-    """Raises unless `directory` holds a run of this recipe and these classes."""
+    """Raises an error unless `directory` has a run of this recipe and these classes."""
     if not (directory / RECIPE).is_file():
         raise FileNotFoundError(
             f"Expected the directory of a run to resume. Received: {directory}, which has no "
@@ -322,20 +327,20 @@ def check_same(directory: Path, recipe: Recipe, classes: Sequence[str]) -> None:
         old, new = getattr(before, field.name), getattr(recipe, field.name)
         if field.compare and old != new:
             raise InputValueError(
-                f"Resuming needs the recipe of the run so far. Received: {field.name}={new}, where "
+                f"Resuming needs the recipe of the first run. Received: {field.name}={new}, where "
                 f"{directory / RECIPE} has {old}."
             )
     names = directory / CLASSES
     known = names.read_text(encoding="utf-8").splitlines() if names.is_file() else list(classes)
     if known != list(classes):
         raise InputValueError(
-            f"Resuming needs the classes of the run so far. Received: {len(classes)} classes where "
-            f"{names} has {len(known)}, or others of the same number."
+            f"Resuming needs the classes of the first run. Received: {len(classes)} classes, where "
+            f"{names} has {len(known)}, or other class names."
         )
 
 
 def work_of(recipe: Recipe, source: Source, validation: Source | None) -> str:
-    """What all machines of a training must have in common."""
+    """Returns a description of the recipe and the data, which must be the same on all machines."""
     fields = dataclasses.fields(Recipe)
     settings = {field.name: getattr(recipe, field.name) for field in fields if field.compare}
     return repr((settings, source.classes, source.images, validation and validation.images))
@@ -344,7 +349,7 @@ def work_of(recipe: Recipe, source: Source, validation: Source | None) -> str:
 def make_trainer(
     recipe: Recipe, classes: int, steps_per_epoch: int, devices: Devices, teacher: Any = None
 ) -> Trainer:
-    """A compiled trainer around a network with random weights."""
+    """Returns a compiled trainer around a network with random weights."""
     keras.utils.set_random_seed(recipe.seed)
     with devices.scope():
         network = build(
@@ -357,7 +362,7 @@ def make_trainer(
         )
         trainer = Trainer(network, recipe, teacher, workers=devices.workers)
         optimizer = make_optimizer(recipe, steps_per_epoch)
-        if recipe.dtype == "mixed_float16":  # `compile` goes by the trainer's own dtype
+        if recipe.dtype == "mixed_float16":  # `compile` uses the dtype of the trainer
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         trainer.compile(optimizer)
         trainer.optimizer.build(trainer.trainable_variables)
@@ -365,12 +370,12 @@ def make_trainer(
 
 
 def check_teacher(recipe: Recipe, teacher: Any, classes: int) -> None:
-    """Raises unless a teacher is given just when the recipe has distillation, and fits."""
+    """Raises an error unless a fitting teacher is given exactly if the recipe has distillation."""
     if (teacher is not None) != (recipe.distillation > 0):
         raise InputValueError(
             f"Recipe {recipe.name!r} has distillation={recipe.distillation}. Received: "
-            f"{'a' if teacher is not None else 'no'} teacher. Give a teacher (--teacher) to a "
-            "recipe with distillation, and to no other."
+            f"{'a' if teacher is not None else 'no'} teacher. Pass a teacher (--teacher) for a "
+            "recipe with distillation, and for no other."
         )
     if teacher is not None and teacher.output_shape != (None, classes):
         raise InputValueError(
@@ -380,7 +385,7 @@ def check_teacher(recipe: Recipe, teacher: Any, classes: int) -> None:
 
 
 def tensorboard_callback(directory: Path) -> keras.callbacks.Callback:
-    """Keras' TensorBoard callback, once an epoch."""
+    """Returns Keras' TensorBoard callback, which writes once in each epoch."""
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
@@ -393,7 +398,7 @@ def tensorboard_callback(directory: Path) -> keras.callbacks.Callback:
 
 @contextmanager
 def explained_errors(devices: Devices) -> Iterator[None]:
-    """Turns what TensorFlow raises for a lost machine into one sentence."""
+    """Converts TensorFlow's errors about a lost machine to a clear message."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`Trainer`: the Keras model that `fit` trains, around a network that gives logits."""
+"""`Trainer`, the Keras model that `fit` trains, wraps a network that returns logits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,25 +16,25 @@ from keras_mobileone.training.recipe import Recipe
 
 
 class Trainer(keras.Model):
-    """Trains a classifier: label smoothing, distillation, averaged weights, exact metrics.
+    """Trains a classifier with label smoothing, distillation, averaged weights and exact metrics.
 
     Args:
         network: Functional model from normalized images to logits.
-        recipe: Gives label smoothing, distillation and the decay of the averages.
-        teacher: Keras model from normalized images to logits or probabilities of the same
-            classes, or None. Images are resized when it takes another size.
-        workers: Machines that train together.
+        recipe: Recipe with the label smoothing, the distillation and the decay of the averages.
+        teacher: Keras model from normalized images to logits or probabilities of the same classes,
+            or None. The images are resized if it takes another size.
+        workers: Number of machines that train together.
 
     Input shape:
-        (batch, height, width, 3), RGB in [0, 255], any dtype: they are normalized here, on the
-        device.
+        RGB images of shape (batch, height, width, 3) and any dtype, with values in [0, 255]. They
+        are normalized on the device.
 
     Output shape:
-        (batch, classes) logits, float32.
+        float32 logits of shape (batch, classes).
 
     The metrics are plain cross-entropy, without smoothing and distillation, top-1 and top-5.
-    `averages` holds the moving average of each weight of the network, BatchNorm statistics
-    included: average ← decay · average + (1 − decay) · weight after each step.
+    `averages` contains the moving average of each weight of the network, including BatchNorm
+    statistics. After each step, average ← decay · average + (1 − decay) · weight.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Trainer(keras.Model):
         super().__init__(name=f"{network.name}_trainer")
         self.network = network
         self.classes = network.output_shape[-1]
-        # Keras (3.15) reduces metrics over the first axis when there are several machines.
+        # Keras (3.15) reduces metrics over the first axis if there are several machines.
         self.metric_shape = (1,) if workers > 1 else ()
         self.smoothing = recipe.label_smoothing
         self.distillation = recipe.distillation
@@ -66,14 +66,14 @@ class Trainer(keras.Model):
                     initializer="zeros",
                     trainable=False,
                     autocast=False,
-                    aggregation="only_first_replica",  # all replicas hold the same
+                    aggregation="only_first_replica",  # all replicas have the same value
                     name="average",
                 )
                 self.averages.append(average)
             self.reset_averages()
-        # Not Keras' losses and metrics of `compile`: its loss divides by the number of images,
-        # padding of the last validation batch included, and its metrics are built by a symbolic
-        # call that several workers can't make.
+        # The losses and metrics of Keras' `compile` are not used. Its loss is divided by the number
+        # of images including the padding of the last validation batch, and its metrics are built by
+        # a symbolic call, which is not possible with several workers.
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.top1_mean = keras.metrics.Mean(name="top1")
         self.top5_mean = keras.metrics.Mean(name="top5")
@@ -94,14 +94,14 @@ class Trainer(keras.Model):
         sample_weight: Any = None,
         training: bool | None = True,
     ) -> Any:
-        """Mean cross-entropy over the images, in training with smoothing and distillation."""
+        """Returns the mean cross-entropy, with smoothing and distillation during training."""
         losses = self.image_losses(x, y, y_pred, training)
         if sample_weight is not None:
             losses = losses * sample_weight
         return ops.mean(losses) / replicas()
 
     def image_losses(self, images: Any, labels: Any, logits: Any, training: bool | None) -> Any:
-        """(batch,) losses."""
+        """Returns the losses of the images, shape (batch,)."""
         smoothing = self.smoothing if training else 0.0
         targets = ops.one_hot(labels, self.classes) * (1 - smoothing) + smoothing / self.classes
         losses = keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
@@ -111,12 +111,13 @@ class Trainer(keras.Model):
             ops.softmax(self.teacher_logits(images) / self.temperature),
             ops.softmax(logits / self.temperature),
         )
-        # T² keeps the size of the gradient (Hinton et al., arXiv 1503.02531, section 2).
+        # The factor T² preserves the size of the gradient (Hinton et al., arXiv 1503.02531, section
+        # 2).
         soft = self.temperature**2 * divergence
         return (1 - self.distillation) * losses + self.distillation * soft
 
     def teacher_logits(self, images: Any) -> Any:
-        """(batch, classes) float32, without gradient."""
+        """Returns the teacher's logits without gradient, float32 of shape (batch, classes)."""
         images = preprocess_input(images)
         size = self.teacher.input_shape[1:3]
         if None not in size and size != tuple(images.shape[1:3]):
@@ -142,7 +143,7 @@ class Trainer(keras.Model):
         }
 
     def train_step(self, *arguments: Any) -> Any:
-        """One step of the backend's trainer, then one of the averages."""
+        """Runs a training step of the backend's trainer, then updates the averages."""
         outputs = super().train_step(*arguments)
         if not self.averages:
             return outputs
@@ -158,11 +159,12 @@ class Trainer(keras.Model):
         return logs, (trainable, [values[id(v)] for v in self.non_trainable_variables], *rest)
 
     def reset_averages(self) -> None:
-        """Starts the averages, if the recipe has any, from the present weights."""
+        """Sets the averages, if the recipe has any, to the current weights."""
         if not self.averages:
             return
         for average, weight in zip(self.averages, self.network.weights, strict=True):
-            average.assign(np.array(ops.convert_to_numpy(weight)))  # JAX: no shared buffers
+            # A copy, because JAX would share the buffer.
+            average.assign(np.array(ops.convert_to_numpy(weight)))
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -176,12 +178,12 @@ class Trainer(keras.Model):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras (3.15) would reduce a batch over the replicas here, which
-        # MultiWorkerMirroredStrategy refuses; everything is built by now.
+        # MultiWorkerMirroredStrategy does not allow. All layers are already built at this point.
         pass
 
 
 def replicas() -> int:
-    """Over how many copies of the network a step's gradients are summed."""
+    """Returns the number of replicas over which the gradients of a step are summed."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf

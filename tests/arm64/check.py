@@ -1,10 +1,10 @@
-"""`make test-arm64`: S0's TFLite files give on arm64 what they give on x86.
+"""Checks that S0's TFLite files give the same results on arm64 as on x86.
 
     PYTHONPATH=tests python -m arm64.check --images photographs/ --output arm64.json
 
 Exports float32, float16 and int8, runs each on photographs with LiteRT on this machine and, of the
-same version, on arm64 under qemu. Exits with 1 if the logits differ by more than they may, with 2
-if that can't be found out. Timings under qemu mean nothing; none are taken.
+same version, on arm64 under qemu. Exits with 1 if the logits differ by more than the tolerance, and
+with 2 if they can't be compared. Timings under qemu are meaningless, so none are measured.
 """
 
 import argparse
@@ -35,19 +35,19 @@ PROJECT = Path(__file__).parents[2]
 CACHE = PROJECT / ".arm64"
 SCRIPT = Path(__file__).with_name("run_litert.py")
 VARIANT = keras_mobileone.VARIANTS["s0"]
-# Floating point takes seconds an image under qemu, integers half a second.
+# Under qemu, floating point takes seconds for an image, and integers take half a second.
 IMAGES = {"float32": 10, "float16": 10, "int8": 200}
-TOLERANCE = 1e-4  # of floating point logits, relative to the largest
+TOLERANCE = 1e-4  # of floating-point logits, relative to the largest logit
 MACHINES = {"x86": "x86_64", "arm64": "aarch64"}
 
 
 def compare(precision: str, x86: np.ndarray, arm64: np.ndarray) -> dict:
-    """The logits of one file on both machines, each (images, classes), side by side.
+    """Compares the logits of a file on both machines, each of shape (images, classes).
 
     Returns:
-        `error`, largest difference over the largest logit; `equal_answers`, images with the same
-        best class; `equal_logits` of `logits`, exactly equal ones; `passed`: floating point by
-        `TOLERANCE`, int8 by the answers.
+        `error`, the largest difference divided by the largest logit; `equal_answers`, the number of
+        images with the same best class; `equal_logits`, the number of exactly equal `logits`; and
+        `passed`, which depends on `TOLERANCE` for floating point and on the best classes for int8.
 
     Raises:
         ValueError: If the shapes differ.
@@ -69,7 +69,7 @@ def compare(precision: str, x86: np.ndarray, arm64: np.ndarray) -> dict:
 def run_litert(
     python: list[str], model: Path, inputs: Path, machine: str
 ) -> tuple[np.ndarray, dict]:
-    """Logits of `run_litert.py`, and what it says it ran on.
+    """Returns the logits of `run_litert.py`, and the machine that it reports.
 
     Args:
         python: Command of the interpreter.
@@ -77,14 +77,14 @@ def run_litert(
         machine: Key of `MACHINES`, which the interpreter must be for.
 
     Raises:
-        RuntimeError: If it fails, or is for another machine.
+        RuntimeError: If the script fails, or runs on another machine.
     """
     outputs = model.with_name(f"{model.stem}_{machine}.npy")
     process = subprocess.run(
         [*python, str(SCRIPT), str(model), str(inputs), str(outputs)],
         capture_output=True,
         text=True,
-        env={},  # what points x86 programs to libraries and packages leads astray on arm64
+        env={},  # variables for x86 libraries and packages would mislead programs for arm64
     )
     if process.returncode:
         lines = process.stderr.strip().splitlines()
@@ -99,7 +99,7 @@ def run_litert(
 
 
 def check(images: Path | None, weights: str, directory: Path) -> dict:
-    """Exports, runs and compares; files go into `directory`."""
+    """Exports the files into `directory`, runs them on both machines and compares the results."""
     print("arm64: setting up qemu and Python, or finding them", flush=True)
     pythons = {
         "x86": [sys.executable],
@@ -138,7 +138,7 @@ def check(images: Path | None, weights: str, directory: Path) -> dict:
 
 
 def table(files: list[dict]) -> str:
-    """The comparison of each file in a line."""
+    """Returns a line with the comparison of each file."""
     header = ("", "images", "error", "equal answers", "equal logits", "")
     rows = [
         (
@@ -174,7 +174,7 @@ def _conditions() -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; writes the JSON if every file passed."""
+    """Prints the table, and writes the JSON if every file has passed."""
     parser = argparse.ArgumentParser(prog="arm64.check", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="directory; else scikit-image's photographs")
     parser.add_argument("--weights", default="imagenet", help="imagenet, or a file of S0's")

@@ -1,10 +1,10 @@
-"""An arm64 Python with LiteRT under qemu: what `make test-arm64` needs of the machine.
+"""Sets up an arm64 Python with LiteRT under qemu for `make test-arm64`.
 
     python tests/arm64/emulator.py    exits with 2 and a sentence if this machine can't have it
 
-Debian's arm64 packages are unpacked into a directory by an apt configuration of their own, so that
-the machine's apt and dpkg learn nothing of arm64. Only qemu-user-static, where it is missing, is
-installed on the machine; that needs root.
+Debian's arm64 packages are unpacked into a directory with a separate apt configuration, so that the
+apt and dpkg of the machine are not changed. Only qemu-user-static is installed on the machine if it
+is missing, which needs root.
 """
 
 import fcntl
@@ -21,15 +21,17 @@ from pathlib import Path
 QEMU, QEMU_PACKAGE = "qemu-aarch64-static", "qemu-user-static"
 TOOLS = ("apt-get", "dpkg-deb")
 PACKAGES = ("python3", "libstdc++6")
-# Without the network apt-get update succeeds otherwise, and a package is said not to exist.
+# Without this option, apt-get update succeeds without a network, and then reports that a package
+# does not exist.
 UPDATE = ("-qq", "-o", "APT::Update::Error-Mode=any", "update")
-OLDEST_GLIBC = 17  # of manylinux2014, the first one for arm64
+OLDEST_GLIBC = 17  # glibc version of manylinux2014, the first manylinux for arm64
 PYTHON = "usr/bin/python3"
 STAMP = "made_of.json"
-# One of the cores that phones have; the package that reads /proc/cpuinfo for LiteRT knows it.
+# A core of phones, which the package that reads /proc/cpuinfo for LiteRT supports.
 CORE = "cortex-a76"
-# Before 8.2 qemu shows the x86 host's /proc/cpuinfo, at which LiteRT from 2.2 on crashes. These
-# stand in for it, with what qemu 10 shows for CORE. One processor, however many the host has.
+# Before version 8.2, qemu shows the /proc/cpuinfo of the x86 host, on which LiteRT 2.2 and newer
+# crash. These files replace it with the output of qemu 10 for CORE. They list one processor,
+# whatever the host has.
 HARDWARE = {
     "proc/cpuinfo": """\
 processor\t: 0
@@ -68,10 +70,10 @@ def missing(
     root: bool,
     which: Callable[[str], str | None] = shutil.which,
 ) -> str | None:
-    """A sentence on the first thing that this machine lacks, None if it has all.
+    """Returns a sentence about the first missing requirement of this machine, or None.
 
     Args:
-        machine: Of `platform.machine()`.
+        machine: Value of `platform.machine()`.
         distribution: `ID` of /etc/os-release.
         root: Whether this is the user root.
         which: Finds a program on PATH.
@@ -112,14 +114,14 @@ def require_machine() -> None:
 
 
 def arm64_python(directory: Path, litert: str) -> list[str]:
-    """The command of an arm64 Python with NumPy and ai-edge-litert, set up on the first call.
+    """Returns the command of an arm64 Python with NumPy and ai-edge-litert, set up on first use.
 
     Args:
-        directory: Keeps it for the next call.
+        directory: Directory that keeps the installation for the next call.
         litert: Version of ai-edge-litert.
 
     Raises:
-        OSError: If the machine lacks something, see `missing`.
+        OSError: If the machine lacks a requirement; see `missing`.
         RuntimeError: If packages can't be fetched or don't run.
     """
     require_machine()
@@ -143,12 +145,12 @@ def arm64_python(directory: Path, litert: str) -> list[str]:
             _unpack_debian(unfinished, unfinished / "apt")
             _install_litert(unfinished, litert)
             (unfinished / STAMP).write_text(json.dumps(made_of), encoding="utf-8")
-            unfinished.rename(root)  # the one step that makes it count
+            unfinished.rename(root)  # the directory is complete only after this step
     return _command(root)
 
 
 def qemu_version() -> str:
-    """Of the emulator, with Debian's version of the package."""
+    """Returns the version of the emulator, with Debian's version of the package."""
     output = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
     return output.splitlines()[0].removeprefix("qemu-aarch64 version ")
 
@@ -159,7 +161,7 @@ def _is_made_of(root, made_of) -> bool:
 
 
 def _command(root) -> list[str]:
-    # -I: the packages in the environment and beside the script are not for arm64.
+    # With -I, because the packages in the environment and next to the script are not for arm64.
     return [shutil.which(QEMU), "-cpu", CORE, "-L", str(root), str(root / PYTHON), "-I"]
 
 
@@ -183,7 +185,7 @@ def _unpack_debian(root, apt):
 
 
 def _install_litert(root, litert):
-    """From wheels, into where Debian's Python looks for packages that pip installs."""
+    """Unpacks wheels into the directory where Debian's Python looks for packages of pip."""
     question = "import os, sys; print(*sys.version_info[:2], os.confstr('CS_GNU_LIBC_VERSION'))"
     major, minor, _, glibc = _run([*_command(root), "-c", question]).split()
     glibcs = range(OLDEST_GLIBC, int(glibc.split(".")[1]) + 1)
@@ -207,7 +209,7 @@ def _fetch(command, what):
 
 
 def _run(command: Sequence[str]) -> str:
-    """What a command prints; RuntimeError with its last word if it fails."""
+    """Returns the output of a command, or raises RuntimeError with its last line."""
     process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if process.returncode:
         lines = (process.stderr.strip() or process.stdout.strip()).splitlines()

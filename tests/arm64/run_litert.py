@@ -1,9 +1,9 @@
-"""Runs a TFLite file on images, one by one: the same script on x86 and on arm64.
+"""Runs a TFLite file on images one by one, as the same script on x86 and on arm64.
 
     python run_litert.py MODEL.tflite INPUTS.npy OUTPUTS.npy
 
-INPUTS are float32 (images, height, width, 3), OUTPUTS float32 (images, classes). Prints as JSON
-what it ran on. Needs only NumPy and ai-edge-litert.
+INPUTS are float32 (images, height, width, 3), and OUTPUTS are float32 (images, classes). The script
+prints a description of the machine as JSON. It needs only NumPy and ai-edge-litert.
 """
 
 import json
