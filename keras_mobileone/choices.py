@@ -27,9 +27,11 @@ BENCHMARKS = (
     CORRUPTED,
 )
 
-# Latency benchmarks: the number of rounds over all files, and the processors of an Android device.
+# Latency benchmarks: the number of rounds over all files, and the processors of an Android device:
+# those of the native tool, and those of the app, which name the precision of the GPU's arithmetic.
 ROUNDS = 5
 DELEGATES = ("cpu", "gpu")
+ACCELERATORS = ("cpu", "gpu-fp16", "gpu-fp32", "nnapi")
 COOL_DOWN = 5.0  # seconds of rest before each process on a device
 
 SAVE_EVERY = 500  # training steps between two checkpoints

@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 import keras_mobileone
 
 PROJECT = Path(__file__).parents[1]
+STAND_IN = Path(__file__).with_name("stand_in_adb.py")
 SHARED = PROJECT.parent / "shared"
 
 # The files that take longer than a minute, longest first. Processes that distribute the tests by
@@ -190,3 +193,83 @@ def tiny_model(tiny, randomize):
         tiny, weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
     )
     return randomize(model)
+
+
+class Phone:
+    """Directory of the stand-in for adb and a phone."""
+
+    app_directory = "sdcard/Android/data/io.github.kerasmobileone.bench/files"
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.change()
+
+    def change(self, **scenario):
+        """Changes what the stand-in does; see its SCENARIO."""
+        (self.root / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """Returns the received commands without adb and its serial, with shell commands split."""
+        calls = [
+            shlex.split(line)
+            for line in (self.root / "calls.txt").read_text(encoding="utf-8").splitlines()
+        ]
+        calls = [call[2:] if call[0] == "-s" else call for call in calls]
+        return [["shell", *shlex.split(c[1])] if c[0] == "shell" else c for c in calls]
+
+    @property
+    def runs(self) -> list[list[str]]:
+        """Returns the calls that ran the tool."""
+        return [call for call in self.calls if any("--graph=" in word for word in call)]
+
+    @property
+    def starts(self) -> list[dict[str, str]]:
+        """Returns the extras of each intent that started the app, by name."""
+        calls = [call[8:] for call in self.calls if call[:3] == ["shell", "am", "start"]]
+        return [dict(zip(words[1::3], words[2::3], strict=True)) for words in calls]
+
+    @property
+    def left_for_app(self) -> list[Path]:
+        """Returns the files in the app's directory."""
+        return list((self.root / "phone" / self.app_directory).iterdir())
+
+    @property
+    def left(self) -> list[Path]:
+        """Returns the files under /data/local/tmp."""
+        return list((self.root / "phone" / "data" / "local" / "tmp").iterdir())
+
+
+@pytest.fixture
+def phone(tmp_path, monkeypatch):
+    """Returns a connected phone, a stand-in for adb in an otherwise empty PATH."""
+    root = tmp_path / "stand-in"
+    (root / "phone" / "data" / "local" / "tmp").mkdir(parents=True)
+    (root / "bin").mkdir()
+    program = root / "bin" / "adb"
+    # Without site-packages it starts faster.
+    program.write_text(f"#!{sys.executable} -ES\n{STAND_IN.read_text(encoding='utf-8')}")
+    program.chmod(0o755)
+    shutil.copy(STAND_IN.with_name("stand_in_app.py"), program.parent)
+    monkeypatch.setenv("PATH", str(root / "bin"))
+    monkeypatch.setenv("STAND_IN_ADB", str(root))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return Phone(root)
+
+
+@pytest.fixture
+def sized_files(tmp_path):
+    """Returns two files of very different sizes, which the stand-in uses as their times."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    from keras_mobileone.litert import flatbuffer
+
+    paths = []
+    for length in (1, 1000):
+        graph = schema.SubGraphT()
+        graph.inputs, graph.outputs, graph.tensors, graph.operators = [], [], [], []
+        model = schema.ModelT()
+        model.version, model.subgraphs, model.description = 3, [graph], "x" * length
+        paths.append(tmp_path / f"{length}.tflite")
+        paths[-1].write_bytes(flatbuffer.serialize(model))
+    return paths

@@ -11,6 +11,8 @@ and the received commands in calls.txt, one on each line. Formats are taken from
 - benchmark_model: google-ai-edge/LiteRT, tflite/tools/benchmark/benchmark_model.cc and
   benchmark_tflite_model.cc, litert/tools/benchmark_litert_model.h,
   tflite/core/subgraph.cc ("Replacing …"), and tsl/util/stats_calculator.h and .cc
+
+The benchmark app and the shell's commands for files stand in stand_in_app.py.
 """
 
 import json
@@ -19,6 +21,8 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+
+from stand_in_app import AppPhone
 
 SCENARIO = {
     "devices": {"R5CT1": "device"},  # serial: state
@@ -30,6 +34,7 @@ SCENARIO = {
     "drift": [1.0],  # slowdown of the phone in each process of the tool; the last one is repeated
     "lost_after": None,  # number of commands after which the device is disconnected
     "program": None,  # what the shell prints instead of running the tool
+    "app": {},  # what the benchmark app does; see APP in stand_in_app.py
 }
 PROPERTIES = {
     "ro.product.manufacturer": "Google",
@@ -95,8 +100,9 @@ def main(arguments) -> int:
     if command == "push":
         return push(Path(rest[0]), rest[1], scenario)
     if command == "pull":
-        shutil.copy(on_phone(rest[0]), rest[1])
-        return 0
+        return pull(rest[0], rest[1])
+    if command == "install":
+        return AppPhone(HOME, scenario["app"]).install(rest)
     assert command == "shell"
     (line,) = rest
     return shell(shlex.split(line), scenario)
@@ -130,8 +136,20 @@ def push(source, target, scenario) -> int:
     return 0
 
 
+def pull(source, target) -> int:
+    if not on_phone(source).is_file():
+        return fail(
+            f"adb: error: failed to stat remote object '{source}': No such file or directory"
+        )
+    shutil.copy(on_phone(source), target)
+    return 0
+
+
 def shell(command, scenario) -> int:
     name, *rest = command
+    code = AppPhone(HOME, scenario["app"]).shell(command)
+    if code is not None:
+        return code
     if command == ["getprop"]:
         properties = PROPERTIES | {"ro.product.cpu.abilist": scenario["abis"]}
         print(*(f"[{key}]: [{value}]" for key, value in properties.items()), sep="\n")
@@ -139,13 +157,8 @@ def shell(command, scenario) -> int:
         print(THERMAL.format(status=following("thermal", scenario["thermal"])), end="")
     elif command == ["dumpsys", "battery"]:
         print(BATTERY, end="")
-    elif name == "mkdir":
-        on_phone(rest[0]).mkdir(parents=True)
     elif name == "chmod":
         on_phone(rest[1]).chmod(int(rest[0], 8))
-    elif name == "rm":
-        target = on_phone(rest[1])
-        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     elif name in ("taskset", "env"):
         return shell(rest[1:], scenario)
     else:

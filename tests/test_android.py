@@ -3,10 +3,7 @@
 No phone was available. The answers of a real one are taken from its sources; see stand_in_adb.py.
 """
 
-import json
-import shlex
 import struct
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,58 +20,10 @@ from keras_mobileone.benchmarking import (
 )
 from keras_mobileone.benchmarking.settings import TargetError
 from keras_mobileone.cli import main
-from keras_mobileone.litert import flatbuffer
 
-STAND_IN = Path(__file__).with_name("stand_in_adb.py")
 ARM64 = 183
 ARM = 40
 X86_64 = 62
-
-
-class Phone:
-    """Directory of the stand-in."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.change()
-
-    def change(self, **scenario):
-        """Changes what the stand-in does; see its SCENARIO."""
-        (self.root / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")
-
-    @property
-    def calls(self) -> list[list[str]]:
-        """Returns the received commands without adb and its serial, with shell commands split."""
-        calls = [
-            shlex.split(line)
-            for line in (self.root / "calls.txt").read_text(encoding="utf-8").splitlines()
-        ]
-        calls = [call[2:] if call[0] == "-s" else call for call in calls]
-        return [["shell", *shlex.split(c[1])] if c[0] == "shell" else c for c in calls]
-
-    @property
-    def runs(self) -> list[list[str]]:
-        """Returns the calls that ran the tool."""
-        return [call for call in self.calls if any("--graph=" in word for word in call)]
-
-    @property
-    def left(self) -> list[Path]:
-        """Returns the files under /data/local/tmp."""
-        return list((self.root / "phone" / "data" / "local" / "tmp").iterdir())
-
-
-@pytest.fixture
-def phone(tmp_path, monkeypatch):
-    root = tmp_path / "stand-in"
-    (root / "phone" / "data" / "local" / "tmp").mkdir(parents=True)
-    (root / "bin").mkdir()
-    program = root / "bin" / "adb"
-    program.write_text(f"#!{sys.executable} -IS\n{STAND_IN.read_text(encoding='utf-8')}")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(root / "bin"))
-    monkeypatch.setenv("STAND_IN_ADB", str(root))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return Phone(root)
 
 
 @pytest.fixture
@@ -103,19 +52,8 @@ def litert_tool(tmp_path):
 
 
 @pytest.fixture
-def files(tmp_path):
-    """Returns two files of very different sizes, which the stand-in uses as their times."""
-    paths = []
-    for length in (1, 1000):
-        from ai_edge_litert import schema_py_generated as schema
-
-        graph = schema.SubGraphT()
-        graph.inputs, graph.outputs, graph.tensors, graph.operators = [], [], [], []
-        model = schema.ModelT()
-        model.version, model.subgraphs, model.description = 3, [graph], "x" * length
-        paths.append(tmp_path / f"{length}.tflite")
-        paths[-1].write_bytes(flatbuffer.serialize(model))
-    return paths
+def files(sized_files):
+    return sized_files
 
 
 def run(*arguments):

@@ -2,7 +2,8 @@
 
 Formats: `adb devices` as `list_transports` and `to_string(ConnectionState)` print it (AOSP
 packages/modules/adb, transport.cpp and adb.cpp); error messages as in acquire_one_transport
-(transport.cpp) and file_sync_client.cpp.
+(transport.cpp) and file_sync_client.cpp; refused installations as in PackageManager.java
+(installStatusToString) and adb_install.cpp.
 """
 
 import re
@@ -32,6 +33,21 @@ STATES = {
     "offline": "Reconnect it, or run `adb kill-server`.",
     "no permissions": "Add a udev rule for it, or run `adb kill-server` and start adb as its user.",
 }
+# What to do when Android refuses to install an app, by the beginning of its code.
+REFUSALS = {
+    "INSTALL_FAILED_UPDATE_INCOMPATIBLE": "Run `adb uninstall` for it, since it is signed by "
+    "another key, and install it again.",
+    "INSTALL_FAILED_VERSION_DOWNGRADE": "Run `adb uninstall` for it, since it is newer there.",
+    "INSTALL_FAILED_INSUFFICIENT_STORAGE": "Free some space under /data.",
+    "INSTALL_FAILED_OLDER_SDK": "Use a device with a newer Android.",
+    "INSTALL_FAILED_NO_MATCHING_ABIS": "Give an APK with libraries for its processor.",
+    "INSTALL_FAILED_USER_RESTRICTED": "Allow installation over USB in its developer options.",
+    "INSTALL_FAILED_VERIFICATION": "Confirm the dialog on its screen.",
+    "INSTALL_FAILED_ABORTED": "Confirm the dialog on its screen.",
+    "INSTALL_PARSE_FAILED": "Build the APK again; it is damaged or not signed.",
+    "INSTALL_FAILED_INVALID_APK": "Build the APK again; it is damaged.",
+}
+REFUSAL = re.compile(r"Failure \[(INSTALL_\w+)")
 
 
 class Adb:
@@ -96,6 +112,26 @@ class Adb:
             TargetError: If the device is disconnected.
         """
         self._copy(["pull", source, str(target)], source)
+
+    def install(self, apk: Path) -> None:
+        """Installs an app, over an older version if there is one.
+
+        Raises:
+            TargetError: If the device is disconnected or refuses the app.
+        """
+        process = self._run(["install", "-r", str(apk)], PUSH_SECONDS)
+        self._require_connection(process)
+        output = process.stdout + process.stderr
+        # Android 7's adb ends with 0 although the device has refused the app.
+        refused = REFUSAL.search(output)
+        if not process.returncode and not refused:
+            return
+        code = refused[1] if refused else _last_line(process)
+        remedies = (remedy for start, remedy in REFUSALS.items() if code.startswith(start))
+        raise TargetError(
+            f"Expected device {self.serial} to install {apk}. Received: {code}. "
+            f"{next(remedies, 'Install it by hand to see why.')}"
+        )
 
     def _copy(self, command: Sequence[str], name: str | Path) -> None:
         process = self._run(command, PUSH_SECONDS)

@@ -36,7 +36,16 @@ class Target(AbstractContextManager, Protocol):
 
 
 @dataclass
-class _Entry:
+class Entry:
+    """A file of a benchmark while it is measured.
+
+    Attributes:
+        path: The file.
+        size: Its size in bytes.
+        rounds: The rounds that were measured so far.
+        failure: Why it can't be measured; None as long as it can.
+    """
+
     path: Path
     size: int = 0
     rounds: list[Round] = field(default_factory=list)
@@ -91,24 +100,11 @@ def benchmark(
         >>> len(result.latencies[0].medians), result.ratios
         (2, [1.0])
     """
-    if isinstance(paths, (str, os.PathLike)):
-        raise InputTypeError(
-            f"`paths` must be a sequence of paths. Received: the single path {paths}. "
-            "Pass [path] instead."
-        )
-    if min(threads, runs, rounds, warmup_runs + 1) < 1 or not paths:
-        raise InputValueError(
-            "Expected at least one file, `threads`, `runs` and `rounds` of at least 1, and "
-            f"`warmup_runs` of at least 0. Received: {len(paths)} files, threads={threads}, "
-            f"runs={runs}, rounds={rounds}, warmup_runs={warmup_runs}."
-        )
+    entries = check_arguments(paths, [threads], runs, rounds, warmup_runs)
     settings = Settings(threads=threads, runs=runs, warmup_runs=warmup_runs)
-    entries = [_Entry(Path(path)) for path in paths]
-    for entry in entries:
-        with _noting_failure(entry, keep_going):
-            entry.size = require_fixed(entry.path)
+    check_files(entries, keep_going)
     conditions: dict[str, Any] = {}
-    if _remaining(entries):
+    if remaining(entries):
         target = target or ThisMachine()
         with target:
             _measure(target, entries, settings, rounds, progress, keep_going)
@@ -122,38 +118,79 @@ def benchmark(
     )
 
 
+def check_arguments(
+    paths: Sequence[str | os.PathLike],
+    threads: Sequence[int],
+    runs: int,
+    rounds: int,
+    warmup_runs: int,
+) -> list[Entry]:
+    """Returns the files as entries.
+
+    Raises:
+        TypeError: If `paths` is a single path.
+        ValueError: If there is no file, or if a number is too small.
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        raise InputTypeError(
+            f"`paths` must be a sequence of paths. Received: the single path {paths}. "
+            "Pass [path] instead."
+        )
+    if min(*threads, runs, rounds, warmup_runs + 1) < 1 or not paths:
+        raise InputValueError(
+            "Expected at least one file, `threads`, `runs` and `rounds` of at least 1, and "
+            f"`warmup_runs` of at least 0. Received: {len(paths)} files, "
+            f"threads={', '.join(map(str, threads))}, runs={runs}, rounds={rounds}, "
+            f"warmup_runs={warmup_runs}."
+        )
+    return [Entry(Path(path)) for path in paths]
+
+
+def check_files(entries: Sequence[Entry], keep_going: bool) -> None:
+    """Reads every file and sets its size.
+
+    Raises:
+        FileNotFoundError: If a file does not exist and `keep_going` is False.
+        ValueError: If it is no complete TFLite file of fixed inputs and `keep_going` is False.
+    """
+    for entry in entries:
+        with noting_failure(entry, keep_going):
+            entry.size = require_fixed(entry.path)
+
+
 def _measure(
     target: Target,
-    entries: Sequence[_Entry],
+    entries: Sequence[Entry],
     settings: Settings,
     rounds: int,
     progress: Callable[[int, int], None] | None,
     keep_going: bool,
 ) -> None:
-    for entry in _remaining(entries):
-        with _noting_failure(entry, keep_going):
+    for entry in remaining(entries):
+        with noting_failure(entry, keep_going):
             target.add(entry.path)
-    total = rounds * len(_remaining(entries))
+    total = rounds * len(remaining(entries))
     done = 0
     for _ in range(rounds):
-        for entry in _remaining(entries):
-            with _noting_failure(entry, keep_going):
+        for entry in remaining(entries):
+            with noting_failure(entry, keep_going):
                 entry.rounds.append(target.measure(entry.path, settings))
             # The later rounds of a file that has failed are not measured and count as done.
             done = done + 1 if not entry.failure else done + rounds - len(entry.rounds)
             if progress:
                 progress(done, total)
-    for entry in _remaining(entries):
-        with _noting_failure(entry, keep_going):
+    for entry in remaining(entries):
+        with noting_failure(entry, keep_going):
             target.finish(entry.path, settings)
 
 
-def _remaining(entries: Sequence[_Entry]) -> list[_Entry]:
+def remaining(entries: Sequence[Entry]) -> list[Entry]:
+    """Returns the files that have not failed."""
     return [entry for entry in entries if not entry.failure]
 
 
 @contextmanager
-def _noting_failure(entry: _Entry, keep_going: bool) -> Iterator[None]:
+def noting_failure(entry: Entry, keep_going: bool) -> Iterator[None]:
     """With `keep_going`, records the error of a file instead of raising it."""
     try:
         yield

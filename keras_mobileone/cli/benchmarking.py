@@ -1,27 +1,56 @@
 """`benchmark`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_mobileone.choices import COOL_DOWN, DELEGATES, DEPLOY_PRECISIONS, ROUNDS
-from keras_mobileone.cli.console import KerasCommand, console, print_table, progress_steps
+from keras_mobileone.choices import ACCELERATORS, COOL_DOWN, DELEGATES, DEPLOY_PRECISIONS, ROUNDS
+from keras_mobileone.cli.benchmark_tables import show, show_together
+from keras_mobileone.cli.console import KerasCommand, progress_steps
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import require_writable
 
 if TYPE_CHECKING:
-    from keras_mobileone.benchmarking import AndroidDevice, Benchmark, Failure, Latency
+    from keras_mobileone.benchmarking import AndroidDevice, Benchmark, Failure
 
-HEADER = ("File", "MB", "ms", "Ratio", "p90", "p95", "Minimum", "Load")
-LABEL_WIDTH = 26  # leaves room for the numbers within 80 columns
 ANY_DEVICE = "the only one"  # the value of --android without a serial
+INSTALLED = "installed"  # the value of --app without an APK
+
+
+class CommaSeparated(click.ParamType):
+    """A list of values in one word, separated by commas.
+
+    Args:
+        kind: Type of each value.
+        name: What help and error messages call the list.
+    """
+
+    def __init__(self, kind: click.ParamType, name: str):
+        self._kind, self.name = kind, name
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """Returns the values, each without a repetition."""
+        if isinstance(value, tuple):  # click converts a default twice
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        return tuple(dict.fromkeys(self._kind.convert(word, param, ctx) for word in words))
 
 
 @click.command("benchmark", cls=KerasCommand)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--threads",
+    default="1",
+    show_default=True,
+    type=CommaSeparated(click.IntRange(1), "N"),
+    help="CPU threads; for the app also several numbers, such as 1,4.",
+)
 @click.option(
     "--runs",
     default=50,
@@ -48,6 +77,19 @@ ANY_DEVICE = "the only one"  # the value of --android without a serial
     help="Measure on a device connected by adb. Give FILES first.",
 )
 @click.option(
+    "--app",
+    is_flag=False,
+    flag_value=INSTALLED,
+    metavar="[APK]",
+    help="Measure in the Android app, which is installed first if an APK is given.",
+)
+@click.option(
+    "--accelerators",
+    type=CommaSeparated(click.Choice(ACCELERATORS), "NAMES"),
+    help=f"What the app measures on, such as cpu,gpu-fp16; cpu by default. "
+    f"All: {','.join(ACCELERATORS)}.",
+)
+@click.option(
     "--tool", type=click.Path(path_type=Path), help="Path of benchmark_model for the device."
 )
 @click.option(
@@ -66,15 +108,19 @@ ANY_DEVICE = "the only one"  # the value of --android without a serial
     type=click.Path(path_type=Path),
     help="Directory for the times of each file's operators.",
 )
+@click.option(
+    "--show", "only_show", is_flag=True, help="Show stored results, the FILES, in one table."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Save the result.")
 def benchmark_command(
     files: tuple[Path, ...],
-    threads: int,
+    threads: tuple[int, ...],
     runs: int,
     rounds: int,
     peers: bool,
     peers_precision: str,
     android: str | None,
+    only_show: bool,
     json_file: Path | None,
     **device: Any,
 ) -> None:
@@ -82,38 +128,38 @@ def benchmark_command(
 
     The table shows the median, percentiles and minimum of an inference and the time to load the
     file, in milliseconds. Every round measures each file once, and the ratio to the first file is
-    computed within the rounds. For a .json file saved with --json, the stored result is shown.
-    Files that can't be measured are listed at the end, and the exit code is 2.
+    computed within the rounds. Files that can't be measured are listed at the end, and the exit
+    code is 2.
+
+    On a device LiteRT's native tool measures, or the Android app with --app. For a .json file saved
+    with --json or by the app, the stored result is shown; --show puts several into one table, which
+    tells what measured each figure.
 
     \b
     Example: keras-mobileone benchmark a.tflite b.tflite --threads 2
              keras-mobileone benchmark mine.tflite --peers --json result.json
              keras-mobileone benchmark mine.tflite --android --tool benchmark_model
+             keras-mobileone benchmark mine.tflite --android --app bench.apk --threads 1,4
+             keras-mobileone benchmark --show phone.json result.json
     """
-    from keras_mobileone.benchmarking import benchmark
-
     if json_file:
         require_writable(json_file)
-    target = make_target(android, device)
+    measure = measurement(android, threads, device)
     if not files:
         raise click.UsageError("Missing argument 'FILES...'.", click.get_current_context())
+    if only_show:
+        refuse_measuring(files, peers or android or json_file)
     stored = [path for path in files if path.suffix == ".json"]
     measured = [path for path in files if path.suffix != ".json"]
-    failures = show_stored(stored)
+    failures = show_stored(stored, together=only_show)
     if peers:
         measured += export_peers(peers_precision)
     if measured:
         with progress_steps() as step:
-            result = benchmark(
-                measured,
-                threads=threads,
-                runs=runs,
-                rounds=rounds,
-                progress=step("Timing"),
-                target=target,
-                keep_going=True,
+            result = measure(
+                measured, runs=runs, rounds=rounds, progress=step("Timing"), keep_going=True
             )
-        show(result)
+        show(replace(result, failures=[]))
         if json_file:
             result.save(json_file)
         failures += result.failures
@@ -123,21 +169,75 @@ def benchmark_command(
         click.get_current_context().exit(2)
 
 
-def make_target(android: str | None, device: dict[str, Any]) -> "AndroidDevice | None":
-    """Returns the device that the options ask for, or None for this machine."""
-    from keras_mobileone.benchmarking import AndroidDevice
+def refuse_measuring(files: Sequence[Path], option: object) -> None:
+    """Raises an error if --show comes with anything that would be measured or saved."""
+    if option:
+        raise InputValueError(
+            "--show shows stored results only. Received: --peers, --android or --json too. Leave "
+            "one of them out."
+        )
+    for path in files:
+        if path.suffix != ".json":
+            raise InputValueError(
+                f"Expected stored results (.json) with --show. Received: {path}. Leave --show out "
+                "to measure it."
+            )
+
+
+def measurement(
+    android: str | None, threads: tuple[int, ...], device: dict[str, Any]
+) -> "Callable[..., Benchmark]":
+    """Returns the function that measures files where the options say."""
+    from keras_mobileone.benchmarking import benchmark, benchmark_with_app
 
     given = {name: value for name, value in device.items() if value is not None}
-    if android is None:
-        if given:
-            option = next(iter(given)).replace("_", "-")
-            raise InputValueError(f"--{option} needs a device. Received: no --android. Add it.")
-        return None
-    if android.endswith(".tflite"):
+    require_device(android, given)
+    app = given.pop("app", None)
+    accelerators = given.pop("accelerators", None)
+    if app is None:
+        if accelerators or len(threads) > 1:
+            option = "--accelerators" if accelerators else "Several --threads"
+            raise InputValueError(
+                f"{option}: that is for the Android app. Received: no --app. Add --android --app."
+            )
+        return partial(benchmark, threads=threads[0], target=make_target(android, given))
+    if given:
+        option = next(iter(given)).replace("_", "-")
+        raise InputValueError(
+            f"--{option} is for LiteRT's native tool. Received: --app too. Leave one of them out."
+        )
+    if app.endswith((".tflite", ".json")):
+        raise InputValueError(
+            f"Expected an APK after --app. Received: {app}. Give the files first: benchmark FILES "
+            "--android --app."
+        )
+    return partial(
+        benchmark_with_app,
+        serial=None if android == ANY_DEVICE else android,
+        apk=None if app == INSTALLED else app,
+        threads=threads,
+        accelerators=accelerators or ("cpu",),
+    )
+
+
+def require_device(android: str | None, given: dict[str, Any]) -> None:
+    """Raises an error for options of a device without one, and for a file in place of a serial."""
+    if android is None and given:
+        option = next(iter(given)).replace("_", "-")
+        raise InputValueError(f"--{option} needs a device. Received: no --android. Add it.")
+    if android is not None and android.endswith(".tflite"):
         raise InputValueError(
             f"Expected the serial of a device after --android. Received: {android}. "
             "Give the files first: benchmark FILES --android."
         )
+
+
+def make_target(android: str | None, given: dict[str, Any]) -> "AndroidDevice | None":
+    """Returns the device whose native tool measures, or None for this machine."""
+    from keras_mobileone.benchmarking import AndroidDevice
+
+    if android is None:
+        return None
     return AndroidDevice(None if android == ANY_DEVICE else android, **given)
 
 
@@ -154,59 +254,24 @@ def export_peers(precision: str) -> list[Path]:
     return paths
 
 
-def show_stored(paths: Sequence[Path]) -> "list[Failure]":
-    """Shows stored results and returns those that can't be shown."""
+def show_stored(paths: Sequence[Path], together: bool) -> "list[Failure]":
+    """Shows stored results and returns those that can't be shown.
+
+    Args:
+        paths: The JSON files.
+        together: Whether several results are shown in one table.
+    """
     from keras_mobileone.benchmarking import Failure, load_benchmark
 
-    failures = []
+    results, failures = [], []
     for path in paths:
         try:
-            show(load_benchmark(path), title=str(path))
+            results.append((str(path), load_benchmark(path)))
         except (OSError, ValueError) as error:
             failures.append(Failure(str(path), str(error)))
+    if together and len(results) > 1:
+        show_together(results)
+    else:
+        for name, result in results:
+            show(result, title=name)
     return failures
-
-
-def show(result: "Benchmark", title: str | None = None) -> None:
-    """Prints a result's table and conditions."""
-    from keras_mobileone.benchmarking.device import SEVERE, THERMAL
-
-    if not result.latencies:
-        return
-    rows = zip(labels(result), result.latencies, result.ratios, strict=True)
-    print_table(HEADER, [row(*cells) for cells in rows], title=title)
-    told = {name: value for name, value in result.conditions.items() if value is not None}
-    plain = [f"{name} {value}" for name, value in told.items() if not isinstance(value, dict)]
-    console.print(", ".join(plain))
-    after = result.conditions.get("thermal_status_after_rounds", {})
-    hottest = max((status or 0 for rounds in after.values() for status in rounds), default=0)
-    if hottest >= SEVERE:
-        console.print(
-            f"The device got hot: thermal status {THERMAL[hottest]} after a round. Its figures are "
-            "those of a throttled device. Measure again with a longer --cool-down."
-        )
-
-
-def labels(result: "Benchmark") -> list[str]:
-    """Returns the names of the files, or the ends of their paths if two have the same name."""
-    from keras_mobileone.benchmarking.baselines import cache_directory, peer_label
-
-    paths = [Path(latency.path) for latency in result.latencies]
-    names = [peer_label(path) if path.parent == cache_directory() else path.name for path in paths]
-    if len(set(names)) < len(set(paths)):
-        names = [str(path) for path in paths]
-    return [f"…{name[1 - LABEL_WIDTH :]}" if len(name) > LABEL_WIDTH else name for name in names]
-
-
-def row(label: str, latency: "Latency", ratio: float) -> tuple[str, ...]:
-    """Returns the cells of one file, in the order of `HEADER`."""
-    return (
-        label,
-        f"{latency.bytes / 1e6:.2f}",
-        f"{latency.median:.2f}",
-        f"{ratio:.2f}",
-        "–" if latency.p90 is None else f"{latency.p90:.2f}",
-        f"{latency.p95:.2f}",
-        f"{latency.minimum:.2f}",
-        f"{latency.initialization:.1f}",
-    )
