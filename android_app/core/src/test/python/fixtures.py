@@ -210,6 +210,7 @@ def write_files(target: Path) -> None:
     for name, changes in refused.items():
         (target / f"{name}.tflite").write_bytes(small_file(**changes))
     (target / "custom.tflite").write_bytes(small_file(custom=b"FlexErf"))
+    (target / "newer.tflite").write_bytes(small_file(version=99))
 
 
 def small_file(
@@ -218,6 +219,7 @@ def small_file(
     code: int = 0,
     quantize: bool = False,
     custom: bytes | None = None,
+    version: int = 1,
 ) -> bytes:
     """A TFLite file of one operator: the sum of its two inputs, or its quantized only input."""
     tensors = [tensor("first", shape, code, signature)]
@@ -236,7 +238,7 @@ def small_file(
     kind = schema.OperatorCodeT()
     builtin = schema.BuiltinOperator.QUANTIZE if quantize else schema.BuiltinOperator.ADD
     kind.builtinCode = schema.BuiltinOperator.CUSTOM if custom else builtin
-    kind.deprecatedBuiltinCode, kind.customCode, kind.version = kind.builtinCode, custom, 1
+    kind.deprecatedBuiltinCode, kind.customCode, kind.version = kind.builtinCode, custom, version
     if not quantize and not custom:
         operator.builtinOptionsType = schema.BuiltinOptions.AddOptions
         operator.builtinOptions = schema.AddOptionsT()
