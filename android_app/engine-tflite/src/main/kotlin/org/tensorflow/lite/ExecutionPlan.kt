@@ -5,4 +5,4 @@ package org.tensorflow.lite
  *
  * The runtime has this number but shows it to its own package only, which is why this file is in it.
  */
-internal fun executionPlanLength(interpreter: Interpreter): Int = (interpreter as InterpreterImpl).executionPlanLength
+internal fun executionPlanLength(interpreter: Interpreter): Int = interpreter.executionPlanLength

@@ -96,10 +96,13 @@ internal class Measurer(
         return channels.minOf { config.normalized(0, it) }..channels.maxOf { config.normalized(255, it) }
     }
 
-    private fun difference(session: Session, reference: List<ByteBuffer>): Double =
-        session.outputs.indices.maxOfOrNull { index ->
+    private fun difference(session: Session, reference: List<ByteBuffer>): Double {
+        // Outputs of other sizes than the CPU's are wrong in any case.
+        if (buffers.outputs.map { it.capacity() } != reference.map { it.capacity() }) return 1.0
+        return session.outputs.indices.maxOfOrNull { index ->
             relativeDifference(buffers.outputs[index], reference[index], session.outputs[index])
         } ?: 0.0
+    }
 
     private fun copy(buffer: ByteBuffer): ByteBuffer {
         val copy = ByteBuffer.allocate(buffer.capacity()).order(buffer.order())

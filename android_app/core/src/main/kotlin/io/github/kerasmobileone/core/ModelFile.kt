@@ -76,6 +76,11 @@ class ModelFile(
             } catch (error: IOException) {
                 throw ModelException("The file cannot be read: ${error.message}.", error)
             }
+            return read(buffer)
+        }
+
+        /** Reads and checks the content of a file, in little-endian order. */
+        internal fun read(buffer: ByteBuffer): ModelFile {
             requireIdentifier(buffer)
             return try {
                 ModelReader(buffer).read()

@@ -39,7 +39,7 @@ data class ImageConfig(
 internal const val CHANNELS = 3
 
 /**
- * Resizes a photograph and cuts out its center, equal to `evaluation_crop` of the Python package.
+ * Resizes a photograph and cuts out its center, as `evaluation_crop` of the Python package does.
  *
  * @param pixels upright pixels as `0xAARRGGBB`, row by row; alpha is ignored.
  * @return pixels of the size of [config] in the same form.

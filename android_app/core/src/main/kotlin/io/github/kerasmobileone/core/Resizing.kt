@@ -10,7 +10,8 @@ private const val PRECISION_BITS = 22
  * One axis of an antialiased bilinear resize: which source pixels each target pixel is made of.
  *
  * This is the arithmetic of Pillow's `Image.resize(…, BILINEAR)`: a triangle filter that is as wide as
- * a target pixel, with weights rounded to fixed point, so that the results are equal.
+ * a target pixel, with weights rounded to fixed point. The results are equal, except that Pillow 13
+ * resizes some upright images in the other order, which changes values by one level at most.
  *
  * @param source number of source pixels.
  * @param resized number of pixels after resizing.

@@ -13,7 +13,6 @@ import org.bytedeco.tensorflowlite.BuiltinOpResolverWithXNNPACK
 import org.bytedeco.tensorflowlite.FlatBufferModel
 import org.bytedeco.tensorflowlite.Interpreter
 import org.bytedeco.tensorflowlite.InterpreterBuilder
-import org.bytedeco.tensorflowlite.TfLiteTensor
 import org.bytedeco.tensorflowlite.global.tensorflowlite
 
 /**
@@ -37,6 +36,9 @@ class BytedecoEngine : Engine {
         } catch (error: EngineException) {
             resources.close()
             throw error
+        } catch (error: RuntimeException) { // an exception of C++
+            resources.close()
+            throw refusal(model, runtime, error.message, error)
         }
     }
 
@@ -86,21 +88,21 @@ private class BytedecoSession(
         check(open) { "The session is closed." }
         inputTensors.forEachIndexed { index, tensor ->
             val pointer = pointer(inputs[index], this.inputs[index])
-            require(tensorflowlite.TfLiteTensorCopyFromBuffer(tensor, pointer, bytes(tensor)), "take its input")
+            val size = this.inputs[index].byteCount.toLong()
+            requireOk(tensorflowlite.TfLiteTensorCopyFromBuffer(tensor, pointer, size), "take its input")
         }
-        require(interpreter.Invoke(), "run")
+        requireOk(interpreter.Invoke(), "run")
         outputTensors.forEachIndexed { index, tensor ->
             val pointer = pointer(outputs[index], this.outputs[index])
             // A copy fails if the output has got another size than it had after loading.
-            require(tensorflowlite.TfLiteTensorCopyToBuffer(tensor, pointer, this.outputs[index].byteCount.toLong()), "give its output")
+            val size = this.outputs[index].byteCount.toLong()
+            requireOk(tensorflowlite.TfLiteTensorCopyToBuffer(tensor, pointer, size), "give its output")
         }
     }
 
-    private fun require(status: Int, what: String) {
+    private fun requireOk(status: Int, what: String) {
         if (status != tensorflowlite.kTfLiteOk) throw EngineException("The model ${model.name} did not $what.")
     }
-
-    private fun bytes(tensor: TfLiteTensor): Long = tensorflowlite.TfLiteTensorByteSize(tensor)
 
     /** Returns the address of a buffer, which has to be large enough, since the native code relies on it. */
     private fun pointer(buffer: ByteBuffer, tensor: TensorInfo): Pointer {

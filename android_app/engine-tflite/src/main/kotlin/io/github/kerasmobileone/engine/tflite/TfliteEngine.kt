@@ -48,11 +48,18 @@ class TfliteEngine : Engine {
         val delegate = refusing(model, accelerator) { delegate(accelerator) }
         delegate?.let(options::addDelegate)
         return try {
-            refusing(model, accelerator) { TfliteSession(Interpreter(model, options), delegate, accelerator) }
+            refusing(model, accelerator) { session(Interpreter(model, options), delegate, accelerator) }
         } catch (error: EngineException) {
             delegate?.close()
             throw error
         }
+    }
+
+    private fun session(interpreter: Interpreter, delegate: Delegate?, accelerator: Accelerator): TfliteSession = try {
+        TfliteSession(interpreter, delegate, accelerator)
+    } catch (error: IllegalArgumentException) { // a tensor of a type that Java lacks
+        interpreter.close()
+        throw error
     }
 
     /** Turns what the runtime throws into one sentence. */
