@@ -34,11 +34,10 @@ class Measurement(
     /**
      * Measures.
      *
-     * @throws NotMeasured if the runtime is not available.
+     * @throws NotMeasured if no such runtime is available.
      */
     fun run(): Benchmark {
-        val engine = app.engines.find(request.engine)
-            ?: throw NotMeasured(app.getString(R.string.run_no_engine, request.engine))
+        val engine = engine()
         val before = PhoneState.now(app, thermometer.read())
         val settings = Settings(runs = request.runs, rounds = request.rounds, warmupRuns = request.warmupRuns)
         val candidates = candidates(RememberingEngine(engine, app.crashMemory))
@@ -47,6 +46,17 @@ class Measurement(
         val after = PhoneState.now(app, thermometer.read())
         val measured = conditions(before, after) + roundsOf(result)
         return result.copy(conditions = result.conditions + measured)
+    }
+
+    /** The runtime of the request, or the first one that has its accelerators. */
+    private fun engine(): Engine {
+        val found = if (request.engine.isEmpty()) {
+            app.engines.working.find { it.accelerators.containsAll(request.accelerators) }
+        } else {
+            app.engines.find(request.engine)
+        }
+        val wanted = request.engine.ifEmpty { request.accelerators.joinToString { it.id } }
+        return found ?: throw NotMeasured(app.getString(R.string.run_no_engine, wanted))
     }
 
     private fun candidates(engine: Engine): List<Candidate> = request.files.flatMap { file ->

@@ -83,9 +83,11 @@ class ResultActivity : BenchActivity() {
     private fun showCharts(benchmark: Benchmark) {
         if (benchmark.latencies.isEmpty()) return
         val bars = BarsView(this)
-        bars.bars = benchmark.latencies.map {
-            Bar(breakable(it.path), it.median, getString(R.string.milliseconds, milliseconds(it.median)), it.medians)
-        }
+        bars.show(
+            benchmark.latencies.map {
+                Bar(breakable(it.path), it.median, getString(R.string.milliseconds, milliseconds(it.median)), it.medians)
+            },
+        )
         cards.card(R.string.section_bars).addView(bars)
         if (benchmark.latencies.none { it.medians.size > 2 }) return
         val curve = CurveView(this)

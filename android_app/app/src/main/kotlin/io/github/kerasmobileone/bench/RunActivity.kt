@@ -58,8 +58,6 @@ class RunActivity : Activity() {
 
     companion object {
         private val OUTPUT_NAME = Regex("[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-        private const val DEFAULT_ENGINE = "tflite-2.21"
-        private const val ENGINE_WITH_DELEGATES = "tflite-2.16"
 
         /**
          * Reads the extras of an intent.
@@ -80,10 +78,9 @@ class RunActivity : Activity() {
             val threads = words(intent, "threads").ifEmpty { listOf("1") }.map { text ->
                 requireNotNull(text.toIntOrNull()?.takeIf { it >= 1 }) { "Expected numbers of threads of at least 1. Received: $text." }
             }
-            val delegates = accelerators.any { it != Accelerator.CPU }
             return RunRequest(
                 files = files.distinct(),
-                engine = intent.getStringExtra("engine") ?: if (delegates) ENGINE_WITH_DELEGATES else DEFAULT_ENGINE,
+                engine = intent.getStringExtra("engine").orEmpty(),
                 accelerators = accelerators.distinct(),
                 threads = threads.distinct(),
                 rounds = number(intent, "rounds", Length.STANDARD.rounds, 1),

@@ -8,7 +8,13 @@ import java.io.IOException
 import java.util.concurrent.CopyOnWriteArraySet
 import java.util.concurrent.atomic.AtomicBoolean
 
-/** What to measure: every file on every accelerator, on the CPU with each number of threads. */
+/**
+ * What to measure: every file on every accelerator, on the CPU with each number of threads.
+ *
+ * @property engine id of the runtime; empty for the first one that has the accelerators.
+ * @property minutes time after which the benchmark ends; 0 for all [rounds].
+ * @property output file that receives the result as well, for a program at the desk.
+ */
 data class RunRequest(
     val files: List<File>,
     val engine: String,
