@@ -14,6 +14,11 @@ class BenchApplication : Application() {
     val crashMemory by lazy { CrashMemory(noBackupFilesDir).apply { recover() } }
     val runs by lazy { RunController(this) }
 
+    override fun onCreate() {
+        super.onCreate()
+        registerActivityLifecycleCallbacks(Foreground(runs))
+    }
+
     override fun onTerminate() {
         work.close()
         super.onTerminate()

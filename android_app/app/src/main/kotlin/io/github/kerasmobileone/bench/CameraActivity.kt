@@ -12,7 +12,6 @@ import android.os.SystemClock
 import android.provider.Settings
 import android.view.Surface
 import android.view.View
-import android.view.WindowManager
 import android.widget.Button
 import android.widget.ImageView
 import android.widget.LinearLayout
@@ -32,7 +31,6 @@ class CameraActivity : BenchActivity() {
         setScreen(R.layout.camera)
         setBack(getString(R.string.camera))
         asked = state?.getBoolean(ASKED) ?: false
-        window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
         if (resources.configuration.orientation == Configuration.ORIENTATION_LANDSCAPE) placeSideBySide()
         findViewById<Button>(R.id.camera_settings).setOnClickListener { openSettings() }
     }
@@ -138,7 +136,8 @@ class CameraActivity : BenchActivity() {
     private fun placeSideBySide() {
         findViewById<LinearLayout>(R.id.camera_panes).orientation = LinearLayout.HORIZONTAL
         for (id in listOf(R.id.camera_preview, R.id.camera_found)) {
-            findViewById<View>(id).layoutParams = LinearLayout.LayoutParams(0, LinearLayout.LayoutParams.MATCH_PARENT, 1f)
+            findViewById<View>(id).layoutParams =
+                LinearLayout.LayoutParams(0, LinearLayout.LayoutParams.MATCH_PARENT, 1f)
         }
     }
 

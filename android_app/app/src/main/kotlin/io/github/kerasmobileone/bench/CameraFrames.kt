@@ -53,8 +53,9 @@ class CameraFrames(
     private fun begin(camera: String) {
         val facts = manager.getCameraCharacteristics(camera)
         turn = turnOf(facts)
-        val sizes = facts[CameraCharacteristics.SCALER_STREAM_CONFIGURATION_MAP]?.getOutputSizes(ImageFormat.YUV_420_888)
-        val size = sizes.orEmpty().toList().let(::chooseSize) ?: return fail()
+        val formats = facts[CameraCharacteristics.SCALER_STREAM_CONFIGURATION_MAP]
+        val sizes = formats?.getOutputSizes(ImageFormat.YUV_420_888).orEmpty()
+        val size = chooseSize(sizes.toList()) ?: return fail()
         reader = ImageReader.newInstance(size.width, size.height, ImageFormat.YUV_420_888, BUFFERS).apply {
             setOnImageAvailableListener({ it.acquireLatestImage()?.use(::deliver) }, handler)
         }

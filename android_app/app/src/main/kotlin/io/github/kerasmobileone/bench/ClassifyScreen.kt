@@ -28,7 +28,7 @@ class ClassifyScreen(activity: MainActivity, private val fresh: Boolean) : Scree
     private val gallery = view.findViewById<Button>(R.id.classify_gallery)
 
     /** The chosen photograph, which outlives rotation and process. */
-    private val copy = File(activity.cacheDir, "photograph")
+    private val copy by lazy { File(activity.cacheDir, "photograph") }
     private var cleared = !fresh
     private var models: List<StoredModel> = emptyList()
     private var shown: Bitmap? = null
@@ -37,7 +37,9 @@ class ClassifyScreen(activity: MainActivity, private val fresh: Boolean) : Scree
         gallery.setOnClickListener { choose() }
         camera.setOnClickListener { openCamera() }
         spinner.onItemSelectedListener = object : AdapterView.OnItemSelectedListener {
-            override fun onItemSelected(parent: AdapterView<*>?, chosen: View?, position: Int, id: Long) = select(position)
+            override fun onItemSelected(parent: AdapterView<*>?, chosen: View?, position: Int, id: Long) =
+                select(position)
+
             override fun onNothingSelected(parent: AdapterView<*>?) = Unit
         }
     }

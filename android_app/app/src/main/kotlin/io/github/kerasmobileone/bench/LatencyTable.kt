@@ -20,8 +20,8 @@ class LatencyTable(private val activity: Activity, private val card: LinearLayou
         val reference = benchmark.latencies[baseline]
         val fastest = benchmark.latencies.minByOrNull { it.median }
         for (latency in benchmark.latencies) {
-            val only = benchmark.latencies.size == 1
-            val name = if (latency === fastest && !only) activity.getString(R.string.fastest, latency.path) else latency.path
+            val best = latency === fastest && benchmark.latencies.size > 1
+            val name = if (best) activity.getString(R.string.fastest, latency.path) else latency.path
             add(name, numbers(latency, reference))
         }
     }

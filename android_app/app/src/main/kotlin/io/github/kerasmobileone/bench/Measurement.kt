@@ -74,7 +74,8 @@ class Measurement(
     /** When each round of each latency ended, in seconds since the start: the time axis of its curve. */
     private fun roundsOf(result: Benchmark): Map<String, Any?> {
         val rounds = result.latencies.firstOrNull()?.medians?.size ?: 0
-        val times = seconds.filter { (candidate, times) -> candidate !in failed && times.isNotEmpty() }.values.map { it.take(rounds) }
+        val times = seconds.filter { (candidate, times) -> candidate !in failed && times.isNotEmpty() }
+            .values.map { it.take(rounds) }
         return mapOf("round_seconds" to result.latencies.map { it.path }.zip(times).toMap())
     }
 
@@ -99,7 +100,8 @@ class Measurement(
         seconds.getValue(candidate) += passed() / 1000
         val heat = thermometer.read()
         heats += mapOf("seconds" to passed() / 1000, "status" to heat.status, "headroom" to heat.headroom)
-        progress = progress.copy(done = done, total = total, soFar = medians.mapValues { median(it.value) }, heat = heat)
+        val soFar = medians.mapValues { median(it.value) }
+        progress = progress.copy(done = done, total = total, soFar = soFar, heat = heat)
         tell(progress)
     }
 

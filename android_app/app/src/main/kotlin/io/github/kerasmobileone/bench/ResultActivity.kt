@@ -85,7 +85,8 @@ class ResultActivity : BenchActivity() {
         val bars = BarsView(this)
         bars.show(
             benchmark.latencies.map {
-                Bar(breakable(it.path), it.median, getString(R.string.milliseconds, milliseconds(it.median)), it.medians)
+                val text = getString(R.string.milliseconds, milliseconds(it.median))
+                Bar(breakable(it.path), it.median, text, it.medians)
             },
         )
         cards.card(R.string.section_bars).addView(bars)
@@ -105,8 +106,10 @@ class ResultActivity : BenchActivity() {
     private fun numbers(value: Any?) = (value as? List<*>).orEmpty().map { (it as? Number)?.toDouble() ?: 0.0 }
 
     private fun describe(benchmark: Benchmark) = benchmark.latencies.filter { it.medians.isNotEmpty() }.joinToString {
-        val ends = listOf(it.medians.first(), it.medians.last()).map { value -> getString(R.string.milliseconds, milliseconds(value)) }
-        getString(R.string.curve_line, it.path, ends[0], ends[1])
+        val (first, last) = listOf(it.medians.first(), it.medians.last()).map { value ->
+            getString(R.string.milliseconds, milliseconds(value))
+        }
+        getString(R.string.curve_line, it.path, first, last)
     }
 
     private fun showFailures(benchmark: Benchmark) {

@@ -167,7 +167,8 @@ class StateFile(output: File?) {
     fun running(done: Int, total: Int) = write("running $done/$total")
 
     /** The end: a failure if there is a sentence. */
-    fun ended(failure: String?) = write(if (failure == null) "done" else "failed: ${failure.lineSequence().joinToString(" ")}")
+    fun ended(failure: String?) =
+        write(if (failure == null) "done" else "failed: ${failure.lineSequence().joinToString(" ")}")
 
     private fun write(text: String) {
         val target = file ?: return

@@ -14,7 +14,6 @@ import android.widget.Button
 import java.io.File
 import java.nio.ByteBuffer
 import org.junit.Assert.assertEquals
-import org.junit.Assert.assertNotNull
 import org.junit.Assert.assertTrue
 import org.junit.Assume.assumeTrue
 import org.junit.Test
@@ -40,10 +39,9 @@ class ClassifyTest {
     )
 
     private fun choose(activity: MainActivity, photograph: File) {
-        val provider = Robolectric.buildContentProvider(FilesTest.Documents::class.java)
-            .create(ProviderInfo().apply { authority = "documents" })
-        assertNotNull(provider)
-        FilesTest.Documents.files["photograph"] = photograph
+        val documents = Robolectric.buildContentProvider(FilesTest.Documents::class.java)
+            .create(ProviderInfo().apply { authority = "documents" }).get()
+        documents.files["photograph"] = photograph
         activity.findViewById<Button>(R.id.classify_gallery).performClick()
         val asked = shadowOf(activity).nextStartedActivityForResult
         assertEquals("image/*", asked.intent.type)
