@@ -94,7 +94,7 @@ class CameraActivity : BenchActivity() {
     /** On the camera's thread: the picture is shown, and classified unless another one still is. */
     private fun onFrame(pixels: Pixels) {
         val bitmap = Bitmap.createBitmap(pixels.values, pixels.width, pixels.height, Bitmap.Config.ARGB_8888)
-        bench.work.show { if (!isDestroyed) findViewById<ImageView>(R.id.camera_preview).setImageBitmap(bitmap) }
+        bench.work.show { if (!isDestroyed) show(bitmap) }
         val classifier = live ?: return
         if (!busy.compareAndSet(false, true)) return
         bench.work.measure {
@@ -104,6 +104,11 @@ class CameraActivity : BenchActivity() {
                 busy.set(false)
             }
         }
+    }
+
+    private fun show(bitmap: Bitmap) = findViewById<ImageView>(R.id.camera_preview).run {
+        visibility = View.VISIBLE
+        setImageBitmap(bitmap)
     }
 
     private fun classify(classifier: LiveClassifier, pixels: Pixels) {

@@ -23,12 +23,12 @@ class Measurement(
     private val leftForeground: AtomicBoolean,
     private val tell: (Progress) -> Unit,
 ) : Listener {
-    private val thermometer = Thermometer(app)
+    private val thermometer = Thermometer.of(app)
     private val begin = SystemClock.elapsedRealtime()
     private val medians = LinkedHashMap<String, MutableList<Double>>()
     private val heats = mutableListOf<Map<String, Any?>>()
     private val failed = mutableSetOf<Candidate>()
-    private val seconds = LinkedHashMap<Candidate, MutableList<Long>>()
+    private val seconds = LinkedHashMap<Candidate, MutableList<Double>>()
     private var progress = Progress(total = 0, rounds = request.rounds)
 
     /**
@@ -97,7 +97,7 @@ class Measurement(
 
     override fun onMeasured(candidate: Candidate, done: Int, total: Int, round: Round) {
         medians.getOrPut(name(candidate)) { mutableListOf() } += round.median
-        seconds.getValue(candidate) += passed() / 1000
+        seconds.getValue(candidate) += passed() / 1000.0
         val heat = thermometer.read()
         heats += mapOf("seconds" to passed() / 1000, "status" to heat.status, "headroom" to heat.headroom)
         val soFar = medians.mapValues { median(it.value) }
