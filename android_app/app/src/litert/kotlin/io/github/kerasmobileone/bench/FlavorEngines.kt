@@ -1,6 +1,5 @@
 package io.github.kerasmobileone.bench
 
-import android.content.Context
 import io.github.kerasmobileone.engine.litert.LitertEngine
 
 /**
@@ -9,5 +8,5 @@ import io.github.kerasmobileone.engine.litert.LitertEngine
  * Its library is in Google's Maven repository alone, so Android Studio compiles this file and
  * `android_app/build` does not.
  */
-fun flavorEngines(context: Context): List<EngineSource> =
-    listOf(EngineSource("litert") { LitertEngine(context) })
+fun flavorEngines(): List<EngineSource> =
+    listOf(EngineSource("litert-2.1") { LitertEngine() })

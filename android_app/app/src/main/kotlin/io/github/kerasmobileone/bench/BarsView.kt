@@ -23,13 +23,17 @@ data class Bar(val label: String, val value: Double, val text: String, val round
 class BarsView @JvmOverloads constructor(context: Context, attributes: AttributeSet? = null) :
     View(context, attributes) {
 
-    var bars: List<Bar> = emptyList()
-        set(value) {
-            field = value
-            contentDescription = value.joinToString("\n") { "${it.label}: ${it.text}" }
-            requestLayout()
-            invalidate()
-        }
+    private var bars: List<Bar> = emptyList()
+    private var full: Double? = null
+
+    /** Shows bars. [full] is the value of a bar over the whole width; by default the largest one. */
+    fun show(bars: List<Bar>, full: Double? = null) {
+        this.bars = bars
+        this.full = full
+        contentDescription = bars.joinToString("\n") { "${it.label}: ${it.text}" }
+        requestLayout()
+        invalidate()
+    }
 
     private val density = resources.displayMetrics.density
 
@@ -65,7 +69,7 @@ class BarsView @JvmOverloads constructor(context: Context, attributes: Attribute
 
     override fun onDraw(canvas: Canvas) {
         val inner = (width - paddingLeft - paddingRight).coerceAtLeast(1)
-        val most = bars.maxOfOrNull { maxOf(it.value, it.rounds.maxOrNull() ?: 0.0) } ?: return
+        val most = full ?: bars.maxOfOrNull { maxOf(it.value, it.rounds.maxOrNull() ?: 0.0) } ?: return
         if (most <= 0) return
         canvas.save()
         canvas.translate(paddingLeft.toFloat(), paddingTop.toFloat())

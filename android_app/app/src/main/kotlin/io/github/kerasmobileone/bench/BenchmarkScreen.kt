@@ -1,9 +1,7 @@
 package io.github.kerasmobileone.bench
 
 import android.content.Intent
-import android.os.PowerManager
 import android.view.View
-import android.view.WindowManager
 
 /** Choosing what to measure, and watching it being measured. */
 class BenchmarkScreen(activity: MainActivity) : Screen(activity, R.layout.screen_benchmark) {
@@ -20,14 +18,12 @@ class BenchmarkScreen(activity: MainActivity) : Screen(activity, R.layout.screen
 
     override fun hide() {
         runs.removeListener(listener)
-        keepAwake(false)
     }
 
     private fun update() {
         val state = runs.state
         setup.view.visibility = if (state is RunState.Running) View.GONE else View.VISIBLE
         running.view.visibility = if (state is RunState.Running) View.VISIBLE else View.GONE
-        keepAwake(state is RunState.Running)
         when (state) {
             is RunState.Running -> running.show(state)
             is RunState.Finished -> openResult(state.result)
@@ -44,17 +40,5 @@ class BenchmarkScreen(activity: MainActivity) : Screen(activity, R.layout.screen
     private fun openResult(name: String) {
         runs.acknowledge()
         activity.startActivity(Intent(activity, ResultActivity::class.java).putExtra(ResultActivity.NAME, name))
-    }
-
-    /** While a model is measured, the screen stays on and the processor at a speed that it can hold. */
-    private fun keepAwake(awake: Boolean) {
-        val window = activity.window
-        if (awake) {
-            window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
-        } else {
-            window.clearFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
-        }
-        val power = activity.getSystemService(PowerManager::class.java)
-        if (power.isSustainedPerformanceModeSupported) window.setSustainedPerformanceMode(awake)
     }
 }

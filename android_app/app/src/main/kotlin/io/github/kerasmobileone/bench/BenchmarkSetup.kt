@@ -93,7 +93,7 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
         files.replaceViews(found.models.filter { it.details != null }.map(::fileBox))
         fillEngines(found)
         val engine = engine()
-        accelerators.replaceViews(Accelerator.entries.filter { engine != null && it in engine.accelerators }.map(::acceleratorBox))
+        accelerators.replaceViews(engine?.accelerators.orEmpty().sorted().map(::acceleratorBox))
         val others = found.engines.any { it !== engine && it.accelerators.size > 1 }
         if (engine?.accelerators?.size == 1 && others) accelerators.addView(note(R.string.accelerators_elsewhere))
         threads.replaceViews(threadNumbers().map(::threadBox))
@@ -116,9 +116,9 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
         engines.clearCheck()
         engines.removeAllViews()
         for (engine in found.engines) {
-            val names = engine.accelerators.joinToString { SHORT_NAMES.getValue(it) }
+            val names = engine.accelerators.sorted().map(SHORT_NAMES::getValue).distinct().joinToString()
             val button = RadioButton(activity, null, 0, R.style.Widget_Bench_Radio)
-            button.text = activity.getString(R.string.engine_choice, engine.version, names.split(", ").distinct().joinToString())
+            button.text = activity.getString(R.string.engine_choice, engine.version, names)
             button.id = View.generateViewId()
             button.tag = engine.id
             // Set before it is attached, it appears without an animation.
@@ -133,7 +133,8 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
 
     private fun fileBox(model: StoredModel): View {
         val name = model.file.name
-        return box(breakable(name), activity.getString(R.string.megabytes, megabytes(model.file.length())), name !in choices.unchecked) { checked ->
+        val size = activity.getString(R.string.megabytes, megabytes(model.file.length()))
+        return box(breakable(name), size, name !in choices.unchecked) { checked ->
             change(choices.copy(unchecked = if (checked) choices.unchecked - name else choices.unchecked + name))
         }
     }
@@ -175,7 +176,8 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
 
     private fun note(text: Int) = note(activity.getString(text))
 
-    private fun note(text: String): View = TextView(activity, null, 0, R.style.Widget_Bench_Body).apply { this.text = text }
+    private fun note(text: String): View =
+        TextView(activity, null, 0, R.style.Widget_Bench_Body).apply { this.text = text }
 
     private fun wide() =
         LinearLayout.LayoutParams(ViewGroup.LayoutParams.MATCH_PARENT, ViewGroup.LayoutParams.WRAP_CONTENT)
@@ -216,10 +218,9 @@ class BenchmarkSetup(private val activity: MainActivity, val view: View) {
     }
 
     private fun sentence(what: Interruption): String {
-        val threads = activity.threads(what.threads)
+        val (accelerator, threads) = activity.acceleratorName(what.accelerator) to activity.threads(what.threads)
         val end = if (what.accelerator == Accelerator.CPU) R.string.interrupted_cpu else R.string.interrupted_driver
-        return activity.getString(R.string.interrupted, what.file, activity.acceleratorName(what.accelerator), threads) +
-            activity.getString(end)
+        return activity.getString(R.string.interrupted, what.file, accelerator, threads) + activity.getString(end)
     }
 
     private companion object {

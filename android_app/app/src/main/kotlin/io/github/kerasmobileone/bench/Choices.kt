@@ -14,7 +14,7 @@ enum class Length(val rounds: Int, val runs: Int, val minutes: Int) {
     SUSTAINED(100_000, 50, 5),
 }
 
-/** What the benchmark screen is set to; it is kept from one start of the app to the next. */
+/** What the screens are set to; it is kept from one start of the app to the next. */
 data class Choices(
     val unchecked: Set<String> = emptySet(),
     val engine: String = "",
@@ -23,6 +23,7 @@ data class Choices(
     val length: Length = Length.STANDARD,
     val coolDown: Boolean = false,
     val crashed: Set<String> = emptySet(),
+    val classifier: String = "",
 ) {
     /** Whether a driver crashed with that accelerator and that engine. */
     fun hasCrashed(engine: String, accelerator: Accelerator) = "$engine/${accelerator.id}" in crashed
@@ -55,6 +56,7 @@ class ChoicesStore(private val preferences: SharedPreferences) {
             length = Length.entries.find { it.name == preferences.getString("length", null) } ?: usual.length,
             coolDown = preferences.getBoolean("cool_down", usual.coolDown),
             crashed = strings("crashed", usual.crashed),
+            classifier = preferences.getString("classifier", null) ?: usual.classifier,
         )
     }
 
@@ -66,6 +68,7 @@ class ChoicesStore(private val preferences: SharedPreferences) {
         .putString("length", choices.length.name)
         .putBoolean("cool_down", choices.coolDown)
         .putStringSet("crashed", choices.crashed)
+        .putString("classifier", choices.classifier)
         .apply()
 
     private fun strings(name: String, usual: Set<String>): Set<String> =

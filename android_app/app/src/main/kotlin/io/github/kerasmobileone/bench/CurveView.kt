@@ -61,7 +61,7 @@ class CurveView @JvmOverloads constructor(context: Context, attributes: Attribut
 
     override fun onMeasure(widthSpec: Int, heightSpec: Int) {
         val width = MeasureSpec.getSize(widthSpec)
-        val height = plotHeight + 3 * lineHeight + curves.sumOf { legend(it, width).height + (4 * density).toInt() }
+        val height = plotHeight + 3 * lineHeight + 8 * density + curves.sumOf { legend(it, width).height + (4 * density).toInt() }
         setMeasuredDimension(width, resolveSize(height.toInt(), heightSpec))
     }
 

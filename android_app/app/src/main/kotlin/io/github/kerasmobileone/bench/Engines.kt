@@ -1,6 +1,5 @@
 package io.github.kerasmobileone.bench
 
-import android.content.Context
 import io.github.kerasmobileone.core.Engine
 import io.github.kerasmobileone.engine.bytedeco.BytedecoEngine
 
@@ -8,8 +7,8 @@ import io.github.kerasmobileone.engine.bytedeco.BytedecoEngine
 class EngineSource(val id: String, val create: () -> Engine)
 
 /** The runtimes of this build: TFLite of bytedeco, and that of the product flavor. */
-fun allEngines(context: Context): List<EngineSource> =
-    listOf(EngineSource("tflite-2.21") { BytedecoEngine() }) + flavorEngines(context)
+fun allEngines(): List<EngineSource> =
+    listOf(EngineSource("tflite-2.21") { BytedecoEngine() }) + flavorEngines()
 
 /**
  * The runtimes that work on this phone.

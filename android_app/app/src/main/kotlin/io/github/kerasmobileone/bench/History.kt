@@ -5,6 +5,7 @@ import io.github.kerasmobileone.core.Benchmark
 import io.github.kerasmobileone.core.FormatException
 import java.io.File
 import java.io.IOException
+import java.text.ParsePosition
 import java.text.SimpleDateFormat
 import java.util.Date
 import java.util.Locale
@@ -18,17 +19,15 @@ import java.util.TimeZone
  */
 class StoredResult(val name: String, val benchmark: Benchmark?) {
     /** When it was measured or imported, in milliseconds since 1970; null for a foreign name. */
-    val time: Long? get() = format().run { runCatchingParse(name) }
+    val time: Long? get() = format().parse(name, ParsePosition(0))?.time
 
     val imported: Boolean get() = name.contains(IMPORTED)
 
-    private fun SimpleDateFormat.runCatchingParse(text: String): Long? =
-        parse(text, java.text.ParsePosition(0))?.time
-
     internal companion object {
         const val IMPORTED = "imported"
+        const val TIME = "yyyyMMdd-HHmmss-SSS"
 
-        fun format() = SimpleDateFormat("yyyyMMdd-HHmmss", Locale.ROOT).apply {
+        fun format() = SimpleDateFormat(TIME, Locale.ROOT).apply {
             timeZone = TimeZone.getTimeZone("UTC")
         }
     }
@@ -56,9 +55,11 @@ class History(private val directory: File) {
     @Synchronized
     fun add(benchmark: Benchmark, imported: Boolean = false): String {
         directory.mkdirs()
-        val start = StoredResult.format().format(Date()) + if (imported) "-${StoredResult.IMPORTED}" else ""
-        val names = generateSequence(1) { it + 1 }.map { if (it == 1) "$start$EXTENSION" else "$start-$it$EXTENSION" }
-        val name = names.first { !File(directory, it).exists() }
+        val ending = if (imported) "-${StoredResult.IMPORTED}$EXTENSION" else EXTENSION
+        // Names in order of time; of two in one millisecond, the later one gets the next.
+        val taken = directory.list().orEmpty().map { it.take(StoredResult.TIME.length) }.toSet()
+        val times = generateSequence(System.currentTimeMillis()) { it + 1 }.map { StoredResult.format().format(Date(it)) }
+        val name = times.first { it !in taken } + ending
         writeWhole(File(directory, name), benchmark.toJson())
         return name
     }

@@ -5,6 +5,7 @@ import android.view.View
 import android.widget.GridLayout
 import android.widget.LinearLayout
 import android.widget.TextView
+import io.github.kerasmobileone.core.Accelerator
 import io.github.kerasmobileone.core.Benchmark
 import io.github.kerasmobileone.core.Latency
 import io.github.kerasmobileone.core.ratio
@@ -20,9 +21,9 @@ class LatencyTable(private val activity: Activity, private val card: LinearLayou
         val reference = benchmark.latencies[baseline]
         val fastest = benchmark.latencies.minByOrNull { it.median }
         for (latency in benchmark.latencies) {
-            val only = benchmark.latencies.size == 1
-            val name = if (latency === fastest && !only) activity.getString(R.string.fastest, latency.path) else latency.path
-            add(name, numbers(latency, reference))
+            val best = latency === fastest && benchmark.latencies.size > 1
+            val name = if (best) activity.getString(R.string.fastest, latency.path) else latency.path
+            add(name, numbers(latency, reference) + listOfNotNull(difference(benchmark, latency)))
         }
     }
 
@@ -37,6 +38,14 @@ class LatencyTable(private val activity: Activity, private val card: LinearLayou
             R.string.column_initialization to time(latency.initialization),
             R.string.column_size to activity.getString(R.string.megabytes, megabytes(latency.bytes)),
         ).mapNotNull { (name, text) -> text?.let { name to it } }
+    }
+
+    /** How much the outputs differ from the CPU's, if something else computed them. */
+    private fun difference(benchmark: Benchmark, latency: Latency): Pair<Int, String>? {
+        val how = map(map(benchmark.conditions["configurations"])[latency.path])
+        val difference = (how["difference"] as? Number)?.toDouble() ?: return null
+        if (how["accelerator"] == Accelerator.CPU.id) return null
+        return R.string.column_difference to activity.getString(R.string.percent, decimal(100 * difference, 2))
     }
 
     private fun add(name: String, numbers: List<Pair<Int, String>>) {

@@ -70,7 +70,6 @@ class MainActivity : BenchActivity() {
     override fun onStop() {
         visible = false
         destinations[current].screen.hide()
-        if (!isChangingConfigurations) bench.runs.noteBackground()
         super.onStop()
     }
 

@@ -23,22 +23,21 @@ class Measurement(
     private val leftForeground: AtomicBoolean,
     private val tell: (Progress) -> Unit,
 ) : Listener {
-    private val thermometer = Thermometer(app)
+    private val thermometer = Thermometer.of(app)
     private val begin = SystemClock.elapsedRealtime()
     private val medians = LinkedHashMap<String, MutableList<Double>>()
     private val heats = mutableListOf<Map<String, Any?>>()
     private val failed = mutableSetOf<Candidate>()
-    private val seconds = LinkedHashMap<Candidate, MutableList<Long>>()
+    private val seconds = LinkedHashMap<Candidate, MutableList<Double>>()
     private var progress = Progress(total = 0, rounds = request.rounds)
 
     /**
      * Measures.
      *
-     * @throws NotMeasured if the runtime is not available.
+     * @throws NotMeasured if no such runtime is available.
      */
     fun run(): Benchmark {
-        val engine = app.engines.find(request.engine)
-            ?: throw NotMeasured(app.getString(R.string.run_no_engine, request.engine))
+        val engine = engine()
         val before = PhoneState.now(app, thermometer.read())
         val settings = Settings(runs = request.runs, rounds = request.rounds, warmupRuns = request.warmupRuns)
         val candidates = candidates(RememberingEngine(engine, app.crashMemory))
@@ -47,6 +46,17 @@ class Measurement(
         val after = PhoneState.now(app, thermometer.read())
         val measured = conditions(before, after) + roundsOf(result)
         return result.copy(conditions = result.conditions + measured)
+    }
+
+    /** The runtime of the request, or the first one that has its accelerators. */
+    private fun engine(): Engine {
+        val found = if (request.engine.isEmpty()) {
+            app.engines.working.find { it.accelerators.containsAll(request.accelerators) }
+        } else {
+            app.engines.find(request.engine)
+        }
+        val wanted = request.engine.ifEmpty { request.accelerators.joinToString { it.id } }
+        return found ?: throw NotMeasured(app.getString(R.string.run_no_engine, wanted))
     }
 
     private fun candidates(engine: Engine): List<Candidate> = request.files.flatMap { file ->
@@ -64,7 +74,8 @@ class Measurement(
     /** When each round of each latency ended, in seconds since the start: the time axis of its curve. */
     private fun roundsOf(result: Benchmark): Map<String, Any?> {
         val rounds = result.latencies.firstOrNull()?.medians?.size ?: 0
-        val times = seconds.filter { (candidate, times) -> candidate !in failed && times.isNotEmpty() }.values.map { it.take(rounds) }
+        val times = seconds.filter { (candidate, times) -> candidate !in failed && times.isNotEmpty() }
+            .values.map { it.take(rounds) }
         return mapOf("round_seconds" to result.latencies.map { it.path }.zip(times).toMap())
     }
 
@@ -86,10 +97,11 @@ class Measurement(
 
     override fun onMeasured(candidate: Candidate, done: Int, total: Int, round: Round) {
         medians.getOrPut(name(candidate)) { mutableListOf() } += round.median
-        seconds.getValue(candidate) += passed() / 1000
+        seconds.getValue(candidate) += passed() / 1000.0
         val heat = thermometer.read()
         heats += mapOf("seconds" to passed() / 1000, "status" to heat.status, "headroom" to heat.headroom)
-        progress = progress.copy(done = done, total = total, soFar = medians.mapValues { median(it.value) }, heat = heat)
+        val soFar = medians.mapValues { median(it.value) }
+        progress = progress.copy(done = done, total = total, soFar = soFar, heat = heat)
         tell(progress)
     }
 

@@ -21,7 +21,7 @@ import java.io.InputStream
 class StoredModel(val file: File, val bundled: Boolean, val details: ModelFile?, val problem: String? = null)
 
 /** Why a file was not opened: a sentence for the user. */
-class NotOpened(message: String) : Exception(message)
+class NotOpened(message: String, cause: Throwable? = null) : Exception(message, cause)
 
 /**
  * The models in the app and those that the user opened.
@@ -67,7 +67,7 @@ class ModelStore(private val context: Context) {
         val temporary = File(directory, modelName(name))
         try {
             directory.mkdirs()
-            stream(uri).use { copyLimited(it, temporary) }
+            copy(uri, temporary)
             check(temporary)
             return keep(temporary, temporary.name)
         } finally {
@@ -75,11 +75,22 @@ class ModelStore(private val context: Context) {
         }
     }
 
+    private fun copy(uri: Uri, target: File) = stream(uri).use { source ->
+        try {
+            target.outputStream().use { copyLimited(source, it, MAXIMUM_BYTES) }
+        } catch (error: TooLarge) {
+            throw tooLarge(error.size)
+        } catch (error: IOException) {
+            val full = target.usableSpace < SPARE_BYTES
+            throw NotOpened(context.getString(if (full) R.string.open_no_space else R.string.open_failed), error)
+        }
+    }
+
     private fun check(file: File) {
         try {
             ModelFile.read(file)
         } catch (error: ModelException) {
-            throw NotOpened(error.message ?: context.getString(R.string.open_failed))
+            throw NotOpened(error.message ?: context.getString(R.string.open_failed), error)
         }
     }
 
@@ -116,9 +127,9 @@ class ModelStore(private val context: Context) {
     private fun stream(uri: Uri): InputStream = try {
         context.contentResolver.openInputStream(uri) ?: throw NotOpened(context.getString(R.string.open_failed))
     } catch (error: FileNotFoundException) {
-        throw NotOpened(context.getString(R.string.open_failed)).apply { initCause(error) }
+        throw NotOpened(context.getString(R.string.open_failed), error)
     } catch (error: SecurityException) {
-        throw NotOpened(context.getString(R.string.open_failed)).apply { initCause(error) }
+        throw NotOpened(context.getString(R.string.open_failed), error)
     }
 
     private fun describe(uri: Uri): Pair<String, Long> {
@@ -129,7 +140,7 @@ class ModelStore(private val context: Context) {
         val cursor = try {
             context.contentResolver.query(uri, columns, null, null, null)
         } catch (error: SecurityException) {
-            throw NotOpened(context.getString(R.string.open_failed)).apply { initCause(error) }
+            throw NotOpened(context.getString(R.string.open_failed), error)
         }
         cursor?.use {
             if (it.moveToFirst()) {
@@ -140,28 +151,6 @@ class ModelStore(private val context: Context) {
             }
         }
         return fallback to 0L
-    }
-
-    private fun copyLimited(source: InputStream, target: File) {
-        target.outputStream().use { sink ->
-            val buffer = ByteArray(1 shl 16)
-            var total = 0L
-            while (true) {
-                val count = try {
-                    source.read(buffer)
-                } catch (error: IOException) {
-                    throw NotOpened(context.getString(R.string.open_failed)).apply { initCause(error) }
-                }
-                if (count < 0) return
-                total += count
-                if (total > MAXIMUM_BYTES) throw tooLarge(total)
-                try {
-                    sink.write(buffer, 0, count)
-                } catch (error: IOException) {
-                    throw NotOpened(context.getString(R.string.open_no_space)).apply { initCause(error) }
-                }
-            }
-        }
     }
 
     private fun tooLarge(size: Long) = NotOpened(
@@ -197,6 +186,9 @@ class ModelStore(private val context: Context) {
     companion object {
         /** Larger files are refused: TFLite itself cannot load more than 2 GB. */
         const val MAXIMUM_BYTES = 1L shl 30
+
+        /** Below this, a copy that failed is taken for one that found no room. */
+        private const val SPARE_BYTES = 1L shl 20
         private const val ASSETS = "models"
         private const val EXTENSION = ".tflite"
 

@@ -40,7 +40,8 @@ class ModelsScreen(activity: MainActivity) : Screen(activity, R.layout.screen_mo
         if (bundled.isEmpty()) return activity.getString(R.string.no_bundled)
         val labels = bundled.mapNotNull { it.details?.labels }.maxByOrNull { it.size } ?: return ""
         val examples = labels.filterIndexed { index, _ -> index % (labels.size / EXAMPLES).coerceAtLeast(1) == 0 }
-        return activity.getString(R.string.bundled_classes, "%,d".format(labels.size), examples.take(EXAMPLES).joinToString())
+        val number = "%,d".format(labels.size)
+        return activity.getString(R.string.bundled_classes, number, examples.take(EXAMPLES).joinToString())
     }
 
     private fun row(model: StoredModel): View {

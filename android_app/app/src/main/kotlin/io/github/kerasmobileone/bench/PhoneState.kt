@@ -17,29 +17,36 @@ import android.os.SystemClock
 data class Heat(val status: Int?, val headroom: Double?)
 
 /** Reads the thermal state; the forecast at most once a second, as Android demands. */
-class Thermometer(context: Context, private val now: () -> Long = SystemClock::elapsedRealtime) {
-    private val power = context.getSystemService(PowerManager::class.java)
+class Thermometer(
+    private val status: () -> Int?,
+    private val forecast: () -> Float?,
+    private val now: () -> Long = SystemClock::elapsedRealtime,
+) {
     private var asked = Long.MIN_VALUE / 2
     private var headroom: Double? = null
 
     @Synchronized
-    fun read(): Heat = Heat(status(), forecast())
-
-    private fun status(): Int? = if (Build.VERSION.SDK_INT < 29) null else power.currentThermalStatus
-
-    private fun forecast(): Double? {
-        if (Build.VERSION.SDK_INT < 30) return null
+    fun read(): Heat {
         if (now() - asked >= HEADROOM_INTERVAL) {
             asked = now()
             // NaN where the phone has no forecast, which JSON cannot express.
-            headroom = power.getThermalHeadroom(FORECAST_SECONDS).toDouble().takeIf { it.isFinite() }
+            headroom = forecast()?.toDouble()?.takeIf { it.isFinite() }
         }
-        return headroom
+        return Heat(status(), headroom)
     }
 
-    private companion object {
-        const val HEADROOM_INTERVAL = 1100L
-        const val FORECAST_SECONDS = 10
+    companion object {
+        private const val HEADROOM_INTERVAL = 1100L
+        private const val FORECAST_SECONDS = 10
+
+        /** The thermometer of this phone. */
+        fun of(context: Context): Thermometer {
+            val power = context.getSystemService(PowerManager::class.java)
+            return Thermometer(
+                status = { if (Build.VERSION.SDK_INT >= 29) power.currentThermalStatus else null },
+                forecast = { if (Build.VERSION.SDK_INT >= 30) power.getThermalHeadroom(FORECAST_SECONDS) else null },
+            )
+        }
     }
 }
 

@@ -83,14 +83,20 @@ class ResultActivity : BenchActivity() {
     private fun showCharts(benchmark: Benchmark) {
         if (benchmark.latencies.isEmpty()) return
         val bars = BarsView(this)
-        bars.bars = benchmark.latencies.map {
-            Bar(breakable(it.path), it.median, getString(R.string.milliseconds, milliseconds(it.median)), it.medians)
-        }
+        bars.show(
+            benchmark.latencies.map {
+                val text = getString(R.string.milliseconds, milliseconds(it.median))
+                Bar(breakable(it.path), it.median, text, it.medians)
+            },
+        )
         cards.card(R.string.section_bars).addView(bars)
         if (benchmark.latencies.none { it.medians.size > 2 }) return
         val curve = CurveView(this)
         val seconds = map(benchmark.conditions["round_seconds"])
-        val timed = benchmark.latencies.all { (seconds[it.path] as? List<*>)?.size == it.medians.size }
+        val timed = benchmark.latencies.all { latency ->
+            val times = numbers(seconds[latency.path])
+            times.size == latency.medians.size && times.last() > times.first()
+        }
         curve.axis = getString(if (timed) R.string.curve_seconds else R.string.curve_rounds)
         curve.curves = benchmark.latencies.map { latency ->
             val times = if (timed) numbers(seconds[latency.path]) else latency.medians.indices.map { it + 1.0 }
@@ -103,8 +109,10 @@ class ResultActivity : BenchActivity() {
     private fun numbers(value: Any?) = (value as? List<*>).orEmpty().map { (it as? Number)?.toDouble() ?: 0.0 }
 
     private fun describe(benchmark: Benchmark) = benchmark.latencies.filter { it.medians.isNotEmpty() }.joinToString {
-        val ends = listOf(it.medians.first(), it.medians.last()).map { value -> getString(R.string.milliseconds, milliseconds(value)) }
-        getString(R.string.curve_line, it.path, ends[0], ends[1])
+        val (first, last) = listOf(it.medians.first(), it.medians.last()).map { value ->
+            getString(R.string.milliseconds, milliseconds(value))
+        }
+        getString(R.string.curve_line, it.path, first, last)
     }
 
     private fun showFailures(benchmark: Benchmark) {
@@ -115,7 +123,7 @@ class ResultActivity : BenchActivity() {
 
     private fun showConditions(benchmark: Benchmark) {
         val card = cards.card(R.string.section_conditions)
-        for ((key, value) in flatten(benchmark.conditions)) cards.fact(card, key, value)
+        for ((key, value) in flatten(benchmark.conditions - SHOWN_ELSEWHERE)) cards.fact(card, key, value)
     }
 
     private fun share(benchmark: Benchmark, json: Boolean) {
@@ -148,6 +156,9 @@ class ResultActivity : BenchActivity() {
         /** Extra of the intent: name of the result in the history. */
         const val NAME = "name"
         private const val BASELINE = "baseline"
+
+        /** Conditions that the table and the curve show, or that are too long to read. */
+        private val SHOWN_ELSEWHERE = setOf("configurations", "round_seconds", "thermal")
     }
 }
 

@@ -22,17 +22,14 @@ class RunActivity : Activity() {
 
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
-        val directory = getExternalFilesDir(null)
-        val output = intent.getStringExtra("output").orEmpty()
-        if (directory != null && OUTPUT_NAME.matches(output)) begin(intent, File(directory, output))
+        if (OUTPUT_NAME.matches(intent.getStringExtra("output").orEmpty())) begin(bench, intent)
         finish()
     }
 
-    private fun begin(intent: Intent, output: File) {
-        val app = bench
-        app.work.load({ prepare(app, intent, output) }) { request ->
+    private fun begin(app: BenchApplication, intent: Intent) {
+        app.work.load({ prepare(app, intent) }) { request ->
             if (request != null && !app.runs.start(request)) {
-                app.work.write { StateFile(output).ended("Another benchmark is running.") }
+                app.work.write { StateFile(request.output).ended("Another benchmark is running.") }
             }
         }
         startActivity(
@@ -43,7 +40,10 @@ class RunActivity : Activity() {
     }
 
     /** The request, or null if it is refused, which the state file tells. */
-    private fun prepare(app: BenchApplication, intent: Intent, output: File): RunRequest? {
+    private fun prepare(app: BenchApplication, intent: Intent): RunRequest? {
+        // The first call makes the directory, into which the desk copies models.
+        val directory = app.getExternalFilesDir(null) ?: return null
+        val output = File(directory, intent.getStringExtra("output").orEmpty())
         val state = StateFile(output)
         if (output.exists() && !output.delete()) throw IOException("Could not delete $output.")
         return try {
@@ -58,8 +58,6 @@ class RunActivity : Activity() {
 
     companion object {
         private val OUTPUT_NAME = Regex("[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-        private const val DEFAULT_ENGINE = "tflite-2.21"
-        private const val ENGINE_WITH_DELEGATES = "tflite-2.16"
 
         /**
          * Reads the extras of an intent.
@@ -70,20 +68,24 @@ class RunActivity : Activity() {
         internal fun parse(intent: Intent, output: File, modelNamed: (String) -> File?): RunRequest {
             val files = words(intent, "files").map { name ->
                 val file = if (name.startsWith("/")) File(name).takeIf { it.isFile } else modelNamed(name)
-                requireNotNull(file) { "Expected files that the app can read. Received: $name, which does not exist." }
+                requireNotNull(file) {
+                    "Expected files that the app can read. Received: $name, which does not exist."
+                }
             }
             require(files.isNotEmpty()) { "Expected at least one file. Received: none." }
             val accelerators = words(intent, "accelerators").ifEmpty { listOf(Accelerator.CPU.id) }.map { id ->
-                val known = Accelerator.entries.joinToString { it.id }
-                requireNotNull(Accelerator.entries.find { it.id == id }) { "Expected accelerators among $known. Received: $id." }
+                requireNotNull(Accelerator.entries.find { it.id == id }) {
+                    "Expected accelerators among ${Accelerator.entries.joinToString { it.id }}. Received: $id."
+                }
             }
             val threads = words(intent, "threads").ifEmpty { listOf("1") }.map { text ->
-                requireNotNull(text.toIntOrNull()?.takeIf { it >= 1 }) { "Expected numbers of threads of at least 1. Received: $text." }
+                requireNotNull(text.toIntOrNull()?.takeIf { it >= 1 }) {
+                    "Expected numbers of threads of at least 1. Received: $text."
+                }
             }
-            val delegates = accelerators.any { it != Accelerator.CPU }
             return RunRequest(
                 files = files.distinct(),
-                engine = intent.getStringExtra("engine") ?: if (delegates) ENGINE_WITH_DELEGATES else DEFAULT_ENGINE,
+                engine = intent.getStringExtra("engine").orEmpty(),
                 accelerators = accelerators.distinct(),
                 threads = threads.distinct(),
                 rounds = number(intent, "rounds", Length.STANDARD.rounds, 1),

@@ -8,7 +8,13 @@ import java.io.IOException
 import java.util.concurrent.CopyOnWriteArraySet
 import java.util.concurrent.atomic.AtomicBoolean
 
-/** What to measure: every file on every accelerator, on the CPU with each number of threads. */
+/**
+ * What to measure: every file on every accelerator, on the CPU with each number of threads.
+ *
+ * @property engine id of the runtime; empty for the first one that has the accelerators.
+ * @property minutes time after which the benchmark ends; 0 for all [rounds].
+ * @property output file that receives the result as well, for a program at the desk.
+ */
 data class RunRequest(
     val files: List<File>,
     val engine: String,
@@ -161,7 +167,8 @@ class StateFile(output: File?) {
     fun running(done: Int, total: Int) = write("running $done/$total")
 
     /** The end: a failure if there is a sentence. */
-    fun ended(failure: String?) = write(if (failure == null) "done" else "failed: ${failure.lineSequence().joinToString(" ")}")
+    fun ended(failure: String?) =
+        write(if (failure == null) "done" else "failed: ${failure.lineSequence().joinToString(" ")}")
 
     private fun write(text: String) {
         val target = file ?: return

@@ -6,6 +6,7 @@ import android.view.WindowManager
 import android.widget.Button
 import android.widget.Spinner
 import io.github.kerasmobileone.core.Accelerator
+import java.time.Duration
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertNotNull
@@ -21,6 +22,7 @@ import org.robolectric.Shadows.shadowOf
 import org.robolectric.android.controller.ActivityController
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
+import org.robolectric.shadows.ShadowSystemClock
 
 /** Benchmarks of real models through the runtime that the app contains, started by a touch. */
 @RunWith(RobolectricTestRunner::class)
@@ -119,6 +121,32 @@ class BenchmarkFlowTest {
         controller.restart().start().resume()
         settle()
         assertNotNull("the result opens on return", shadowOf(controller.get()).nextStartedActivity)
+    }
+
+    @Test fun a_sustained_benchmark_ends_with_its_time() {
+        val controller = benchmarkScreen(Choices(threads = setOf(1), length = Length.SUSTAINED))
+        click(controller.get(), R.id.start)
+        waitFor("two rounds") { (app.runs.state as? RunState.Running)?.progress?.round ?: 0 > 2 }
+        controller.get().shoot("running-sustained")
+        assertFalse(controller.get().texts(), controller.get().texts().contains("100000"))
+        ShadowSystemClock.advanceBy(Duration.ofMinutes(5))
+        waitForEnd()
+        settle()
+        val benchmark = checkNotNull(app.history.list().single().benchmark)
+        assertTrue(benchmark.latencies.all { it.medians.size in 2..4 })
+        assertFalse(app.warningsOf(benchmark).contains(app.getString(R.string.stopped_early)))
+    }
+
+    @Test fun a_pause_is_made_before_each_round_and_can_be_cancelled() {
+        val controller = benchmarkScreen(Choices(threads = setOf(1), length = Length.QUICK, coolDown = true))
+        click(controller.get(), R.id.start)
+        waitFor("the pause") { (app.runs.state as? RunState.Running)?.progress?.cooling == true }
+        assertTrue(controller.get().texts().contains(app.getString(R.string.cooling)))
+        click(controller.get(), R.id.cancel)
+        waitForEnd()
+        settle()
+        assertTrue(app.history.list().isEmpty())
+        assertTrue(controller.get().texts().contains(app.getString(R.string.run_cancelled)))
     }
 
     @Test fun a_crash_in_a_driver_is_told_at_the_next_start() {

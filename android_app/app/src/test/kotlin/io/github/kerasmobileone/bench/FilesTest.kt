@@ -133,7 +133,7 @@ class FilesTest {
         assertNull(ResultImport(app).import(document("7", good)))
         assertEquals(exampleBenchmark("this machine").latencies, app.history.list().single().benchmark?.latencies)
         val sentence = ResultImport(app).import(document("8", written("{\"format\": 7}")))
-        assertTrue(sentence.orEmpty(), sentence.orEmpty().contains("Expected"))
+        assertTrue(sentence.orEmpty(), sentence.orEmpty().contains("it has format 7"))
         assertEquals(1, app.history.list().size)
     }
 
