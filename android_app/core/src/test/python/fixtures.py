@@ -211,6 +211,10 @@ def write_files(target: Path) -> None:
         (target / f"{name}.tflite").write_bytes(small_file(**changes))
     (target / "custom.tflite").write_bytes(small_file(custom=b"FlexErf"))
     (target / "newer.tflite").write_bytes(small_file(version=99))
+    (target / "outside.tflite").write_bytes(small_file(place=(1_000_000, 8)))
+    (target / "negative.tflite").write_bytes(small_file(place=(8, 2**63)))
+    (target / "no_code.tflite").write_bytes(small_file(opcode=1))
+    (target / "no_buffer.tflite").write_bytes(small_file(buffer=1))
 
 
 def small_file(
@@ -220,8 +224,22 @@ def small_file(
     quantize: bool = False,
     custom: bytes | None = None,
     version: int = 1,
+    place: tuple[int, int] = (0, 0),
+    opcode: int = 0,
+    buffer: int = 0,
 ) -> bytes:
-    """A TFLite file of one operator: the sum of its two inputs, or its quantized only input."""
+    """A TFLite file of one operator: the sum of its two inputs, or its quantized only input.
+
+    Args:
+        shape: Shape of all tensors.
+        signature: Shape of the first input with open sizes.
+        code: Type of the first input by its number in the schema.
+        quantize: Whether the operator quantizes.
+        custom: Name of the operator if it is not one of TFLite's.
+        version: Version of the operator.
+        place: Offset and size of the only buffer, if it is to stand after the tables.
+        opcode, buffer: Indices of the operator's code and of the output's buffer, which must be 0.
+    """
     tensors = [tensor("first", shape, code, signature)]
     if not quantize:
         tensors.append(tensor("second", shape, 0))
@@ -230,7 +248,9 @@ def small_file(
         quantization = schema.QuantizationParametersT()
         quantization.scale, quantization.zeroPoint = [0.5], [-3]
         tensors[-1].quantization = quantization
+    tensors[-1].buffer = buffer
     operator = schema.OperatorT()
+    operator.opcodeIndex = opcode
     operator.inputs, operator.outputs = list(range(len(tensors) - 1)), [len(tensors) - 1]
     graph = schema.SubGraphT()
     graph.tensors, graph.operators = tensors, [operator]
@@ -245,6 +265,7 @@ def small_file(
     model = schema.ModelT()
     model.version, model.subgraphs, model.operatorCodes = 3, [graph], [kind]
     model.buffers = [schema.BufferT()]
+    model.buffers[0].offset, model.buffers[0].size = place
     return flatbuffer.serialize(model)
 
 

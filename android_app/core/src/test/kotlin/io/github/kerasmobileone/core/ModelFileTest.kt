@@ -145,6 +145,13 @@ class ModelFileTest {
     }
 
     @Test
+    fun `references to what is not there are refused`() {
+        for (name in listOf("outside", "negative", "no_code", "no_buffer")) {
+            assertTrue("damaged or cut short" in sentence(Fixtures.file("files/$name.tflite")), name)
+        }
+    }
+
+    @Test
     fun `damaged bytes give a sentence or a model, but no other error`() {
         val random = Random(3)
         val contents = listOf(smallModel(directory).readBytes()) +

@@ -12,10 +12,12 @@ import io.github.kerasmobileone.core.topClasses
 import io.github.kerasmobileone.core.writeImage
 import java.io.File
 import java.nio.ByteBuffer
+import kotlin.concurrent.thread
 import org.junit.jupiter.api.Assertions.assertArrayEquals
 import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Assertions.assertThrows
 import org.junit.jupiter.api.Assertions.assertTrue
+import org.junit.jupiter.api.Assumptions.assumeTrue
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.io.TempDir
 
@@ -75,6 +77,25 @@ class BytedecoEngineTest {
             val (labels, probabilities) = expectedClasses(model, "cat")
             assertEquals(labels, found.map { it.label }, model.name)
             assertArrayEquals(probabilities.toDoubleArray(), found.map { it.probability }.toDoubleArray(), 1e-5)
+        }
+    }
+
+    @Test
+    fun `a model gets its number of threads`() {
+        val tasks = File("/proc/self/task")
+        assumeTrue(tasks.isDirectory)
+        val input = floats(fixture("logits/${models().first().nameWithoutExtension}-cat.input"))
+        for (count in listOf(1, 3)) {
+            // Threads of native code inherit the name of the one that makes them.
+            val name = "measures-$count"
+            var found = 0
+            thread(name = name) {
+                load(models().first(), count).use { session ->
+                    session.run(listOf(direct(input)), session.outputs.map(::bufferFor))
+                    found = tasks.listFiles().orEmpty().count { File(it, "comm").readText().trim() == name }
+                }
+            }.join()
+            assertEquals(count, found)
         }
     }
 
