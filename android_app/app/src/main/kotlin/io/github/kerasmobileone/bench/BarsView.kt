@@ -91,10 +91,9 @@ class BarsView @JvmOverloads constructor(context: Context, attributes: Attribute
         if (one.rounds.size < 2) return
         val middle = barHeight / 2
         canvas.drawLine(position(one.rounds.min()), middle, position(one.rounds.max()), middle, spread)
-        for (value in one.rounds) {
-            val x = position(value).coerceIn(4 * density, full - 4 * density)
-            canvas.drawCircle(x, middle, 4 * density, ring)
-            canvas.drawCircle(x, middle, 3 * density, dot)
-        }
+        val places = one.rounds.map { position(it).coerceIn(4 * density, full - 4 * density) }
+        // All rings below all dots, so that dots close to each other stay visible.
+        places.forEach { canvas.drawCircle(it, middle, 4 * density, ring) }
+        places.forEach { canvas.drawCircle(it, middle, 3 * density, dot) }
     }
 }

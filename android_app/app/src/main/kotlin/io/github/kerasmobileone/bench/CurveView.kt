@@ -61,7 +61,7 @@ class CurveView @JvmOverloads constructor(context: Context, attributes: Attribut
 
     override fun onMeasure(widthSpec: Int, heightSpec: Int) {
         val width = MeasureSpec.getSize(widthSpec)
-        val height = plotHeight + 3 * lineHeight + 8 * density + curves.sumOf { legend(it, width).height + (4 * density).toInt() }
+        val height = plotHeight + 3.5f * lineHeight + 8 * density + curves.sumOf { legend(it, width).height + (4 * density).toInt() }
         setMeasuredDimension(width, resolveSize(height.toInt(), heightSpec))
     }
 
@@ -72,7 +72,7 @@ class CurveView @JvmOverloads constructor(context: Context, attributes: Attribut
         val y = Scale(points.minOf { it.second }, points.maxOf { it.second })
         val left = y.ticks.maxOf { text.measureText(y.text(it)) } + 8 * density
         val right = width - text.measureText(x.text(x.ticks.last())) / 2
-        val top = lineHeight
+        val top = 1.5f * lineHeight
         val bottom = top + plotHeight
         val across = { value: Double -> (left + x.part(value) * (right - left)).toFloat() }
         val up = { value: Double -> (bottom - y.part(value) * (bottom - top)).toFloat() }

@@ -47,8 +47,7 @@ fun Context.acceleratorName(accelerator: Accelerator): String = getString(
     },
 )
 
-fun Context.threads(number: Int): String =
-    if (number == 1) getString(R.string.one_thread) else getString(R.string.many_threads, number)
+fun Context.threads(number: Int): String = resources.getQuantityString(R.plurals.threads, number, number)
 
 /** How warm the phone is, in lines. */
 fun Context.describe(heat: Heat?): String {
