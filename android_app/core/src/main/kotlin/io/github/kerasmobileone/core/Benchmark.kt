@@ -54,7 +54,8 @@ data class Benchmark(
             val fields = latencyToMap(latency) - MEDIANS
             fields.values + ratio + latency.medians.joinToString(" ")
         }
-        return (listOf(CSV_HEADER) + rows).joinToString("") { row -> row.joinToString(",", postfix = "\r\n", transform = ::cell) }
+        val table = listOf(CSV_HEADER) + rows
+        return table.joinToString("") { row -> row.joinToString(",", postfix = "\r\n", transform = ::cell) }
     }
 
     private fun cell(value: Any?): String {

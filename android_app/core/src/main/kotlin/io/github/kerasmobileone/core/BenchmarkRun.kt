@@ -95,7 +95,9 @@ internal class BenchmarkRun(
                 latencyOf(it.label, it.candidate.file.length(), it.rounds.take(complete))
             },
             conditions = conditions(complete, measured),
-            failures = fileFailures.values + entries.mapNotNull { entry -> entry.failure?.let { Failure(entry.label, it) } },
+            failures = fileFailures.values + entries.mapNotNull { entry ->
+                entry.failure?.let { Failure(entry.label, it) }
+            },
         )
     }
 

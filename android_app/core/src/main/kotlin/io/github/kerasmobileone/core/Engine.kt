@@ -69,7 +69,13 @@ interface Session : AutoCloseable {
     /** Where the model really runs: a delegate may have left it, or a part of it, to the CPU. */
     val ranOn: Accelerator
 
-    /** Runs one inference. Buffers are direct, in native byte order, of `byteCount` bytes each. */
+    /**
+     * Runs one inference. Buffers are direct, in native byte order, of `byteCount` bytes each.
+     *
+     * Inputs are copied to the runtime and outputs from it, which a benchmark's times include.
+     *
+     * @throws EngineException if the model stops with an error: one sentence.
+     */
     fun run(inputs: List<ByteBuffer>, outputs: List<ByteBuffer>)
 }
 

@@ -47,12 +47,12 @@ class ModelFile(
             return when {
                 input == null -> "Expected a model with one input, but this one has ${inputs.size}."
                 input.size != 4 || input[0] != 1 || input[3] != CHANNELS ->
-                    "Expected an input of 1 × height × width × 3, but that of this model is ${input.joinToString(" × ")}."
+                    "Expected an input of 1 × height × width × 3, but this model takes ${input.joinToString(" × ")}."
                 outputs.firstOrNull()?.shape.let { it?.size != 2 || it[0] != 1 } ->
                     "Expected a classifier, whose first output is 1 × classes."
                 config == null -> "The file has no metadata that tell how it takes images."
                 config.height != input[1] || config.width != input[2] ->
-                    "The file's metadata describe images of ${config.width} × ${config.height}, which its input does not take."
+                    "The metadata describe images of ${config.width} × ${config.height}, which the input does not take."
                 else -> null
             }
         }

@@ -28,7 +28,9 @@ fun topClasses(scores: FloatArray, labels: List<String>?, count: Int = 5): List<
 fun probabilities(scores: FloatArray): DoubleArray {
     if (scores.isEmpty()) return DoubleArray(0)
     val sum = scores.sumOf { it.toDouble() }
-    if (scores.all { it >= 0 } && abs(sum - 1) <= SUM_TOLERANCE) return DoubleArray(scores.size) { scores[it].toDouble() }
+    if (scores.all { it >= 0 } && abs(sum - 1) <= SUM_TOLERANCE) {
+        return DoubleArray(scores.size) { scores[it].toDouble() }
+    }
     val largest = scores.max()
     val exponentials = DoubleArray(scores.size) { exp((scores[it] - largest).toDouble()) }
     val total = exponentials.sum()
