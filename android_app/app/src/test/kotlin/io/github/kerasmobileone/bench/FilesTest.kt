@@ -146,7 +146,8 @@ class FilesTest {
             assertTrue(it.moveToFirst())
             assertEquals("result.json", it.getString(it.getColumnIndex(OpenableColumns.DISPLAY_NAME)))
         }
-        for (name in listOf("other.json", "..%2F..%2Ffiles", "../files")) {
+        File(app.filesDir, "secret.json").writeText("{}")
+        for (name in listOf("other.json", "..%2F..%2Ffiles%2Fsecret.json", "../../files/secret.json")) {
             val foreign = Uri.parse("content://io.github.kerasmobileone.bench.results/$name")
             assertThrows(FileNotFoundException::class.java) { provider.openFile(foreign, "r") }
         }
@@ -166,7 +167,8 @@ class FilesTest {
     @Test fun the_desk_starts_a_benchmark() {
         assumeTrue(modelFiles().isNotEmpty())
         val path = modelFiles().last().path
-        run("files" to "mobileone_s0_float32.tflite,$path", "threads" to "1,2", "rounds" to 2, "runs" to 3, "warmup_runs" to 1, "output" to "desk.json")
+        val name = modelFiles().first().name
+        run("files" to "$name,$path", "threads" to "1,2", "rounds" to 2, "runs" to 3, "warmup_runs" to 1, "output" to "desk.json")
         waitFor("the state") { output("desk.json.state").let { it.isFile && it.readText() == "done" } }
         val result = io.github.kerasmobileone.core.Benchmark.parse(output("desk.json").readText())
         assertEquals(4, result.latencies.size)
@@ -179,8 +181,8 @@ class FilesTest {
             listOf("files" to "none.tflite") to "none.tflite",
             listOf("files" to "") to "at least one file",
             listOf("files" to "/none", "threads" to "x") to "/none",
-            listOf("files" to "mobileone_s0_int8.tflite", "accelerators" to "tpu") to "tpu",
-            listOf("files" to "mobileone_s0_int8.tflite", "rounds" to 0) to "rounds",
+            listOf("files" to modelFiles().firstOrNull()?.name.orEmpty(), "accelerators" to "tpu") to "tpu",
+            listOf("files" to modelFiles().firstOrNull()?.name.orEmpty(), "rounds" to 0) to "rounds",
         )) {
             if (modelFiles().isEmpty() && sentence in listOf("tpu", "rounds")) continue
             run(*extras.toTypedArray(), "output" to "bad.json")
@@ -188,7 +190,7 @@ class FilesTest {
             assertTrue(state, state.startsWith("failed: ") && state.contains(sentence) && state.lines().size == 1)
         }
         for (name in listOf("../x.json", "", "a/b", ".hidden")) {
-            run("files" to "mobileone_s0_int8.tflite", "output" to name)
+            run("files" to modelFiles().firstOrNull()?.name.orEmpty(), "output" to name)
             assertTrue(app.runs.state is RunState.Idle)
         }
     }

@@ -9,6 +9,7 @@ import android.view.ViewGroup
 import android.widget.TextView
 import io.github.kerasmobileone.core.Benchmark
 import io.github.kerasmobileone.core.Failure
+import io.github.kerasmobileone.core.ModelFile
 import io.github.kerasmobileone.core.latencyOf
 import io.github.kerasmobileone.core.roundOf
 import java.io.File
@@ -99,6 +100,11 @@ fun Activity.shoot(name: String, tall: Boolean = false) {
 /** The demonstration models; tests that need them are skipped without. */
 fun modelFiles(): List<File> =
     System.getProperty("models")?.let(::File)?.listFiles().orEmpty().filter { it.name.endsWith(".tflite") }.sorted()
+
+const val IMAGENET_CLASSES = 1000
+
+/** The names of the classes that a model knows. */
+fun labelsOf(model: File): List<String> = ModelFile.read(model).labels.orEmpty()
 
 /** A result with three files, as this app writes it. */
 fun exampleBenchmark(target: String = APP_TARGET, rounds: Int = 20): Benchmark {
