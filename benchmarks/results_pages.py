@@ -50,7 +50,6 @@ BRANCHES = ROOT / "benchmarks" / "results" / "branches.json"
 FINETUNE = ROOT / "benchmarks" / "results" / "finetune.json"
 PIPELINE = ROOT / "benchmarks" / "results" / "input_pipeline.json"
 NORMALIZATION = ROOT / "benchmarks" / "results" / "normalization"
-CORRUPTED = ROOT / "benchmarks" / "results" / "corruptions"
 ROBUSTNESS_TITLES = {"imagenet-c": "ImageNet-C, mCE"} | {
     name: f"{known.title}, top-1" for name, known in ROBUSTNESS_SETS.items()
 }
@@ -263,54 +262,11 @@ def robustness() -> str:
     return markdown_table(("%", "source", "S0", "S1", "S2", "S3", "S4"), rows)
 
 
-def corrupted_sentences(result: dict) -> str:
-    """What the passes say about int8."""
-    sets = result["sets"].items()
-
-    def lost(name: str) -> str:
-        """The top-1 averaged over severities 1 … 5 less that of float32, on each set."""
-        means = {
-            title: [
-                statistics.fmean(corruptions.accuracy(data["files"][one], data["images"])[1:])
-                for one in (name, "float32")
-            ]
-            for title, data in sets
-        }
-        return " and ".join(f"{a - b:+.1f} points on {title}" for title, (a, b) in means.items())
-
-    return (
-        f"Top-1 under corruptions, this package's int8 less float32: {lost(corruptions.OURS)}; the "
-        f"converter's own int8 less float32: {lost(corruptions.PLAIN)}. Calibrated on "
-        f"slightly corrupted photographs instead of clean ones, the difference is "
-        f"{lost(corruptions.SLIGHT)}."
-    )
-
-
 def corrupted() -> str:
     """What quantization costs under corruptions."""
-    result = json.loads((CORRUPTED / "results.json").read_text(encoding="utf-8"))
-    parts = [corrupted_sentences(result)]
-    for title, data in result["sets"].items():
-        images = data["images"]
-        rows = []
-        for name, one in data["files"].items():
-            values = corruptions.accuracy(one, images)
-            cells = (f"{value:.1f}" for value in (*values, statistics.fmean(values[1:])))
-            rows.append((name, *cells, f"{one['mce']:.1f}"))
-        header = (f"{title}, top-1 in %", "none", "1", "2", "3", "4", "5", "mean of 1 … 5", "mCE")
-        parts.append(markdown_table(header, rows))
-    conditions = (
-        "MobileOne-S0 with the authors' ImageNet weights; the columns are severities, averaged "
-        f"over the 15 corruptions. {result['sets']['ImageNet']['images']} training photographs of "
-        f"ImageNet and {result['sets']['Imagenette']['images']} validation photographs of "
-        f"Imagenette, scored over 1,000 classes, corrupted with seed 0; int8 is calibrated on "
-        f"{result['calibration_images']} other photographs. The mCE of so few photographs, which "
-        "the network was trained on or which show ten classes, is no figure of ImageNet-C: only "
-        "the rows of one table can be compared."
-    )
-    picture = address(CORRUPTED / "curve.png", ROBUSTNESS_PAGE)
-    alt = "Accuracy of S0 in five precisions over the severity of the corruptions"
-    return "\n\n".join((*parts, conditions, f"![{alt}]({picture})"))
+    result = json.loads((corruptions.OUTPUT / "results.json").read_text(encoding="utf-8"))
+    picture = address(corruptions.OUTPUT / "curve.png", ROBUSTNESS_PAGE)
+    return corruptions.markdown(result, picture)
 
 
 def imagenette(document: Path) -> str:

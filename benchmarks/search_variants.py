@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import nnls
 
 import keras_mobileone
 from keras_mobileone import Variant
@@ -33,7 +34,6 @@ WIDTHS = (
 )
 DEPTHS = ((1, 2), (2, 4, 6, 8), (4, 6, 7, 8, 10), (1,))
 FEATURES = ("fixed", "per million MACs of 1×1 and dense", "per million MACs of depthwise")
-ITERATIONS = 20_000
 
 
 def main() -> None:
@@ -156,14 +156,8 @@ def fit_latency(times: list[tuple[Variant, float]]) -> tuple[np.ndarray, float]:
 
 def _non_negative(inputs: np.ndarray, medians: np.ndarray) -> np.ndarray:
     """Minimizes the squared relative errors over coefficients of at least 0."""
-    rows = inputs / medians[:, None]
-    scale = np.linalg.norm(rows, axis=0)
-    rows = rows / scale
-    step = 1 / np.linalg.eigvalsh(rows.T @ rows)[-1]
-    found = np.zeros(rows.shape[1])
-    for _ in range(ITERATIONS):
-        found = np.maximum(found - step * rows.T @ (rows @ found - 1), 0)
-    return found / scale
+    coefficients, _ = nnls(inputs / medians[:, None], np.ones(len(medians)))
+    return coefficients
 
 
 if __name__ == "__main__":

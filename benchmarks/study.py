@@ -224,7 +224,7 @@ def milliseconds(row: dict) -> float:
 
 
 def ratio(row: dict, reference: dict) -> float:
-    """Returns the latency of a row divided by that of another row of the same result."""
+    """Returns the latency of a row divided by that of a reference row of the same result."""
     return benchmarking.ratio(_latency(row), _latency(reference))
 
 

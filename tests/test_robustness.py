@@ -16,15 +16,11 @@ from keras import layers
 from PIL import Image
 
 import keras_mobileone as km
+from keras_mobileone.choices import BENCHMARKS, CORRUPTED
 from keras_mobileone.cli import main
 from keras_mobileone.data.corruptions import CORRUPTIONS, corrupt_image, image_seed
 from keras_mobileone.data.imagenet import classes
 from keras_mobileone.data.robustness_sets import ROBUSTNESS_SETS, open_robustness_set, subset
-from keras_mobileone.evaluation.confidence import (
-    expected_calibration_error,
-    fit_temperature,
-    softmax,
-)
 from keras_mobileone.evaluation.corruptions import ALEXNET_ERRORS, CorruptionEvaluation
 
 SIDE = 32
@@ -236,6 +232,32 @@ def test_the_distributed_set_is_read(ten, distributed):
     assert steps[-1] == (40, 40)
 
 
+def test_passes_of_unequal_size_are_refused(ten, distributed):
+    """Errors are shares of the images of a pass, of which there must be as many in each."""
+    (distributed / "fog" / "2" / "class3" / "a.png").rename(distributed / "more.png")
+    (distributed / "more.png").rename(distributed / "fog" / "2" / "class4" / "b.png")
+    (distributed / "fog" / "2" / "class3").rmdir()
+    with pytest.raises(ValueError, match="10 outputs"):
+        km.evaluate_corruptions([ten], distributed, corruptions=("fog",), severities=(1, 2))
+    write_number(distributed / "fog" / "2" / "class3" / "a.png", 3)
+    with pytest.raises(ValueError, match=r"each pass\. Received: 10 in fog/1, 11 in fog/2\."):
+        km.evaluate_corruptions([ten], distributed, corruptions=("fog",), severities=(1, 2))
+
+
+def test_arguments_out_of_range_and_models_of_other_sizes_are_refused(ten, sketch, distributed):
+    for options, words in (({"crop_fraction": 2}, r"\(0, 1\]"), ({"limit": 0}, "at least 1")):
+        with pytest.raises(ValueError, match=words):
+            km.evaluate_robustness(ten, sketch, "imagenet-sketch", **options)
+        with pytest.raises(ValueError, match=words):
+            km.evaluate_corruptions([ten], distributed, **options)
+    larger = km.MobileOneS0(weights=None, classes=10, input_shape=(64, 64, 3), deploy=True)
+    with pytest.raises(ValueError, match=r"one image size\. Received: \[\(32, 32\), \(64, 64\)\]"):
+        km.evaluate_corruptions([ten, larger], distributed)
+    wide = km.MobileOneS0(weights=None, input_shape=(32, 64, 3), deploy=True)
+    with pytest.raises(ValueError, match=r"square images\. Received: input size \(32, 64\)"):
+        km.evaluate_robustness(wide, sketch, "imagenet-sketch")
+
+
 def test_missing_folders_are_named(ten, distributed):
     write_number(distributed / "snow" / "3" / "class0" / "a.png", 0)
     with pytest.raises(FileNotFoundError, match=r"2 of 4 missing: fog/3, snow/1\. .*--corrupt"):
@@ -381,36 +403,6 @@ def test_without_the_extra_it_is_named(brightness, pictures, monkeypatch):
         km.evaluate_corruptions([brightness], pictures, corrupt=True)
 
 
-# Confidence
-
-
-def test_the_calibration_error_is_that_of_the_definition():
-    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
-    labels = np.array([0, 1, 0, 1])
-    # Bins of 1/15: 0.9 twice with one right answer, 0.6 and 0.7 each alone and right.
-    by_hand = (abs(2 * 0.9 - 1) + abs(0.6 - 1) + abs(0.7 - 1)) / 4
-    assert expected_calibration_error(probabilities, labels) == pytest.approx(by_hand)
-    assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0
-
-
-def test_the_temperature_undoes_a_known_one():
-    """Labels drawn from the probabilities of logits; the logits given are three times as large."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (20_000, 5))
-    draws = rng.random((20_000, 1))
-    labels = (softmax(logits).cumsum(1) < draws).sum(1).clip(max=4)
-    assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.03)
-    found = km.measure_confidence(3 * logits, labels)
-    assert found.temperature == pytest.approx(3, rel=0.04)
-    assert found.scaled_expected_calibration_error < 0.02
-    assert found.unscaled_expected_calibration_error > 0.15
-    # Probabilities are taken as what they are.
-    same = km.measure_confidence(softmax(3 * logits), labels)
-    assert same.temperature == pytest.approx(found.temperature, rel=1e-3)
-    with pytest.raises(ValueError, match="at least 2 images"):
-        km.measure_confidence(logits[:1], labels[:1])
-
-
 # The command
 
 
@@ -460,3 +452,4 @@ def test_options_that_do_not_fit_are_refused(options, words, tmp_path):
 
 def test_every_set_says_where_it_comes_from():
     assert all(known.source.count("/") == 1 for known in ROBUSTNESS_SETS.values())
+    assert (*ROBUSTNESS_SETS, CORRUPTED) == BENCHMARKS

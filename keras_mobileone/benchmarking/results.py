@@ -111,7 +111,7 @@ def latency_of(path: str | os.PathLike, size: int, rounds: Sequence[Round]) -> L
 
 
 def ratio(latency: Latency, reference: Latency) -> float:
-    """Returns the time of a file divided by that of another file of the same benchmark.
+    """Returns the time of a file divided by that of a reference file in the same benchmark.
 
     The two medians of a round are divided, and the median of these quotients over the rounds is
     returned, so that a drift of the machine, which changes both times, cancels out. If the rounds

@@ -123,7 +123,6 @@ def class_names(predictor: "Predictor", folders: Sequence[str] | None) -> Sequen
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
     """Applies a softmax to logits. Rows that are already probabilities are not changed."""
-    if scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=0.02):
-        return scores
-    exponentials = np.exp(scores - scores.max(1, keepdims=True))
-    return exponentials / exponentials.sum(1, keepdims=True)
+    from keras_mobileone.evaluation.metrics import are_probabilities, softmax
+
+    return scores if are_probabilities(scores) else softmax(scores)

@@ -9,14 +9,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_mobileone.data.images import evaluation_crop, load_image
+from keras_mobileone.data.images import LOOKAHEAD, in_order, load_crop
 from keras_mobileone.errors import MissingPackageError
 
 # In the order of the paper, Hendrycks and Dietterich 2019, arXiv 1903.12261.
@@ -40,7 +39,6 @@ CORRUPTIONS = (
 SEVERITIES = (1, 2, 3, 4, 5)
 SEEDED = ("impulse_noise", "glass_blur")  # their functions take a seed
 CHUNK = 8  # images that a process takes at a time
-LOOKAHEAD = 64  # images that are corrupted before they are asked for
 
 
 def require_imagecorruptions() -> Any:
@@ -116,10 +114,8 @@ def corrupted_crops(
         [(index, paths[index]) for index in range(start, min(start + CHUNK, len(paths)))]
         for start in range(0, len(paths), CHUNK)
     )
-    waiting = [pool.submit(work, chunk) for chunk in islice(chunks, LOOKAHEAD // CHUNK)]
-    while waiting:
-        yield from waiting.pop(0).result()
-        waiting.extend(pool.submit(work, chunk) for chunk in islice(chunks, 1))
+    for crops in in_order(pool, work, chunks, LOOKAHEAD // CHUNK):
+        yield from crops
 
 
 def _corrupt_chunk(
@@ -132,7 +128,7 @@ def _corrupt_chunk(
 ) -> list[np.ndarray]:
     return [
         corrupt_image(
-            evaluation_crop(load_image(path), size, crop_fraction),
+            load_crop(path, size, crop_fraction),
             corruption,
             severity,
             image_seed(seed, corruption, severity, index),

@@ -47,7 +47,7 @@ def decode(encoded: Any) -> Any:
         stored.
 
     Raises:
-        tf.errors.InvalidArgumentError: If the bytes are of another format or are truncated.
+        tf.errors.InvalidArgumentError: If the format is not supported or the bytes are truncated.
 
     Examples:
         >>> import tensorflow as tf

@@ -15,6 +15,7 @@ from keras_mobileone.data.images import (
     is_hidden,
     is_image,
     left_out_sentence,
+    spread,
 )
 from keras_mobileone.data.shuffling import check_share, pass_range, permutation
 from keras_mobileone.errors import InputValueError
@@ -120,6 +121,12 @@ class ClassFolders:
     def paths(self) -> list[Path]:
         """Paths of the images, in the order of `files`."""
         return [self.root / file for file in self.files]
+
+    def spread(self, limit: int | None) -> tuple[list[Path], np.ndarray]:
+        """Returns the paths and labels of at most `limit` images, spread evenly over all."""
+        chosen = spread(range(self.images), limit or self.images)
+        paths = self.paths
+        return [paths[index] for index in chosen], self.labels[chosen]
 
     def stream(
         self, start: int = 0, seed: int | None = None, worker: int = 0, workers: int = 1

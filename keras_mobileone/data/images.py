@@ -2,16 +2,20 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from keras_mobileone.data.exif import ORIENTATION_TAG
 from keras_mobileone.data.imagenet import class_index
 from keras_mobileone.errors import InputValueError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 EXAMPLE_IMAGE = "cat.png"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -250,19 +254,44 @@ def load_crops(
     paths: Iterable[Path], size: tuple[int, int], crop_fraction: float
 ) -> Iterator[np.ndarray]:
     """Yields decoded crops in order, made by threads: uint8 arrays of shape (size, size, 3)."""
+    load = partial(load_crop, size=square_side(size), crop_fraction=crop_fraction)
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        yield from in_order(pool, load, paths, LOOKAHEAD)
+
+
+def load_crop(path: Path, size: int, crop_fraction: float) -> np.ndarray:
+    """Decodes an image file and applies the evaluation transform: uint8 (size, size, 3)."""
+    return evaluation_crop(load_image(path), size, crop_fraction)
+
+
+def square_side(size: tuple[int, int]) -> int:
+    """Returns the side of a square image size.
+
+    Raises:
+        ValueError: If `size` is not square.
+    """
     if size[0] != size[1]:
         raise InputValueError(
             f"The evaluation transform makes square images. Received: input size {size}."
         )
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        waiting: deque = deque()
-        for path in paths:
-            waiting.append(pool.submit(_load_crop, path, size[0], crop_fraction))
-            if len(waiting) > LOOKAHEAD:
-                yield waiting.popleft().result()
-        while waiting:
+    return size[0]
+
+
+def in_order(
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Yields the results of work that a pool does, in the order of the items.
+
+    Args:
+        pool: The threads or processes.
+        work: The function that is called with each item.
+        items: The items.
+        ahead: Number of results that are made before they are asked for.
+    """
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > ahead:
             yield waiting.popleft().result()
-
-
-def _load_crop(path: Path, size: int, crop_fraction: float) -> Any:
-    return evaluation_crop(load_image(path), size, crop_fraction)
+    while waiting:
+        yield waiting.popleft().result()

@@ -363,7 +363,7 @@ def check_first_record(path: str | os.PathLike) -> None:
     except Exception as error:
         raise InputValueError(
             f"Expected TFRecords of `tf.train.Example`. Received: {path}, whose first record is "
-            "damaged or of another type."
+            "damaged or has a different type."
         ) from error
     for key in (keys.encoded, keys.label):
         if key not in features:

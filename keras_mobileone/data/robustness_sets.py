@@ -56,7 +56,7 @@ _SETS: tuple[tuple[str, str, str, bool, str], ...] = (
 ROBUSTNESS_SETS = {fields[0]: RobustnessSet(*fields) for fields in _SETS}
 
 
-class LabeledImages(Protocol):
+class ScoredImages(Protocol):
     """Images of a test set with the labels that count as right.
 
     Attributes:
@@ -82,7 +82,7 @@ class ImageFiles:
     Args:
         paths: The image files.
         labels: For each image the indices of its classes among ImageNet's 1,000.
-        outputs, left_out: As in `LabeledImages`.
+        outputs, left_out: As in `ScoredImages`.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ImageFiles:
     def examples(
         self, chosen: Sequence[int], size: int, crop_fraction: float
     ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-        """See `LabeledImages`."""
+        """See `ScoredImages`."""
         crops = load_crops([self.paths[index] for index in chosen], (size, size), crop_fraction)
         for index, crop in zip(chosen, crops, strict=True):
             yield crop, self.labels[index]
@@ -110,7 +110,7 @@ class StoredImages:
     Args:
         known: The test set.
         source: Its records, labeled by ImageNet's 1,000 classes.
-        outputs: As in `LabeledImages`.
+        outputs: As in `ScoredImages`.
     """
 
     def __init__(self, known: RobustnessSet, source: Records, outputs: tuple[int, ...]) -> None:
@@ -120,7 +120,7 @@ class StoredImages:
     def examples(
         self, chosen: Sequence[int], size: int, crop_fraction: float
     ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-        """See `LabeledImages`. The records between the chosen ones are read and not decoded."""
+        """See `ScoredImages`. The records between the chosen ones are read and not decoded."""
         from PIL import Image
 
         wanted = set(chosen)
@@ -139,7 +139,7 @@ class StoredImages:
 
 def open_robustness_set(
     name: str, directory: str | os.PathLike, real_labels: str | os.PathLike | None = None
-) -> LabeledImages:
+) -> ScoredImages:
     """Finds the images and labels of a test set.
 
     Args:

@@ -200,7 +200,7 @@ class Journal:
 
     Raises:
         FileNotFoundError: If the parent of `output` does not exist.
-        ValueError: If `output` contains other files, or shards of another plan.
+        ValueError: If `output` contains other files, or shards that do not belong to `plan`.
     """
 
     def __init__(self, output: Path, plan: list[Shard]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.data.image_config import ImageConfig
-from keras_mobileone.data.images import load_crops, spread
+from keras_mobileone.data.images import load_crops
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.confidence import Confidence, measure_confidence
 from keras_mobileone.evaluation.metrics import agreement, best_classes
@@ -98,20 +98,12 @@ def evaluate(
         >>> result.images, result.image_size, result.crop_fraction
         (8, (64, 64), 0.875)
     """
-    if crop_fraction is not None and not 0 < crop_fraction <= 1:
-        raise InputValueError(
-            f"`crop_fraction` must lie in (0, 1]. Received: crop_fraction={crop_fraction}."
-        )
-    if limit is not None and limit < 1:
-        raise InputValueError(f"`limit` must be at least 1. Received: limit={limit}.")
+    check_selection(limit, crop_fraction)
     predictors = [as_predictor(model, threads, image_config)]
     if reference is not None:
         predictors.append(as_predictor(reference, threads))
     outputs = number_of_classes(predictors)
-    folders = ClassFolders.of_outputs(directory, outputs, classes)
-    chosen = spread(range(folders.images), limit or folders.images)
-    files, labels = folders.paths, folders.labels[chosen]
-    paths = [files[index] for index in chosen]
+    paths, labels = ClassFolders.of_outputs(directory, outputs, classes).spread(limit)
     crop_fraction = crop_fraction or predictors[0].image_config.crop_fraction
     start = time.perf_counter()
     scores = predict_images(predictors, paths, crop_fraction, progress)
@@ -128,6 +120,16 @@ def evaluate(
         crop_fraction=crop_fraction,
         confidence=measure_confidence(scores[0], labels) if confidence else None,
     )
+
+
+def check_selection(limit: int | None, crop_fraction: float | None) -> None:
+    """Raises ValueError if a number of images or a crop fraction is out of range."""
+    if crop_fraction is not None and not 0 < crop_fraction <= 1:
+        raise InputValueError(
+            f"`crop_fraction` must lie in (0, 1]. Received: crop_fraction={crop_fraction}."
+        )
+    if limit is not None and limit < 1:
+        raise InputValueError(f"`limit` must be at least 1. Received: limit={limit}.")
 
 
 def predict_images(
@@ -150,10 +152,7 @@ def predict_images(
     Raises:
         ValueError: If the predictors take different image sizes, or a file cannot be decoded.
     """
-    sizes = {predictor.image_config.image_size for predictor in predictors}
-    if len(sizes) != 1:
-        raise InputValueError(f"Expected models of one image size. Received: {sorted(sizes)}.")
-    crops = load_crops(paths, sizes.pop(), crop_fraction)
+    crops = load_crops(paths, common_size(predictors), crop_fraction)
     return predict_crops(predictors, crops, len(paths), progress)
 
 
@@ -182,6 +181,14 @@ def predict_crops(
         if progress:
             progress(start + len(pixels), count)
     return [np.concatenate(batches) for batches in outputs]
+
+
+def common_size(predictors: Sequence[Predictor]) -> tuple[int, int]:
+    """Returns (height, width), which must be the same for all predictors."""
+    sizes = {predictor.image_config.image_size for predictor in predictors}
+    if len(sizes) != 1:
+        raise InputValueError(f"Expected models of one image size. Received: {sorted(sizes)}.")
+    return sizes.pop()
 
 
 def number_of_classes(predictors: Sequence[Predictor]) -> int:

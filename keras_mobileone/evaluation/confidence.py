@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_mobileone.errors import InputValueError
+from keras_mobileone.evaluation.metrics import are_probabilities, softmax
 from keras_mobileone.reports import Report
 
 BINS = 15  # as in the paper that the error is usually cited from
@@ -85,14 +86,7 @@ def measure_confidence(scores: np.ndarray, labels: np.ndarray) -> Confidence:
 def as_logits(scores: np.ndarray) -> np.ndarray:
     """Returns scores as float64 logits; probabilities are replaced by their logarithms."""
     scores = np.asarray(scores, np.float64)
-    probable = (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=0.02)
-    return np.log(np.maximum(scores, TINY)) if probable else scores
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities of logits (images, classes)."""
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    return np.log(np.maximum(scores, TINY)) if are_probabilities(scores) else scores
 
 
 def expected_calibration_error(

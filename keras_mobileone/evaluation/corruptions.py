@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,14 @@ from keras_mobileone.data.corruptions import (
 )
 from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.data.image_config import ImageConfig
-from keras_mobileone.data.images import load_crops, spread
+from keras_mobileone.data.images import load_crops, square_side
 from keras_mobileone.errors import InputValueError
-from keras_mobileone.evaluation.accuracy import number_of_classes, predict_crops
+from keras_mobileone.evaluation.accuracy import (
+    check_selection,
+    common_size,
+    number_of_classes,
+    predict_crops,
+)
 from keras_mobileone.evaluation.predictor import Predictor, as_predictor
 from keras_mobileone.files import atomic_write
 from keras_mobileone.reports import Report
@@ -41,6 +46,7 @@ ALEXNET_ERRORS = dict(
 )
 # The images of the distributed set are crops of 224 pixels already.
 DISTRIBUTED_CROP = 1.0
+CLEAN = ("clean", 0)  # the pass without corruption
 
 
 @dataclass(frozen=True)
@@ -154,63 +160,55 @@ def evaluate_corruptions(
             print(result.model, result.mce)
         ```
     """
-    _check_arguments(corruptions, severities, limit)
+    check_selection(limit, crop_fraction)
+    _check_passes(corruptions, severities)
     predictors = [as_predictor(model, threads, image_config) for model in models]
-    outputs = number_of_classes(predictors)
+    outputs, size = number_of_classes(predictors), common_size(predictors)
     if crop_fraction is None:
         crop_fraction = predictors[0].image_config.crop_fraction if corrupt else DISTRIBUTED_CROP
     passes: list[tuple[str, int]] = [(name, level) for name in corruptions for level in severities]
     if corrupt:
-        clean = _Images(ClassFolders.of_outputs(directory, outputs), limit)
-        places = dict.fromkeys(passes, clean)
-        passes = [("clean", 0), *passes]
-        places["clean", 0] = clean
+        passes.insert(0, CLEAN)
+        images = dict.fromkeys(passes, ClassFolders.of_outputs(directory, outputs).spread(limit))
     else:
-        found = find_passes(Path(directory), passes)
-        places = {
-            key: _Images(ClassFolders.of_outputs(path, outputs), limit)
-            for key, path in found.items()
+        images = {
+            key: ClassFolders.of_outputs(path, outputs).spread(limit)
+            for key, path in find_passes(Path(directory), passes).items()
         }
-    size = predictors[0].image_config.image_size
+    count = _common_count(images)
     settings: dict[str, Any] = {
         "models": [predictor.name for predictor in predictors],
         "directory": str(directory),
-        "images": len(places[passes[0]].paths),
+        "images": count,
         "seed": seed if corrupt else None,
         "crop_fraction": crop_fraction,
         "image_size": list(size),
     }
     done = _read_state(state, settings)
     pool: AbstractContextManager[Any] = corruption_pool(workers) if corrupt else nullcontext()
-    total, before = sum(len(places[key].paths) for key in passes), 0
     with pool as processes:
-        for key in passes:
-            images = places[key]
+        for index, key in enumerate(passes):
+            paths, labels = images[key]
+            step = _shifted(progress, index * count, len(passes) * count)
             if _name(key) not in done:
-                if processes is None or key[1] == 0:
-                    crops = load_crops(images.paths, size, crop_fraction)
+                if not corrupt or key == CLEAN:
+                    crops = load_crops(paths, size, crop_fraction)
                 else:
-                    crops = corrupted_crops(
-                        images.paths, size[0], crop_fraction, *key, seed, processes
-                    )
-                if cache is not None and key[1]:
-                    crops = _cached(crops, images.paths, Path(cache), *key)
-                scores = predict_crops(
-                    predictors, crops, len(images.paths), _shifted(progress, before, total)
-                )
-                done[_name(key)] = [
-                    int((score.argmax(1) == images.labels).sum()) for score in scores
-                ]
+                    side = square_side(size)
+                    crops = corrupted_crops(paths, side, crop_fraction, *key, seed, processes)
+                if cache is not None and key != CLEAN:
+                    crops = _cached(crops, paths, Path(cache), *key)
+                scores = predict_crops(predictors, crops, count, step)
+                done[_name(key)] = [int((score.argmax(1) == labels).sum()) for score in scores]
                 _write_state(state, settings, done)
-            before += len(images.paths)
-            if progress:
-                progress(before, total)
+            elif step:
+                step(count, count)
     return [
         CorruptionEvaluation(
             model=predictor.name,
-            images=settings["images"],
+            images=count,
             severities=tuple(severities),
-            clean=done[_name(("clean", 0))][index] if corrupt else None,
+            clean=done[_name(CLEAN)][index] if corrupt else None,
             right={
                 name: tuple(done[_name((name, level))][index] for level in severities)
                 for name in corruptions
@@ -223,14 +221,16 @@ def evaluate_corruptions(
     ]
 
 
-class _Images:
-    """Image files of a pass, with the outputs that are right."""
-
-    def __init__(self, folders: ClassFolders, limit: int | None) -> None:
-        chosen = spread(range(folders.images), limit or folders.images)
-        files = folders.paths
-        self.paths = [files[index] for index in chosen]
-        self.labels = folders.labels[chosen]
+def _common_count(images: Mapping[tuple[str, int], tuple[Sequence[Path], np.ndarray]]) -> int:
+    """Returns the number of images of a pass, which must be the same for all passes."""
+    counts = {len(paths): _name(key) for key, (paths, _) in images.items()}
+    if len(counts) != 1:
+        found = ", ".join(f"{count} in {name}" for count, name in sorted(counts.items()))
+        raise InputValueError(
+            f"Expected the same number of images in each pass. Received: {found}. Complete the "
+            "set, or choose passes with `corruptions` and `severities`."
+        )
+    return next(iter(counts))
 
 
 def find_passes(directory: Path, passes: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Path]:
@@ -259,9 +259,8 @@ def find_passes(directory: Path, passes: Sequence[tuple[str, int]]) -> dict[tupl
     return {key: place for key, place in found.items() if place is not None}
 
 
-def _check_arguments(
-    corruptions: Sequence[str], severities: Sequence[int], limit: int | None
-) -> None:
+def _check_passes(corruptions: Sequence[str], severities: Sequence[int]) -> None:
+    """Raises ValueError unless the corruptions and severities exist, at least one of each."""
     unknown = [name for name in corruptions if name not in CORRUPTIONS]
     if unknown or not corruptions:
         raise InputValueError(
@@ -270,8 +269,6 @@ def _check_arguments(
         )
     if not severities or any(level not in SEVERITIES for level in severities):
         raise InputValueError(f"`severities` must lie in 1 … 5. Received: {list(severities)}.")
-    if limit is not None and limit < 1:
-        raise InputValueError(f"`limit` must be at least 1. Received: limit={limit}.")
 
 
 def _name(key: tuple[str, int]) -> str:

@@ -15,6 +15,17 @@ def sqnr(reference: ArrayLike, candidate: ArrayLike) -> float:
     return float(10 * np.log10(signal / noise)) if noise and signal else float("inf")
 
 
+def are_probabilities(scores: np.ndarray) -> bool:
+    """Returns whether each row of scores (images, classes) is a distribution, and not logits."""
+    return bool(scores.min() >= 0 and np.allclose(scores.sum(1), 1, atol=0.02))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the probabilities of logits (images, classes)."""
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
 def best_classes(scores: np.ndarray, count: int = 5) -> np.ndarray:
     """Returns the indices of the `count` highest scores, best first, shape (images, count)."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]

@@ -9,10 +9,10 @@ import numpy as np
 
 from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.data.imagenet import NUM_CLASSES
-from keras_mobileone.data.images import spread
+from keras_mobileone.data.images import spread, square_side
 from keras_mobileone.data.robustness_sets import ROBUSTNESS_SETS, open_robustness_set
 from keras_mobileone.errors import InputValueError
-from keras_mobileone.evaluation.accuracy import predict_crops
+from keras_mobileone.evaluation.accuracy import check_selection, predict_crops
 from keras_mobileone.evaluation.metrics import best_classes
 from keras_mobileone.evaluation.predictor import Predictor, as_predictor
 from keras_mobileone.reports import Report
@@ -82,8 +82,8 @@ def evaluate_robustness(
 
     Raises:
         FileNotFoundError: If `directory`, a model file or `real.json` does not exist.
-        ValueError: If the benchmark is unknown, if the folders are not those of the set, or if the
-            model does not have 1,000 outputs.
+        ValueError: If an argument is out of range, if the folders are not those of the set, or if
+            the model does not have 1,000 outputs.
 
     Examples:
         ```python
@@ -92,8 +92,7 @@ def evaluate_robustness(
         print(f"{100 * result.top1 / result.images:.2f} %")
         ```
     """
-    if limit is not None and limit < 1:
-        raise InputValueError(f"`limit` must be at least 1. Received: limit={limit}.")
+    check_selection(limit, crop_fraction)
     images = open_robustness_set(benchmark, directory, real_labels)
     predictor = as_predictor(model, threads, image_config)
     if predictor.classes != NUM_CLASSES:
@@ -103,7 +102,7 @@ def evaluate_robustness(
         )
     chosen = spread(range(images.images), limit or images.images)
     crop_fraction = crop_fraction or predictor.image_config.crop_fraction
-    size = predictor.image_config.image_size[0]
+    size = square_side(predictor.image_config.image_size)
     labels: list[tuple[int, ...]] = []
 
     def crops() -> Iterator[np.ndarray]:

@@ -134,7 +134,7 @@ def tf_keras_to_keras(qat_model: "tf_keras.Model", model: keras.Model) -> keras.
 
     Raises:
         ImportError: If the extra `[qat]` is not installed.
-        ValueError: If a layer of `model` is missing in `qat_model` or has weights of another shape.
+        ValueError: If a layer of `model` is missing in `qat_model` or its weights differ in shape.
 
     Examples:
         ```python
