@@ -16,6 +16,8 @@ PACKAGES = {
     "zipalign": "zipalign",
     "dexdump": "dexdump",
     "gcc": "gcc",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+    "qemu-aarch64-static": "qemu-user-static",
 }
 # Directories in which Linux distributions put JDKs.
 JDK_DIRECTORIES = ("/usr/lib/jvm", "/opt/java", "/usr/java")

@@ -1,11 +1,12 @@
 /*
  * What libraries built for Android want of its C library, bionic, where glibc lacks it or does it
- * otherwise. It is preloaded, for x86-64 alone.
+ * otherwise. It is preloaded, for x86-64 and arm64.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -87,6 +88,22 @@ int sigfillset(sigset_t *set) {
 int pthread_sigmask(int how, const sigset_t *set, sigset_t *old) {
   return syscall(SYS_rt_sigprocmask, how, set, old, 8) ? errno : 0;
 }
+
+#ifdef __aarch64__
+/*
+ * bionic's mutex has 40 bytes. glibc's has 48, the last 8 of which its lock does not use, and its
+ * own initialization would clear what stands behind bionic's.
+ */
+enum { MUTEX_SIZE = 40 };
+
+int pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes) {
+  int kind = PTHREAD_MUTEX_NORMAL;
+  if (attributes) pthread_mutexattr_gettype(attributes, &kind);
+  memset(mutex, 0, MUTEX_SIZE);
+  mutex->__data.__kind = kind;
+  return 0;
+}
+#endif
 
 /* XNNPACK is left out on versions of Android before 20. */
 int __system_property_get(const char *name, char *value) {

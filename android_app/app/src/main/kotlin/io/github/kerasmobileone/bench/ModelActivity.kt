@@ -20,7 +20,7 @@ class ModelActivity : BenchActivity() {
     private fun show(model: StoredModel) {
         cards.clear()
         cards.heading(breakable(model.file.name))
-        model.problem?.let { cards.warning(getString(R.string.unusable, it)) }
+        model.problem?.let { cards.warning(getString(R.string.unusable, sentence(it))) }
         val file = cards.card(R.string.section_file)
         cards.fact(file, getString(R.string.fact_size), getString(R.string.megabytes, megabytes(model.file.length())))
         val source = if (model.bundled) R.string.in_the_app else R.string.opened_by_you

@@ -16,9 +16,9 @@ import java.io.InputStream
  *
  * @property bundled whether it came with the app.
  * @property details what the file says of itself, or null if it is not usable.
- * @property problem why it is not usable: one sentence.
+ * @property problem why it is not usable.
  */
-class StoredModel(val file: File, val bundled: Boolean, val details: ModelFile?, val problem: String? = null)
+class StoredModel(val file: File, val bundled: Boolean, val details: ModelFile?, val problem: ModelException? = null)
 
 /** Why a file was not opened: a sentence for the user. */
 class NotOpened(message: String, cause: Throwable? = null) : Exception(message, cause)
@@ -28,8 +28,10 @@ class NotOpened(message: String, cause: Throwable? = null) : Exception(message, 
  *
  * Runtimes map models from files, so the app's own ones are copied out of the APK at the first use.
  * Every method accesses the disk.
+ *
+ * @param refusalOf tries a file that is to be opened; returns why no runtime takes it, or null.
  */
-class ModelStore(private val context: Context) {
+class ModelStore(private val context: Context, private val refusalOf: (File) -> ModelException?) {
     private val own = File(context.noBackupFilesDir, "bundled")
     private val opened = File(context.noBackupFilesDir, "opened")
     private val known = HashMap<String, StoredModel>()
@@ -87,11 +89,13 @@ class ModelStore(private val context: Context) {
     }
 
     private fun check(file: File) {
-        try {
+        val problem = try {
             ModelFile.read(file)
+            refusalOf(file)
         } catch (error: ModelException) {
-            throw NotOpened(error.message ?: context.getString(R.string.open_failed), error)
+            error
         }
+        if (problem != null) throw NotOpened(context.sentence(problem), problem)
     }
 
     @Synchronized
@@ -179,7 +183,7 @@ class ModelStore(private val context: Context) {
         try {
             StoredModel(file, bundled, ModelFile.read(file))
         } catch (error: ModelException) {
-            StoredModel(file, bundled, null, error.message)
+            StoredModel(file, bundled, null, error)
         }
     }
 

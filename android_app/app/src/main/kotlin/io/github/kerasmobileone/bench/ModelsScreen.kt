@@ -104,8 +104,8 @@ private fun Intent.takeOpened(): Uri? {
 fun android.content.Context.summary(model: StoredModel): String {
     val source = getString(if (model.bundled) R.string.in_the_app else R.string.opened_by_you)
     val size = getString(R.string.megabytes, megabytes(model.file.length()))
-    val details = model.details
-        ?: return getString(R.string.unusable, model.problem.orEmpty()) + "\n$size · $source"
+    val problem = model.problem?.let { getString(R.string.unusable, sentence(it)) }
+    val details = model.details ?: return "${problem.orEmpty()}\n$size · $source"
     val shapes = details.inputs.joinToString { it.shape.joinToString("×") + " " + it.type.name.lowercase() } +
         " → " + details.outputs.joinToString { it.shape.joinToString("×") }
     return "$size · $source\n$shapes"

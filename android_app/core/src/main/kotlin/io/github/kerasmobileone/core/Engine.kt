@@ -79,5 +79,10 @@ interface Session : AutoCloseable {
     fun run(inputs: List<ByteBuffer>, outputs: List<ByteBuffer>)
 }
 
-/** What an engine refuses, in one sentence for the person who chose the file. */
-class EngineException(message: String, cause: Throwable? = null) : Exception(message, cause)
+/**
+ * What an engine refuses, in one sentence for the person who chose the file.
+ *
+ * @property refused why no file of this kind runs, or null if the reason lies elsewhere.
+ */
+class EngineException(message: String, cause: Throwable? = null, val refused: ModelException? = null) :
+    Exception(message, cause)

@@ -7,9 +7,6 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.nio.channels.FileChannel
 
-/** Why a file is not usable as a model: one sentence for the person who chose it. */
-class ModelException(message: String, cause: Throwable? = null) : Exception(message, cause)
-
 /** What the metadata of a model say of it; null where they say nothing. */
 data class ModelMetadata(
     val name: String?,
@@ -74,7 +71,7 @@ class ModelFile(
             val buffer = try {
                 map(file)
             } catch (error: IOException) {
-                throw ModelException("The file cannot be read: ${error.message}.", error)
+                throw ModelException(ModelProblem.UNREADABLE, listOf(error.message.orEmpty()), error)
             }
             return read(buffer)
         }
@@ -85,14 +82,14 @@ class ModelFile(
             return try {
                 ModelReader(buffer).read()
             } catch (error: IndexOutOfBoundsException) {
-                throw ModelException("The file is damaged or cut short; copy or export it again.", error)
+                throw ModelException(ModelProblem.DAMAGED, cause = error)
             }
         }
 
         private fun map(file: File): ByteBuffer = RandomAccessFile(file, "r").use { source ->
             val size = source.length()
             if (size > MAXIMUM_BYTES) {
-                throw ModelException("The file has $size bytes, but TFLite files have at most $MAXIMUM_BYTES.")
+                throw ModelException(ModelProblem.TOO_LARGE, listOf(size, MAXIMUM_BYTES))
             }
             source.channel.map(FileChannel.MapMode.READ_ONLY, 0, size).order(ByteOrder.LITTLE_ENDIAN)
         }
@@ -101,7 +98,7 @@ class ModelFile(
             val end = IDENTIFIER_PLACE + IDENTIFIER.size
             val found = (IDENTIFIER_PLACE until minOf(end, buffer.limit())).map(buffer::get)
             if (found != IDENTIFIER.toList()) {
-                throw ModelException("The file is no TFLite file: it lacks the identifier TFL3.")
+                throw ModelException(ModelProblem.NOT_TFLITE)
             }
         }
     }

@@ -22,7 +22,7 @@ internal class ModelReader(private val buffer: ByteBuffer) {
         visitBuffers()
         val names = signatureNames()
         val inputs = graph.ints(1).orEmpty().map { input(it, names) }
-        if (inputs.isEmpty()) throw ModelException("The model has no inputs.")
+        if (inputs.isEmpty()) throw ModelException(ModelProblem.NO_INPUTS)
         val outputs = graph.ints(2).orEmpty().map { tensor(it, names) }
         val metadata = Metadata(::metadataBuffer, AssociatedFiles(buffer))
         return ModelFile(
@@ -93,18 +93,14 @@ internal class ModelReader(private val buffer: ByteBuffer) {
         val input = tensor(index, names)
         val shape = input.shape.joinToString(" × ")
         when {
-            input.shape.any { it < 0 } -> throw ModelException(
-                "The input '${input.name}' has the open shape $shape, where −1 marks a size that is not fixed; " +
-                    "convert the model with a batch of 1 and a fixed image size.",
-            )
-            input.type == TensorType.STRING || input.type == TensorType.OTHER -> throw ModelException(
-                "The input '${input.name}' takes no numbers of a known type; only models of numbers can be measured.",
-            )
+            input.shape.any { it < 0 } -> throw ModelException(ModelProblem.OPEN_SHAPE, listOf(input.name, shape))
+            input.type == TensorType.STRING || input.type == TensorType.OTHER ->
+                throw ModelException(ModelProblem.NO_NUMBERS, listOf(input.name))
             input.shape.any { it == 0 } ->
-                throw ModelException("The input '${input.name}' of shape $shape has no values.")
+                throw ModelException(ModelProblem.NO_VALUES, listOf(input.name, shape))
             // As floating point, which does not overflow.
             input.shape.fold(input.type.bytes.toDouble()) { bytes, size -> bytes * size } > MAXIMUM_TENSOR ->
-                throw ModelException("The input '${input.name}' of shape $shape is larger than 2 GB.")
+                throw ModelException(ModelProblem.LARGE_INPUT, listOf(input.name, shape))
         }
         return input
     }

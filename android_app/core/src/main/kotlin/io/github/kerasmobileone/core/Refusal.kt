@@ -12,14 +12,13 @@ fun refusal(model: File, runtime: String, reason: String? = null, cause: Throwab
     val custom = try {
         ModelFile.read(model).customOperators
     } catch (error: ModelException) {
-        return EngineException(error.message.orEmpty(), error)
+        return EngineException(error.message.orEmpty(), cause, error)
     }
     val told = reason?.trim()?.lineSequence()?.firstOrNull()?.trimEnd('.', ' ').orEmpty()
-    val sentence = when {
-        custom.isNotEmpty() ->
-            "$runtime cannot run the model, which has operators that are not part of TFLite: ${custom.joinToString()}."
-        told.isNotEmpty() -> "$runtime cannot run the model: $told."
-        else -> "$runtime cannot run the model; it may have operators that are newer than this runtime."
+    val refused = when {
+        custom.isNotEmpty() -> ModelException(ModelProblem.CUSTOM_OPERATORS, listOf(runtime, custom.joinToString()))
+        told.isNotEmpty() -> ModelException(ModelProblem.REFUSED, listOf(runtime, told))
+        else -> ModelException(ModelProblem.REFUSED_WITHOUT_REASON, listOf(runtime))
     }
-    return EngineException(sentence, cause)
+    return EngineException(refused.message.orEmpty(), cause, refused)
 }

@@ -32,7 +32,7 @@ class LitertEngine : Engine {
         val description = try {
             ModelFile.read(model)
         } catch (error: ModelException) {
-            throw EngineException(error.message.orEmpty(), error)
+            throw EngineException(error.message.orEmpty(), error, error)
         }
         (description.inputs + description.outputs).forEach(::requireCopyable)
         return try {

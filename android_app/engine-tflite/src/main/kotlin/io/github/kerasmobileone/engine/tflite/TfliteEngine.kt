@@ -96,7 +96,7 @@ class TfliteEngine : Engine {
     private fun operators(model: File): Int = try {
         ModelFile.read(model).operators
     } catch (error: ModelException) {
-        throw EngineException(error.message.orEmpty(), error)
+        throw EngineException(error.message.orEmpty(), error, error)
     }
 
     private companion object {
