@@ -23,7 +23,7 @@ STUDIES := peers analysis fused
 
 .PHONY: demo check test test-fast doctest types coverage docs package test-arm64 arm64-machine lint \
 	results benchmark benchmark-files apk test-android test-android-native android-release \
-	android-machine clean
+	android-screenshots android-machine android-native-machine clean
 
 demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files in demo/
 	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) --coreml \
@@ -32,7 +32,7 @@ demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files i
 # The tests by file, the longest first (see tests/conftest.py).
 SHARED_OUT := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-check: test docs package  ## everything that CI runs
+check: test docs package test-android test-android-native  ## everything that CI runs
 
 test: lint types doctest $(MEDIAPIPE)/installed  ## ruff, mypy, every example, every test
 	$(BIN)/python -m pytest $(SHARED_OUT) tests
@@ -83,33 +83,46 @@ benchmark-files: $(VENV)/installed  ## the files that `make benchmark` measures,
 	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py --prepare || exit; done
 
 # The Android app, without Google's Maven repository: a JDK of version 21 or later, and from Debian
-# maven, aapt, apksigner, zipalign, dexdump.
+# the programs that the two targets called `…-machine` install where root may.
 ANDROID := build/android
 ANDROID_BUILD := $(PYTHON) android_app/build/build.py
-ANDROID_OPTIONS = --out $(ANDROID) --models $(ANDROID)/models \
-	$(if $(FIXTURES),--fixtures $(FIXTURES))
+ANDROID_OPTIONS := --out $(ANDROID) --models $(ANDROID)/models --fixtures $(ANDROID)/fixtures
 
-android-machine:  # installs the programs where root may; elsewhere the build names the first missing
+android-machine:  # elsewhere the build names the first program that is missing
 	@which mvn aapt2 apksigner zipalign dexdump >/dev/null || test "$$(id -u)" != 0 || \
 		{ apt-get -qq update && apt-get -qq install --no-install-recommends -y \
 		maven aapt apksigner zipalign dexdump; }
 
-apk: android-machine $(ANDROID)/models/made  ## the Android app with MobileOne-S0 in it, signed with a debug key
+android-native-machine: android-machine
+	@which gcc aarch64-linux-gnu-gcc qemu-aarch64-static >/dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get -qq update && apt-get -qq install --no-install-recommends -y \
+		gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; }
+
+apk: android-machine $(ANDROID)/made  ## the Android app with MobileOne-S0 in it, signed with a debug key
 	$(ANDROID_BUILD) apk $(ANDROID_OPTIONS)
 
-test-android: android-machine $(ANDROID)/models/made  ## the app's core, engines and screens with real models; Lint
+# In the end the command line reads the result that the app stored in its tests.
+test-android: android-machine $(ANDROID)/made  ## the app's core, engines and screens with real models; Lint
 	$(ANDROID_BUILD) test $(ANDROID_OPTIONS)
 	$(ANDROID_BUILD) lint $(ANDROID_OPTIONS)
+	$(BIN)/keras-mobileone benchmark --show $(ANDROID)/screenshots/desk.json
 
-test-android-native: android-machine $(ANDROID)/models/made $(VENV)/installed  ## the APK's own libraries for x86-64
+android-screenshots: test-android  ## the pictures of the app in docs/
+	$(BIN)/python android_app/app/src/test/python/documented_screenshots.py \
+		$(ANDROID)/screenshots docs/images/android
+
+test-android-native: android-native-machine $(ANDROID)/made  ## the APK's own libraries, for x86-64 and arm64
 	$(BIN)/python android_app/build/build.py native $(ANDROID_OPTIONS)
 
-android-release: android-machine $(ANDROID)/models/made  ## the app without unused code, its shrunk classes tested
+android-release: android-machine $(ANDROID)/made  ## the app without unused code, its shrunk classes tested
 	$(ANDROID_BUILD) release $(ANDROID_OPTIONS)
 
-$(ANDROID)/models/made: $(VENV)/installed
+# The models in the app, and the numbers that its tests compare with.
+$(ANDROID)/made: $(VENV)/installed android_app/core/src/test/python/fixtures.py
+	mkdir -p $(ANDROID)
 	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) \
 		--output $(ANDROID)/models
+	$(BIN)/python android_app/core/src/test/python/fixtures.py $(ANDROID)/models $(ANDROID)/fixtures
 	touch $@
 
 $(VENV)/installed: pyproject.toml
