@@ -147,22 +147,23 @@ def test_another_set_is_refused(sketch, thousand, tmp_path):
         km.evaluate_robustness(reader(10, "ten"), sketch, "imagenet-sketch")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_tfds = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_datasets") is None,
     reason="needs tensorflow-datasets: pip install keras-mobileone[tfds]",
 )
-def test_a_prepared_data_set_is_scored(thousand, tmp_path, monkeypatch):
-    """A set that tensorflow-datasets itself wrote, with ImageNet's 1,000 class names."""
+
+
+def store(directory, name, split, shown, config=None):
+    """Lets tensorflow-datasets write images with the pairs (number shown, label)."""
     import tensorflow_datasets as tfds
 
-    shown = [*subset("imagenet-a")[:5], subset("imagenet-a")[-1]]
     rows = []
-    for index in shown:
-        write_number(tmp_path / f"{index}.png", index)
-        rows.append((index, {"image": str(tmp_path / f"{index}.png"), "label": index}))
+    for number, label in shown:
+        write_number(directory / f"{number}.png", number)
+        rows.append((len(rows), {"image": str(directory / f"{number}.png"), "label": label}))
     tfds.dataset_builders.store_as_tfds_dataset(
-        name="mini_a",
+        name=name,
+        config=config,
         version="1.0.0",
         features=tfds.features.FeaturesDict(
             {
@@ -170,9 +171,19 @@ def test_a_prepared_data_set_is_scored(thousand, tmp_path, monkeypatch):
                 "label": tfds.features.ClassLabel(names=[wnid for wnid, _ in classes()]),
             }
         ),
-        split_datasets={"test": rows},
-        data_dir=tmp_path / "data",
+        split_datasets={split: rows},
+        data_dir=directory / "data",
     )
+
+
+@pytest.mark.slow
+@needs_tfds
+def test_a_prepared_data_set_is_scored(thousand, tmp_path, monkeypatch):
+    """A set that tensorflow-datasets itself wrote, with ImageNet's 1,000 class names."""
+    import tensorflow_datasets as tfds
+
+    shown = [*subset("imagenet-a")[:5], subset("imagenet-a")[-1]]
+    store(tmp_path, "mini_a", "test", [(index, index) for index in shown])
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "data"))
     result = km.evaluate_robustness(thousand, "tfds:mini_a", "imagenet-a")
     assert (result.images, result.top1, result.scored_classes) == (6, 6, 200)
@@ -230,6 +241,31 @@ def test_the_distributed_set_is_read(ten, distributed):
     assert (result.images, result.clean, result.seed, result.mce) == (10, None, None, None)
     assert result.error("fog") == pytest.approx(0.25)
     assert steps[-1] == (40, 40)
+
+
+@pytest.mark.slow
+@needs_tfds
+def test_prepared_corruptions_are_read(thousand, ten, tmp_path, monkeypatch):
+    """One configuration of tensorflow-datasets for each pass; at severity 2 one label is wrong."""
+    import tensorflow_datasets as tfds
+
+    for level, labels in ((1, (3, 500, 999)), (2, (3, 500, 0))):
+        shown = list(zip((3, 500, 999), labels, strict=True))
+        store(tmp_path, "mini_c", "validation", shown, config=f"fog_{level}")
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "data"))
+    chosen = {"corruptions": ("fog",), "severities": (1, 2)}
+    (result,) = km.evaluate_corruptions([thousand], "tfds:mini_c", **chosen)
+    assert (result.images, result.right, result.seed) == (3, {"fog": (3, 2)}, None)
+    with pytest.raises(ValueError, match=r"Received: 'mini_c/fog_3'"):
+        km.evaluate_corruptions([thousand], "tfds:mini_c", corruptions=("fog",), severities=(3,))
+    with pytest.raises(ValueError, match=r"1000 classes for tfds:mini_c.* 10 outputs"):
+        km.evaluate_corruptions([ten], "tfds:mini_c", **chosen)
+
+
+def test_a_cache_is_for_corruptions_that_are_made(ten, distributed, tmp_path):
+    with pytest.raises(ValueError, match=r"`cache` keeps .* Received: .*none without corrupt=True"):
+        km.evaluate_corruptions([ten], distributed, cache=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_passes_of_unequal_size_are_refused(ten, distributed):
@@ -388,7 +424,7 @@ def test_passes_that_are_done_are_not_repeated(brightness, pictures, tmp_path, m
     assert found.right == {corruption: (0,)}
     (fresh,) = km.evaluate_corruptions([brightness], pictures, **options)
     assert fresh.right == {corruption: tuple(true)}
-    with pytest.raises(ValueError, match=r"settings of the passes so far.*seed 3.*has 0"):
+    with pytest.raises(ValueError, match=r"settings of the first run.*seed 3.*has 0"):
         km.evaluate_corruptions([brightness], pictures, seed=3, state=state, **options)
     state.write_text("{}")
     with pytest.raises(ValueError, match=r"state of an evaluation.*state\.json"):
@@ -441,6 +477,7 @@ def test_the_command_evaluates_corruptions(ten, distributed, tmp_path):
         (("--benchmark", "imagenet-a", "--calibration"), "--calibration does not belong to"),
         (("--benchmark", "imagenet-c", "--real-labels", "x"), "--real-labels does not belong"),
         (("--benchmark", "imagenet-c", "--severities", "1,x"), "Received: 1,x"),
+        (("--benchmark", "imagenet-c", "--workers", "2"), "--workers needs --corrupt"),
         (("--benchmark", "imagenet-x"), "imagenet-sketch"),
     ],
 )

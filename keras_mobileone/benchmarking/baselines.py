@@ -24,7 +24,7 @@ from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import convert
-from keras_mobileone.variants import VARIANTS
+from keras_mobileone.variants import UNOFFICIAL_VARIANTS, VARIANTS
 
 IMAGES = 4  # images of noise for the statistics and the calibration of int8
 KERAS_TABLE = "keras.io/api/applications"
@@ -66,6 +66,16 @@ def _application(name: str, top1: float, source: str = KERAS_TABLE, **arguments:
     return Peer(name, partial(build, **arguments), top1, source)
 
 
+def _micro(key: str, top1: float) -> Peer:
+    """Returns an unofficial micro variant, whose accuracy is that of the paper's own network."""
+    return Peer(
+        f"MobileOne{key.capitalize()}Unofficial",
+        partial(MobileOne, key, weights=None, classifier_activation=None, deploy=True),
+        top1,
+        "the paper, for its own micro networks of the same counts",
+    )
+
+
 # Normalization is left out where Keras offers the choice, as in MobileOne. EfficientNetB0 always
 # contains it: one multiplication and one addition for each value.
 _V3: dict[str, Any] = {
@@ -76,6 +86,7 @@ _V3: dict[str, Any] = {
 PEERS = {
     peer.name: peer
     for peer in (
+        *map(_micro, UNOFFICIAL_VARIANTS, (58.5, 66.2, 69.0)),
         *map(_mobileone, VARIANTS),
         _application("MobileNet", 70.4),
         _application("MobileNetV2", 71.3),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Printed = tuple[Any, Callable[[Any], None]]
 # Options for one kind of evaluation only, and what they need.
 ONLY_CORRUPTED = ("corrupt", "corruptions", "severities", "seed", "workers", "cache", "state")
+ONLY_MADE = ("seed", "workers", "cache")
 ONLY_PLAIN = ("classes_file", "confidence")
 
 
@@ -128,6 +129,9 @@ def require_fitting(benchmark: str | None, real_labels: Path | None, given: dict
         raise click.UsageError(
             f"--{option.replace('_', '-')} does not belong to {kind}.", click.get_current_context()
         )
+    made = [name for name in ONLY_MADE if name in given and "corrupt" not in given]
+    if made:
+        raise click.UsageError(f"--{made[0]} needs --corrupt.", click.get_current_context())
 
 
 def plain(

@@ -108,13 +108,13 @@ class StoredImages:
     """Images of a test set that tensorflow-datasets has prepared.
 
     Args:
-        known: The test set.
+        title: Name of the test set in the literature.
         source: Its records, labeled by ImageNet's 1,000 classes.
         outputs: As in `ScoredImages`.
     """
 
-    def __init__(self, known: RobustnessSet, source: Records, outputs: tuple[int, ...]) -> None:
-        self.known, self.source, self.outputs = known, source, outputs
+    def __init__(self, title: str, source: Records, outputs: tuple[int, ...]) -> None:
+        self.title, self.source, self.outputs = title, source, outputs
         self.images, self.left_out = source.images, 0
 
     def examples(
@@ -130,7 +130,7 @@ class StoredImages:
             label = int(example["label"])
             if label not in self.outputs:
                 raise InputValueError(
-                    f"Expected images of the classes of {self.known.title}. Received: "
+                    f"Expected images of the classes of {self.title}. Received: "
                     f"{self.source.name} with {classes()[label][0]}."
                 )
             with Image.open(BytesIO(example["encoded"])) as image:
@@ -179,19 +179,34 @@ def open_robustness_set(
         return _real(directory, real_labels)
     outputs = subset(name) if known.subset else tuple(range(NUM_CLASSES))
     if stored:
-        wnids = [wnid for wnid, _ in classes()]
-        source = open_tfds(str(directory).removeprefix(TFDS_PREFIX), "val", wnids)
-        if source is None:
-            raise InputValueError(
-                f"Expected a split 'test' or 'validation'. Received: {directory} without one."
-            )
-        return StoredImages(known, source, outputs)
+        return open_stored(known.title, str(directory), outputs)
     names = [str(index) if known.layout == "number" else classes()[index][0] for index in outputs]
     _require_folders(known, names, class_folders(directory), Path(directory))
     folders = ClassFolders(directory, names)
     return ImageFiles(
         folders.paths, [(outputs[label],) for label in folders.labels.tolist()], outputs
     )
+
+
+def open_stored(title: str, address: str, outputs: tuple[int, ...]) -> StoredImages:
+    """Opens a test set that tensorflow-datasets has prepared.
+
+    Args:
+        title: Name of the test set in the literature.
+        address: `"tfds:NAME"`.
+        outputs: As in `ScoredImages`.
+
+    Raises:
+        ImportError: If tensorflow-datasets is not installed.
+        ValueError: If the data set is not prepared, or has no images to test with.
+    """
+    wnids = [wnid for wnid, _ in classes()]
+    source = open_tfds(address.removeprefix(TFDS_PREFIX), "val", wnids)
+    if source is None:
+        raise InputValueError(
+            f"Expected a split 'test' or 'validation'. Received: {address} without one."
+        )
+    return StoredImages(title, source, outputs)
 
 
 @cache

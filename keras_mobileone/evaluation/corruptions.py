@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mobileone.checks import require_same_settings
 from keras_mobileone.data.corruptions import (
     CORRUPTIONS,
     SEVERITIES,
@@ -19,7 +20,10 @@ from keras_mobileone.data.corruptions import (
 )
 from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.data.image_config import ImageConfig
-from keras_mobileone.data.images import load_crops, square_side
+from keras_mobileone.data.imagenet import NUM_CLASSES
+from keras_mobileone.data.images import load_crops, spread, square_side
+from keras_mobileone.data.robustness_sets import StoredImages, open_stored
+from keras_mobileone.data.sources import TFDS_PREFIX
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.evaluation.accuracy import (
     check_selection,
@@ -47,6 +51,7 @@ ALEXNET_ERRORS = dict(
 # The images of the distributed set are crops of 224 pixels already.
 DISTRIBUTED_CROP = 1.0
 CLEAN = ("clean", 0)  # the pass without corruption
+TITLE = "ImageNet-C"
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,10 @@ def evaluate_corruptions(
         models: Classifiers of the same classes and image size: Keras models, paths of `.keras` or
             `.tflite` files, or predictors.
         directory: The distributed set, with folders `corruption/severity/wnid/`, in which the
-            groups of the downloads (`noise/`, `blur/` …) may be kept. With `corrupt=True` a
-            directory of ordinary images in class folders, as `evaluate` takes it.
+            groups of the downloads (`noise/`, `blur/` …) may be kept, or `"tfds:NAME"`, such as
+            `"tfds:imagenet2012_corrupted"`, of which tensorflow-datasets has prepared the
+            configurations `corruption_severity`. With `corrupt=True` a directory of ordinary images
+            in class folders, as `evaluate` takes it.
         corrupt: Whether to make the corruptions from ordinary images. It needs the extra
             `[robustness]`.
         corruptions: Names of corruptions, see `CORRUPTIONS`.
@@ -162,19 +169,23 @@ def evaluate_corruptions(
     """
     check_selection(limit, crop_fraction)
     _check_passes(corruptions, severities)
+    if cache is not None and not corrupt:
+        raise InputValueError(
+            f"`cache` keeps the images that `corrupt` makes. Received: {cache} without "
+            "corrupt=True (--corrupt). Leave it out for the distributed set."
+        )
     predictors = [as_predictor(model, threads, image_config) for model in models]
     outputs, size = number_of_classes(predictors), common_size(predictors)
     if crop_fraction is None:
         crop_fraction = predictors[0].image_config.crop_fraction if corrupt else DISTRIBUTED_CROP
     passes: list[tuple[str, int]] = [(name, level) for name in corruptions for level in severities]
+    images: Mapping[tuple[str, int], _Images]
     if corrupt:
         passes.insert(0, CLEAN)
-        images = dict.fromkeys(passes, ClassFolders.of_outputs(directory, outputs).spread(limit))
+        files = _Files(*ClassFolders.of_outputs(directory, outputs).spread(limit))
+        images = dict.fromkeys(passes, files)
     else:
-        images = {
-            key: ClassFolders.of_outputs(path, outputs).spread(limit)
-            for key, path in find_passes(Path(directory), passes).items()
-        }
+        images = _distributed(directory, passes, outputs, limit)
     count = _common_count(images)
     settings: dict[str, Any] = {
         "models": [predictor.name for predictor in predictors],
@@ -188,18 +199,20 @@ def evaluate_corruptions(
     pool: AbstractContextManager[Any] = corruption_pool(workers) if corrupt else nullcontext()
     with pool as processes:
         for index, key in enumerate(passes):
-            paths, labels = images[key]
+            chosen = images[key]
             step = _shifted(progress, index * count, len(passes) * count)
             if _name(key) not in done:
                 if not corrupt or key == CLEAN:
-                    crops = load_crops(paths, size, crop_fraction)
+                    crops = chosen.crops(size, crop_fraction)
                 else:
-                    side = square_side(size)
-                    crops = corrupted_crops(paths, side, crop_fraction, *key, seed, processes)
+                    crops = corrupted_crops(
+                        chosen.paths, square_side(size), crop_fraction, *key, seed, processes
+                    )
                 if cache is not None and key != CLEAN:
-                    crops = _cached(crops, paths, Path(cache), *key)
+                    crops = _cached(crops, chosen.paths, Path(cache), *key)
                 scores = predict_crops(predictors, crops, count, step)
-                done[_name(key)] = [int((score.argmax(1) == labels).sum()) for score in scores]
+                right = [int((score.argmax(1) == chosen.labels).sum()) for score in scores]
+                done[_name(key)] = right
                 _write_state(state, settings, done)
             elif step:
                 step(count, count)
@@ -221,9 +234,74 @@ def evaluate_corruptions(
     ]
 
 
-def _common_count(images: Mapping[tuple[str, int], tuple[Sequence[Path], np.ndarray]]) -> int:
+class _Files:
+    """The images of a pass in files.
+
+    Attributes:
+        paths: The image files.
+        labels: int64 array of shape (count,).
+        count: Number of images.
+    """
+
+    def __init__(self, paths: list[Path], labels: np.ndarray) -> None:
+        self.paths, self.labels, self.count = paths, labels, len(paths)
+
+    def crops(self, size: tuple[int, int], crop_fraction: float) -> Iterator[np.ndarray]:
+        """Yields the evaluation crops, uint8 (*size, 3)."""
+        return load_crops(self.paths, size, crop_fraction)
+
+
+class _Stored:
+    """The images of a pass that tensorflow-datasets has prepared.
+
+    Attributes:
+        paths: Always empty, since the images are not files.
+        labels: int64 array of shape (count,), once the crops were read.
+        count: Number of images.
+    """
+
+    def __init__(self, images: StoredImages, limit: int | None) -> None:
+        self.paths: list[Path] = []
+        self._images = images
+        self._chosen = spread(range(images.images), limit or images.images)
+        self.count = len(self._chosen)
+        self.labels = np.zeros(self.count, np.int64)
+
+    def crops(self, size: tuple[int, int], crop_fraction: float) -> Iterator[np.ndarray]:
+        """Yields the evaluation crops, uint8 (*size, 3)."""
+        examples = self._images.examples(self._chosen, square_side(size), crop_fraction)
+        for index, (crop, (label,)) in enumerate(examples):
+            self.labels[index] = label
+            yield crop
+
+
+_Images = _Files | _Stored
+
+
+def _distributed(
+    directory: str | os.PathLike, passes: Sequence[tuple[str, int]], outputs: int, limit: int | None
+) -> dict[tuple[str, int], _Images]:
+    """Returns the images of each pass of the distributed set."""
+    if not str(directory).startswith(TFDS_PREFIX):
+        return {
+            key: _Files(*ClassFolders.of_outputs(path, outputs).spread(limit))
+            for key, path in find_passes(Path(directory), passes).items()
+        }
+    if outputs != NUM_CLASSES:
+        raise InputValueError(
+            f"Expected a classifier of ImageNet's {NUM_CLASSES} classes for {directory}. Received: "
+            f"a model with {outputs} outputs. Pass a directory of its own classes."
+        )
+    indices = tuple(range(NUM_CLASSES))
+    return {
+        (name, level): _Stored(open_stored(TITLE, f"{directory}/{name}_{level}", indices), limit)
+        for name, level in passes
+    }
+
+
+def _common_count(images: Mapping[tuple[str, int], _Images]) -> int:
     """Returns the number of images of a pass, which must be the same for all passes."""
-    counts = {len(paths): _name(key) for key, (paths, _) in images.items()}
+    counts = {chosen.count: _name(key) for key, chosen in images.items()}
     if len(counts) != 1:
         found = ", ".join(f"{count} in {name}" for count, name in sorted(counts.items()))
         raise InputValueError(
@@ -310,12 +388,7 @@ def _read_state(path: str | os.PathLike | None, settings: dict[str, Any]) -> dic
             f"Expected the state of an evaluation. Received: {path}, which is something else. "
             "Remove it or name another file."
         ) from error
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise InputValueError(
-                f"Resuming needs the settings of the passes so far. Received: {name} {value}, "
-                f"where {path} has {before.get(name)}. Remove it or name another file."
-            )
+    require_same_settings(before, settings, path)
     return done
 
 

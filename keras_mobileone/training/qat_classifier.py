@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from keras_mobileone.checks import require_same_settings
 from keras_mobileone.data.folders import (
     ClassFolders,
     class_folders,
@@ -307,13 +308,7 @@ def save_checkpoint(path: Path, student: "tf_keras.Model", epochs: int, settings
 def load_checkpoint(path: Path, student: "tf_keras.Model", settings: Settings) -> int:
     """Restores what `save_checkpoint` wrote and returns the number of epochs done."""
     arrays, state = read_state(path)
-    before = state.get("settings", {})
-    for name, value in vars(settings).items():
-        if before.get(name) != value:
-            raise InputValueError(
-                f"Resuming needs the settings of the first run. Received: {name} {value}, where "
-                f"{path} has {before.get(name)}."
-            )
+    require_same_settings(state.get("settings", {}), vars(settings), path)
     variables = state_variables(student)
     if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
         raise InputValueError(
