@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from keras_mobileone.data.images import EXAMPLE_IMAGE
 from keras_mobileone.export.coreml import INPUT as COREML_INPUT
 from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport, tensor_values
-from keras_mobileone.export.formats import FORMATS
 from keras_mobileone.export.openvino import SECTION
 from keras_mobileone.export.python_code import (
     LIMITS,
@@ -21,6 +20,13 @@ from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.litert.metadata import LABELS_FILE
 
 SHOWN_LABELS = 3
+# What runs a file, by format.
+RUNTIMES = {
+    "tflite": "LiteRT",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "saved_model": "TensorFlow",
+}
 # Where the labels are in a file, by format.
 LABEL_PLACES = {
     "tflite": f"`{LABELS_FILE}` inside the file",
@@ -76,11 +82,10 @@ def file_usage(report: ExportReport) -> Usage:
     facts += [("Output", describe(tensor)) for tensor in report.outputs]
     if report.expected is None:
         return Usage(report.path.name, facts, {})
-    runtime = "LiteRT" if report.format == "tflite" else FORMATS[report.format].title
     facts += [
         ("Preprocessing", _preprocessing(report)),
         ("Labels", _labels(report.labels, LABEL_PLACES[report.format])),
-        _expected(report.expected, "Keras" if report.error is None else runtime),
+        _expected(report.expected, "Keras" if report.error is None else RUNTIMES[report.format]),
     ]
     snippets = {"python": python_code(report)}
     if report.format == "tflite":
