@@ -224,6 +224,18 @@ def test_normalization_is_left_to_the_app(tiny_model, tmp_path, relative_error):
     assert relative_error(found, tiny_model(images[:1], training=False)) < 1e-5
 
 
+@pytest.mark.parametrize(("name", "path"), CONVERTED.items())
+def test_a_model_of_bytes_and_half_precision(name, path, tmp_path):
+    image = keras.Input((16, 16, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 127.5, -1)(image)
+    x = layers.Conv2D(8, 3, dtype="mixed_float16")(x)
+    x = layers.Dense(10, dtype="mixed_float16")(layers.GlobalMaxPooling2D()(x))
+    report = km.export(keras.Model(image, x, name="bytes"), tmp_path / path, name)
+    assert report.inputs[0].dtype == "uint8" and report.outputs[0].dtype == "float32"
+    assert report.error < 1e-5  # against the same weights in float32
+    assert "np.asarray(photo, np.uint8)" in report.snippets["python"]
+
+
 @pytest.mark.slow
 def test_one_entry_for_the_phone_formats(tiny_model, tmp_path):
     report = km.export(tiny_model, tmp_path / "m.tflite", images=PIXELS, about=ABOUT)
@@ -318,6 +330,13 @@ def test_two_inputs_have_no_images(two_inputs, tmp_path):
     with pytest.raises(ValueError, match=r"Received: 'two' with 2 inputs. Leave the images out"):
         km.export(two_inputs, tmp_path / "m.onnx", images=PIXELS)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_beside_the_graph_is_not_replaced(small, tmp_path):
+    (tmp_path / "m.bin").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"m\.bin"):
+        km.export(small, tmp_path / "m.xml")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.bin"]
 
 
 def test_a_directory_is_not_replaced(small, tmp_path):

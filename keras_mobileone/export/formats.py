@@ -26,6 +26,7 @@ class Format:
         runtime: Module that runs a file to compare it with Keras, or None.
         checked: What is compared.
         runs_on: Where the files run.
+        companion: Suffix of a second file beside the first; empty if there is one file only.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Format:
     runtime: str | None
     checked: str
     runs_on: str
+    companion: str = ""
 
 
 FORMATS = {
@@ -87,6 +89,7 @@ FORMATS = {
             "openvino",
             "Each file runs in OpenVINO on the CPU and is compared with Keras.",
             "Intel's processors, GPUs and NPUs; Arm processors (OpenVINO)",
+            companion=".bin",
         ),
         Format(
             "saved_model",
@@ -153,6 +156,8 @@ def require_path(path: Path, form: Format) -> None:
             "choose a different name."
         )
     require_writable(path)
+    if form.companion:
+        require_writable(path.with_suffix(form.companion))
 
 
 def require_precision(precision: str, form: Format) -> None:
@@ -184,7 +189,8 @@ def formats_markdown() -> str:
         *(
             (
                 f"`{form.name}`",
-                f"`*{form.suffix}`" if form.suffix else "a directory",
+                " and ".join(f"`*{end}`" for end in (form.suffix, form.companion) if end)
+                or "a directory",
                 ", ".join(form.precisions),
                 f"`keras-mobileone[{form.extra}]`" if form.extra else "nothing more",
                 form.checked,

@@ -302,7 +302,8 @@ def _compared(network: Network, images: Any) -> tuple[Arrays, Any, str]:
     if network.config is not None and network.file is not None:
         given = None if images is None else calibration_images(images, network.file)
         compared = compared_images(network.source, network.config, network.file, given)
-        return {names[0]: compared.file}, compared.model, compared.text
+        values = compared.file.astype(network.inputs[0].dtype)
+        return {names[0]: values}, compared.model, compared.text
     if images is not None:
         raise InputValueError(
             "`images` need a model with one image input. Received: "
@@ -327,5 +328,6 @@ def _classify(network: Network, run: Runner | None) -> tuple[tuple[str, float], 
         outputs = network.source.predict_on_batch(config.normalize(image)[None])
         (scores,) = keras.tree.flatten(outputs)
     else:
-        scores = run({network.inputs[0].name: file.normalize(image)[None]})[network.outputs[0].name]
+        (source,), (target,) = network.inputs, network.outputs
+        scores = run({source.name: file.normalize(image)[None].astype(source.dtype)})[target.name]
     return top_labels(np.asarray(scores)[0], network.labels)

@@ -59,10 +59,11 @@ def _input_lines(report: ExportReport) -> list[str]:
     """Writes the lines that make the input `x` of the example image."""
     (source,) = report.inputs
     _, height, width, _ = source.shape
+    stored = source.scale is None or plain_bytes(report)  # the input needs no quantization
     lines = [
         f'photo = Image.open("{EXAMPLE_IMAGE}").convert("RGB")  # a square crop',
         f"photo = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)",
-        f"x = np.asarray(photo, np.{'uint8' if plain_bytes(report) else 'float32'})[None]",
+        f"x = np.asarray(photo, np.{source.dtype if stored else 'float32'})[None]",
     ]
     statistics = image_statistics(report.image_config)
     if statistics is not None:
