@@ -14,6 +14,8 @@ from keras_mobileone.export.network import Arrays, Files, Network, Runner, expor
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.litert.metadata import LABELS_FILE
 
+Tensor = Any  # a tensor of TensorFlow, which is imported late
+
 # The directory that TensorFlow's SavedModel format reserves for the files of users.
 EXTRA_DIRECTORY = "assets.extra"
 METADATA_FILE = "metadata.json"
@@ -71,10 +73,26 @@ def export_saved_model(
 
 
 def _write(network: Network, path: Path, precision: str, about: About) -> dict[str, int]:
-    """Writes the SavedModel with its labels and metadata."""
-    network.model.export(
-        str(path), format="tf_saved_model", verbose=False, input_signature=network.signature()
-    )
+    """Writes the SavedModel with its labels and metadata.
+
+    Keras 3.15's own export stores every variable twice, once for each of its two lists of them.
+    """
+    import tensorflow as tf
+
+    model = network.model
+
+    def serve(**inputs: Tensor) -> dict[str, Tensor]:
+        (image, *others) = inputs.values()
+        return model(inputs if others else image, training=False)
+
+    module = tf.Module()
+    # TensorFlow saves what the attributes of the module hold.
+    module.variables_of_model = [variable.value for variable in model.variables]
+    specs = {
+        info.name: tf.TensorSpec(info.shape, info.dtype, name=info.name) for info in network.inputs
+    }
+    function = tf.function(serve).get_concrete_function(**specs)
+    tf.saved_model.save(module, str(path), signatures={SIGNATURE: function})
     directory = path / EXTRA_DIRECTORY
     directory.mkdir()
     metadata = network.metadata(about)
