@@ -44,8 +44,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{REPOSITORY}/{target.relative_to(ROOT).as_posix()}"
 
     markdown = INCLUDED.sub(include, LINK.sub(turned, markdown))
-    if "<!-- commands -->" in markdown:
-        markdown = markdown.replace("<!-- commands -->", commands_markdown())
+    for marker, written in WRITTEN.items():
+        if marker in markdown:
+            markdown = markdown.replace(marker, written())
     return markdown
 
 
@@ -55,6 +56,17 @@ def commands_markdown() -> str:
 
     context = click.Context(main, info_name="keras-mobileone", terminal_width=88)
     return "\n\n".join(_sections(main, context))
+
+
+def formats_table() -> str:
+    """The formats of `keras_mobileone.export`."""
+    from keras_mobileone.export.formats import formats_markdown
+
+    return formats_markdown()
+
+
+# What the code itself writes into a page in place of a comment.
+WRITTEN = {"<!-- commands -->": commands_markdown, "<!-- formats -->": formats_table}
 
 
 def _sections(command: click.Command, context: click.Context) -> Iterator[str]:

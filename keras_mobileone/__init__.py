@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from keras_mobileone.evaluation.predictor import Predictor, load_predictor
     from keras_mobileone.evaluation.robustness import RobustnessEvaluation, evaluate_robustness
     from keras_mobileone.export.coreml import CoreMLReport, export_coreml
+    from keras_mobileone.export.entry import export
+    from keras_mobileone.export.model_card import model_card, write_model_card
     from keras_mobileone.export.qat import export_qat
     from keras_mobileone.export.report import ExportReport
     from keras_mobileone.export.tflite import export_tflite
@@ -144,6 +146,11 @@ _NAMES = {
         "CoreMLReport",
         "export_coreml",
     ),
+    "export.entry": ("export",),
+    "export.model_card": (
+        "model_card",
+        "write_model_card",
+    ),
     "export.qat": ("export_qat",),
     "export.report": ("ExportReport",),
     "export.tflite": ("export_tflite",),
@@ -243,6 +250,7 @@ __all__ = [
     "evaluate_corruptions",
     "evaluate_robustness",
     "evaluation_crop",
+    "export",
     "export_coreml",
     "export_qat",
     "export_tflite",
@@ -258,6 +266,7 @@ __all__ = [
     "load_image",
     "load_predictor",
     "measure_confidence",
+    "model_card",
     "model_complexity",
     "preprocess_input",
     "quantize",
@@ -267,6 +276,7 @@ __all__ = [
     "train",
     "train_qat",
     "unfuse",
+    "write_model_card",
     "write_tfrecords",
 ]
 
@@ -276,8 +286,9 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value  # the next access finds it without this function
-    return value
+    # The next access finds it without this function. The import above has bound `export` to the
+    # package of that name, which can be called.
+    return globals().setdefault(name, value)
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,13 @@ DEPLOY_PRECISIONS = ("float32", "float16", "int8")
 # Types of the input and the output of a TFLite file.
 INTEGER_TYPES = ("float32", "int8", "uint8")
 
+# Precisions of the formats other than TFLite and Core ML, whose default is the first.
+FORMAT_PRECISIONS = {
+    "onnx": ("float32",),
+    "openvino": ("float32", "float16"),
+    "saved_model": ("float32",),
+}
+
 # Core ML: the precisions of weights and arithmetic, and the oldest systems that read a package.
 COMPUTE_PRECISIONS = ("float16", "float32")
 DEPLOYMENT_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")

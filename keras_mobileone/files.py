@@ -83,7 +83,8 @@ def staged_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path of the same name, and moves its content to `path` on success.
 
     In contrast to `atomic_write`, this also works for a directory, such as a Core ML package. A
-    file or directory at `path` is replaced.
+    file or directory at `path` is replaced. Whatever the block writes beside the temporary path,
+    such as the weights of an OpenVINO model, moves to the directory of `path`.
 
     Args:
         path: The file or directory to write.
@@ -99,6 +100,9 @@ def staged_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     with _staged(path) as temporary:
         yield temporary
+        for entry in temporary.parent.iterdir():
+            if entry != temporary:
+                _replace(entry, path.with_name(entry.name))
         _replace(temporary, path)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 import keras_mobileone
 from keras_mobileone.cli.commands import main
+from keras_mobileone.export.formats import FORMATS
 
 REPOSITORY = "https://github.com/keras-mobileone/keras-mobileone"
 RAW = "https://raw.githubusercontent.com/keras-mobileone/keras-mobileone/main/"
@@ -56,6 +57,10 @@ def test_the_site_builds_without_a_broken_link(project, tmp_path):
     text = (tmp_path / "cli.html").read_text(encoding="utf-8")
     for name in main.list_commands(click.Context(main)):
         assert f"keras-mobileone {name}" in text
+    assert text.count("keras-mobileone export onnx") > 1
+    table = (tmp_path / "api" / "export.html").read_text(encoding="utf-8")
+    for name in FORMATS:
+        assert f"<td><code>{name}</code></td>" in table
     for page in tmp_path.rglob("*.html"):
         assert not re.search(r'<(script|img)[^>]+src="https?:', page.read_text(encoding="utf-8"))
 

@@ -90,6 +90,22 @@ def test_a_staged_directory_replaces_a_directory(tmp_path):
     assert [p.name for p in (tmp_path / "m.mlpackage").iterdir()] == ["new"]
 
 
+def test_a_companion_moves_along(tmp_path):
+    (tmp_path / "m.bin").write_text("old")
+    with pytest.raises(KeyError), staged_path(tmp_path / "m.xml") as temporary:
+        temporary.with_suffix(".bin").write_text("half")
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["m.bin"]
+    assert (tmp_path / "m.bin").read_text() == "old"
+    with staged_path(tmp_path / "m.xml") as temporary:
+        temporary.write_text("graph")
+        temporary.with_suffix(".bin").write_text("weights")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "m.xml": "graph",
+        "m.bin": "weights",
+    }
+
+
 def test_where_nothing_can_be_written(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere, which is not a directory"):
         files.require_writable(tmp_path / "nowhere" / "x.txt")

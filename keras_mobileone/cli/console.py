@@ -28,7 +28,7 @@ END_OF_MESSAGE = 150  # characters kept at the end of a message, which states th
 NATIVE_LOG = re.compile(
     rb"[IWE]\d{4} |WARNING: All log messages before absl|INFO: Created T|fully_quantize: "
 )
-OUTPUT_PARAMETERS = ("output", "target", "json_file", "usage", "run_directory")
+OUTPUT_PARAMETERS = ("output", "target", "json_file", "usage", "model_card", "run_directory")
 
 
 class OneLineErrors(click.Group):

@@ -1,6 +1,7 @@
-"""The commands `export tflite` and `export coreml`."""
+"""The commands `export tflite`, `export coreml`, and those of the other formats."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,20 +31,39 @@ from keras_mobileone.cli.sources import (
     source_options,
 )
 from keras_mobileone.errors import InputValueError
+from keras_mobileone.export.formats import FORMATS, Format, require_packages, require_path
 from keras_mobileone.files import atomic_write, require_writable
 
 if TYPE_CHECKING:
     import keras
 
     from keras_mobileone.evaluation.predictor import Predictor
-    from keras_mobileone.export.snippets import Usage
+    from keras_mobileone.export.report import ExportReport
 
-USAGE_HELP = "Write a Markdown page that shows how an app uses the file."
+NORMALIZE_HELP = "Take RGB 0 … 255 and normalize them in the file, the default for RGB models."
 
 
 @click.group("export", cls=OneLineErrors)
 def export_group() -> None:
-    """Export a model to a file format for phones."""
+    """Export a model to a file format for phones, browsers or servers."""
+
+
+def page_options(command: Command) -> Command:
+    """Adds --usage and --model-card, which write pages about the file."""
+    for option in (
+        click.option(
+            "--model-card",
+            type=click.Path(path_type=Path),
+            help="Write a model card for the Hugging Face Hub, such as README.md.",
+        ),
+        click.option(
+            "--usage",
+            type=click.Path(path_type=Path),
+            help="Write a Markdown page that shows how an app uses the file.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def size_option(command: Command) -> Command:
@@ -66,11 +86,7 @@ def size_option(command: Command) -> Command:
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @click.option("--softmax", is_flag=True, help="Return probabilities instead of logits.")
 @click.option("--plain", is_flag=True, help="Use the converter's own int8, for comparison.")
-@click.option(
-    "--normalize/--no-normalize",
-    default=None,
-    help="Take RGB 0 … 255 and normalize them in the file, the default for RGB models.",
-)
+@click.option("--normalize/--no-normalize", default=None, help=NORMALIZE_HELP)
 @click.option(
     "--input-dtype", default="float32", type=click.Choice(INTEGER_TYPES), help="Input type of int8."
 )
@@ -80,7 +96,7 @@ def size_option(command: Command) -> Command:
     type=click.Choice(INTEGER_TYPES),
     help="Output type of int8.",
 )
-@click.option("--usage", type=click.Path(path_type=Path), help=USAGE_HELP)
+@page_options
 @about_options
 def export_tflite_command(
     variant: str | None,
@@ -96,6 +112,7 @@ def export_tflite_command(
     input_dtype: str,
     output_dtype: str,
     usage: Path | None,
+    model_card: Path | None,
     labels_file: Path | None,
     **about: Any,
 ) -> None:
@@ -105,10 +122,9 @@ def export_tflite_command(
     Example: keras-mobileone export tflite --variant s0 --precision int8 \\
                  --calibration photos/ --output mobileone_s0.tflite
     """
-    from keras_mobileone.export.snippets import tflite_usage
     from keras_mobileone.export.tflite import export_tflite
 
-    for path in filter(None, (output, usage)):
+    for path in filter(None, (output, usage, model_card)):
         require_writable(path)
     labels = read_labels(labels_file, weights)
     activation = "softmax" if softmax else None
@@ -127,16 +143,8 @@ def export_tflite_command(
             labels=labels,
             about=About(**about),
         )
-    page = tflite_usage(report)
-    rows = [
-        *page.facts,
-        ("Operators", counts(report.operators)),
-        ("Parameters", f"{report.deploy.trainable:,}"),
-        ("MACs", f"{report.deploy.macs:,}"),
-        ("Difference from Keras", f"{report.error:.1e} of the output, on {report.compared}"),
-    ]
-    print_table(("", precision), rows, title=str(report.path))
-    write_usage(page, usage)
+    gpu = " ".join(report.gpu_warnings or ()) or "knows all operators"
+    print_report(report, [("GPU delegate", gpu)], usage, model_card)
 
 
 @export_group.command("coreml", cls=KerasCommand)
@@ -164,7 +172,7 @@ def export_tflite_command(
 )
 @click.option("--tensor", is_flag=True, help="Take normalized float32 instead of an image.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
-@click.option("--usage", type=click.Path(path_type=Path), help=USAGE_HELP)
+@page_options
 @about_options
 def export_coreml_command(
     variant: str | None,
@@ -178,6 +186,7 @@ def export_coreml_command(
     tensor: bool,
     output: Path,
     usage: Path | None,
+    model_card: Path | None,
     labels_file: Path | None,
     **about: Any,
 ) -> None:
@@ -187,10 +196,9 @@ def export_coreml_command(
     Example: keras-mobileone export coreml --variant s0 --output MobileOneS0.mlpackage
     """
     from keras_mobileone.export.coreml import export_coreml
-    from keras_mobileone.export.snippets import coreml_usage
 
-    if usage:
-        require_writable(usage)
+    for path in filter(None, (usage, model_card)):
+        require_writable(path)
     labels = read_labels(labels_file, weights)
     predictor, _ = load_source(variant, weights, model_file, None, size)
     with console.status("Exporting"), without_native_logs():
@@ -205,16 +213,108 @@ def export_coreml_command(
             compression=compression,
             about=About(**about),
         )
-    page = coreml_usage(report)
-    rows = [
-        *page.facts,
-        ("Reads it", f"{minimum_deployment_target} and newer"),
-        ("Operators", counts(report.operators)),
-        ("Parameters", f"{report.deploy.trainable:,}"),
-        ("MACs", f"{report.deploy.macs:,}"),
-    ]
-    print_table(("", f"Core ML, {compute_precision}"), rows, title=str(report.path))
-    write_usage(page, usage)
+    facts = [("Reads it", f"{minimum_deployment_target} and newer")]
+    print_report(report, facts, usage, model_card)
+
+
+def format_command(form: Format, text: str) -> click.Command:
+    """Makes the command that exports to a format that takes whole Keras models.
+
+    Args:
+        form: The format.
+        text: Help of the command.
+    """
+
+    @click.command(form.name, cls=KerasCommand, help=inspect.cleandoc(text))
+    @source_options
+    @size_option
+    @click.option(
+        "--precision",
+        default=form.precisions[0],
+        show_default=True,
+        type=click.Choice(form.precisions),
+    )
+    @click.option("--output", required=True, type=click.Path(path_type=Path))
+    @click.option("--softmax", is_flag=True, help="Return probabilities instead of logits.")
+    @click.option("--normalize/--no-normalize", default=None, help=NORMALIZE_HELP)
+    @click.option(
+        "--images",
+        type=click.Path(path_type=Path),
+        help="Directory of photographs on which the file is compared with Keras.",
+    )
+    @page_options
+    @about_options
+    def command(
+        variant: str | None,
+        weights: str | None,
+        model_file: Path | None,
+        size: int | None,
+        precision: str,
+        output: Path,
+        softmax: bool,
+        normalize: bool | None,
+        images: Path | None,
+        usage: Path | None,
+        model_card: Path | None,
+        labels_file: Path | None,
+        **about: Any,
+    ) -> None:
+        from keras_mobileone.export.entry import export
+
+        require_path(output, form)
+        for path in filter(None, (usage, model_card)):
+            require_writable(path)
+        require_packages(form)
+        labels = read_labels(labels_file, weights)
+        activation = "softmax" if softmax else None
+        predictor, _ = load_source(variant, weights, model_file, activation, size)
+        print_images(images)
+        with console.status("Exporting"), without_native_logs():
+            report = export(
+                keras_model(predictor, model_file, size, softmax),
+                output,
+                form.name,
+                precision,
+                normalize=normalize,
+                labels=labels,
+                about=About(**about),
+                images=images,
+            )
+        print_report(report, [], usage, model_card)
+
+    return command
+
+
+export_group.add_command(
+    format_command(
+        FORMATS["onnx"],
+        """Write an ONNX file, compared with Keras in ONNX Runtime.
+
+        \b
+        Example: keras-mobileone export onnx --variant s0 --output s0.onnx
+        """,
+    )
+)
+export_group.add_command(
+    format_command(
+        FORMATS["openvino"],
+        """Write a graph (.xml) and weights (.bin) for OpenVINO, compared with Keras.
+
+        \b
+        Example: keras-mobileone export openvino --variant s0 --precision float16 --output s0.xml
+        """,
+    )
+)
+export_group.add_command(
+    format_command(
+        FORMATS["saved_model"],
+        """Write a TensorFlow SavedModel, which is a directory, compared with Keras.
+
+        \b
+        Example: keras-mobileone export saved_model --variant s0 --output s0/
+        """,
+    )
+)
 
 
 def keras_model(
@@ -236,8 +336,35 @@ def counts(operators: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in operators.items())
 
 
-def write_usage(page: "Usage", path: Path | None) -> None:
-    """Writes the page of `--usage`, atomically."""
-    if path:
-        with atomic_write(path) as temporary:
+def print_report(
+    report: "ExportReport",
+    facts: Sequence[tuple[str, str]],
+    usage_file: Path | None,
+    model_card: Path | None,
+) -> None:
+    """Prints the table of an export, and writes the pages of --usage and --model-card.
+
+    Args:
+        report: Report of the export.
+        facts: Rows of this format alone.
+        usage_file, model_card: Values of the options.
+    """
+    from keras_mobileone.export.model_card import write_model_card
+    from keras_mobileone.export.snippets import usage
+
+    page = usage(report)
+    rows = [
+        *page.facts,
+        *facts,
+        ("Operators", counts(report.operators)),
+        ("Parameters", f"{report.deploy.trainable:,}"),
+        ("MACs", f"{report.deploy.macs:,}"),
+        ("Difference from Keras", report.difference),
+    ]
+    title = f"{FORMATS[report.format].title}, {report.precision}"
+    print_table(("", title), [row for row in rows if row[1]], title=str(report.path))
+    if usage_file:
+        with atomic_write(usage_file) as temporary:
             temporary.write_text(page.markdown(), encoding="utf-8")
+    if model_card:
+        write_model_card(report, model_card)

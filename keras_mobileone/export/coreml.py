@@ -18,18 +18,16 @@ from keras_mobileone.data.image_config import ImageConfig, image_config, image_s
 from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
-from keras_mobileone.errors import (
-    InputTypeError,
-    InputValueError,
-    MissingPackageError,
-    first_line,
-)
+from keras_mobileone.errors import InputTypeError, InputValueError, first_line
+from keras_mobileone.export.formats import FORMATS, require_packages
+from keras_mobileone.export.network import normalized, require_tensorflow
+from keras_mobileone.export.report import ExportReport
 from keras_mobileone.files import staged_path
+from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.models.attachment import copy_attachment
-from keras_mobileone.models.complexity import Complexity, model_complexity
+from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import as_functional, ends_in_softmax, in_float32
-from keras_mobileone.reports import Report
 
 CoreMLTools = Any  # the module coremltools, which is imported late
 Package = Any  # `coremltools.models.MLModel`
@@ -38,42 +36,32 @@ INPUT = "image"
 LABEL, SCORES = "classLabel", "scores"
 
 
-@dataclass(frozen=True)
-class CoreMLReport(Report):
-    """Result of `export_coreml`.
+@dataclass(frozen=True, kw_only=True)
+class CoreMLReport(ExportReport):
+    """Result of `export_coreml`: an `ExportReport` with what only Core ML has.
+
+    Core ML predicts on Apple's systems only, so that `error` and `sqnr` are None, and `expected` is
+    computed with Keras.
 
     Attributes:
-        path: Path of the package, which is a directory.
-        bytes: Size of all files in the package.
-        compute_precision: Precision of weights and arithmetic.
+        compute_precision: Precision of weights and arithmetic, as `precision`.
         minimum_deployment_target: Oldest system that reads the package.
         compression: Compression of the weights, or None.
         shape: (height, width, channels) of the input.
         image: Whether the package takes an image. Otherwise it takes float32 values.
         image_config: How the exported model takes images.
-        labels: Names of the classes for a classifier, or None.
         input: Description of the input in one line.
         output: Description of the output in one line.
-        expected: (label, score) of the five best classes of `images.example_image`, computed with
-            Keras; None for a model that does not classify RGB images.
-        operators: How often each operator of the ML Program occurs.
-        deploy: Parameters and multiply-accumulates of the fused model.
     """
 
-    path: Path
-    bytes: int
     compute_precision: str
     minimum_deployment_target: str
     compression: str | None
     shape: tuple[int, int, int]
     image: bool
     image_config: ImageConfig
-    labels: tuple[str, ...] | None
     input: str
     output: str
-    expected: tuple[tuple[str, float], ...] | None
-    operators: dict[str, int]
-    deploy: Complexity
 
 
 def export_coreml(
@@ -164,12 +152,23 @@ def export_coreml(
         if compression:
             converted = _compressed(converted, compression)
         converted = _with_scores_renamed(ct, converted, classes is not None)
-    _describe(converted, model, classes, config if not image else None, about or About())
+    about = about or About()
+    _describe(converted, model, classes, config if not image else None, about)
     operators = _operators(converted)
     with staged_path(path) as temporary, quiet():
         converted.save(str(temporary))
     return CoreMLReport(
+        format="coreml",
         path=path,
+        name=model.name,
+        precision=compute_precision,
+        inputs=[TensorInfo(INPUT, shape, "image" if image else "float32", None, None)],
+        outputs=_outputs(network, classes),
+        error=None,
+        sqnr=None,
+        compared="Core ML predicts on Apple's systems only",
+        train=model_complexity(functional) if deploy is not functional else None,
+        about=about,
         bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         compute_precision=compute_precision,
         minimum_deployment_target=minimum_deployment_target,
@@ -213,14 +212,9 @@ def require_coremltools() -> CoreMLTools:
     Raises:
         ImportError: If it is not installed. The message names the extra to install.
     """
-    try:
-        with quiet():
-            import coremltools
-    except ImportError as error:
-        raise MissingPackageError(
-            "Core ML export needs coremltools. Received: "
-            f"{error}. Install it with `pip install keras-mobileone[coreml]`."
-        ) from error
+    with quiet():
+        require_packages(FORMATS["coreml"])
+        import coremltools
     return coremltools
 
 
@@ -255,11 +249,7 @@ def _check_arguments(
         )
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"Expected a writable directory. Received: {path.parent}.")
-    if keras.backend.backend() != "tensorflow":
-        raise InputValueError(
-            "Core ML export needs Keras' TensorFlow backend. "
-            f"Received: {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
-        )
+    require_tensorflow("Core ML")
 
 
 def _labels(
@@ -351,13 +341,16 @@ def _package_model(model: keras.Model, config: ImageConfig | None, softmax: bool
         softmax: Whether the package returns probabilities.
     """
     inputs = x = keras.Input(batch_shape=(1, *model.input_shape[1:]), name=INPUT)
-    if config is not None and config.mean and config.std and not config.takes_pixels:
-        scale, offset = 1 / np.array(config.std), -np.array(config.mean) / config.std
-        x = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="normalization")(x)
-    x = model(x)
+    x = model(x if config is None else normalized(x, config))
     if softmax and not ends_in_softmax(model):
         x = keras.layers.Softmax(name="probabilities")(x)
     return keras.Model(inputs, x)
+
+
+def _outputs(network: keras.Model, labels: Sequence[str] | None) -> list[TensorInfo]:
+    """Describes the outputs of the package: label and probabilities, or the scores."""
+    scores = TensorInfo(SCORES, (1, *network.output_shape[1:]), "float32", None, None)
+    return [scores] if labels is None else [TensorInfo(LABEL, (), "str", None, None), scores]
 
 
 def _expected(

@@ -13,12 +13,9 @@ from keras_mobileone.choices import INTEGER_TYPES
 from keras_mobileone.data.image_config import PIXELS, ImageConfig, config_of_file
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError
+from keras_mobileone.export.checking import random_images
 from keras_mobileone.export.report import ExportReport
-from keras_mobileone.export.tflite import (
-    measure_deviation,
-    random_images,
-    write_file,
-)
+from keras_mobileone.export.tflite import measure_deviation, write_file
 from keras_mobileone.files import require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import Tensor, convert_function, normalized
@@ -90,19 +87,23 @@ def export_qat(
     names = [_original_name(name, wrapped) for name in qat_model.output_names]
     content = _convert(qat_model, names, normalization, input_dtype, output_dtype)
     _require_integers(content)
-    name = qat_model.name
-    content = with_metadata(content, name, about or About(), classes, file)
+    name, about = qat_model.name, about or About()
+    content = with_metadata(content, name, about, classes, file)
     images = random_images(qat_model)
     reference = _outputs(qat_model, config.normalize(images))
+    deviation = measure_deviation(
+        content, file.normalize(images), dict(zip(names, reference, strict=True))
+    )
     return write_file(
         path,
         content,
         file,
         classes,
+        name=name,
+        about=about,
         precision="int8",
-        error=measure_deviation(
-            content, file.normalize(images), dict(zip(names, reference, strict=True))
-        ).error,
+        error=deviation.error,
+        sqnr=deviation.sqnr,
         compared="noise",
         train=None,
         deploy=_complexity(wrapped),

@@ -1,8 +1,9 @@
-"""`ExportReport`, the result of the TFLite exports."""
+"""`ExportReport`, the result of every export."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from keras_mobileone.about import About
 from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.models.complexity import Complexity
@@ -10,40 +11,66 @@ from keras_mobileone.quantization.ptq import QuantizationReport
 from keras_mobileone.reports import Report
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportReport(Report):
-    """Result of `export_tflite` or `export_qat`: the file, and how closely it follows its source.
+    """Result of `export`, `export_tflite`, `export_coreml` and `export_qat`.
+
+    It describes the file, and how closely the file follows the model that was exported.
 
     Attributes:
-        path: Path of the file.
-        precision: One of `PRECISIONS`; `"int8"` for `export_qat`.
-        bytes: Size of the file.
+        format: One of `tflite`, `coreml`, `onnx`, `openvino` and `saved_model`.
+        path: Path of the file or directory.
+        name: Name of the exported model.
+        precision: Precision of the format; `"int8"` for `export_qat`.
+        bytes: Size of the file, of all files for a directory, and of both files for OpenVINO.
         inputs, outputs: Name, shape, type and quantization of each input and output.
-        operators: How often each TFLite operator occurs.
-        image_config: How the file takes images, according to its metadata.
+        operators: How often each operator of the format occurs; empty for a SavedModel.
+        image_config: How the file takes images; None for a model without exactly one image input.
         labels: Names of the classes in the file, or None.
         expected: (label, score) of the five best classes of `images.example_image`, computed with
-            LiteRT; None for a model that does not classify RGB images.
+            the runtime of the format, or with Keras if there is none; None for a model that does
+            not classify RGB images.
         error: Largest difference from the outputs of the exported model, divided by their largest
-            magnitude. With several outputs, the largest error of any of them.
-        compared: The images on which `error` was measured.
+            magnitude. With several outputs, the largest error of any of them. None if no runtime
+            of the format is installed.
+        sqnr: Lowest signal-to-quantization-noise ratio of an output, in dB; infinite if there is
+            no difference, and None if `error` is None.
+        compared: The images on which `error` and `sqnr` were measured, or why there are none.
         train: Parameters and multiply-accumulates of the exported model, if it had to be fused.
         deploy: Parameters and multiply-accumulates of the fused model, which the file contains.
-        quantization: Report of `quantize`; None for the other precisions, for `plain` and for
-            `export_qat`.
+        about: Description, author, license and version in the file.
+        quantization: Report of `quantize` for TFLite's `"int8"`; otherwise None, as for `plain` and
+            for `export_qat`.
+        gpu_warnings: For TFLite, what keeps the GPU delegate from running the whole file; empty if
+            it knows all operators. None for the other formats.
+        snippets: Example code by language, which `export` adds; empty unless the file classifies
+            RGB images.
     """
 
+    format: str
     path: Path
+    name: str
     precision: str
     bytes: int
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
     operators: dict[str, int]
-    image_config: ImageConfig
+    image_config: ImageConfig | None
     labels: tuple[str, ...] | None
     expected: tuple[tuple[str, float], ...] | None
-    error: float
+    error: float | None
+    sqnr: float | None
     compared: str
     train: Complexity | None
     deploy: Complexity
-    quantization: QuantizationReport | None
+    about: About
+    quantization: QuantizationReport | None = None
+    gpu_warnings: tuple[str, ...] | None = None
+    snippets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def difference(self) -> str:
+        """How far the file is from Keras, in one phrase."""
+        if self.error is None or self.sqnr is None:
+            return f"not measured: {self.compared}"
+        return f"{self.error:.1e} of the output, {self.sqnr:.1f} dB SQNR, on {self.compared}"

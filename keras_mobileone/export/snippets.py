@@ -3,16 +3,38 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.data.images import EXAMPLE_IMAGE
 from keras_mobileone.export.coreml import INPUT as COREML_INPUT
 from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport, tensor_values
+from keras_mobileone.export.openvino import SECTION
+from keras_mobileone.export.python_code import (
+    LIMITS,
+    image_statistics,
+    numbers,
+    plain_bytes,
+    python_code,
+)
 from keras_mobileone.export.report import ExportReport
+from keras_mobileone.export.saved_model import EXTRA_DIRECTORY
 from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.litert.metadata import LABELS_FILE
 
 SHOWN_LABELS = 3
-LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}  # lowest and highest integer
+# What runs a file, by format.
+RUNTIMES = {
+    "tflite": "LiteRT",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "saved_model": "TensorFlow",
+}
+# Where the labels are in a file, by format.
+LABEL_PLACES = {
+    "tflite": f"`{LABELS_FILE}` inside the file",
+    "coreml": "inside the package",
+    "onnx": "`labels` of the file's metadata, as a JSON list",
+    "openvino": f"`{SECTION}/labels` of `rt_info`, as a JSON list",
+    "saved_model": f"`{EXTRA_DIRECTORY}/{LABELS_FILE}`",
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +65,18 @@ class Usage:
         return "\n\n".join(parts) + "\n"
 
 
+def usage(report: ExportReport) -> Usage:
+    """Explains how an app uses the file of any export, with example code."""
+    return coreml_usage(report) if isinstance(report, CoreMLReport) else file_usage(report)
+
+
 def tflite_usage(report: ExportReport) -> Usage:
     """Explains how an app uses a TFLite file, with example code for LiteRT in Python and Kotlin."""
+    return file_usage(report)
+
+
+def file_usage(report: ExportReport) -> Usage:
+    """Explains how an app uses a file of a format whose runtime has an interface in Python."""
     facts = [("Size", f"{report.bytes / 1e6:.2f} MB")]
     facts += [("Input", describe(tensor)) for tensor in report.inputs]
     facts += [("Output", describe(tensor)) for tensor in report.outputs]
@@ -52,10 +84,12 @@ def tflite_usage(report: ExportReport) -> Usage:
         return Usage(report.path.name, facts, {})
     facts += [
         ("Preprocessing", _preprocessing(report)),
-        ("Labels", _labels(report.labels, f"`{LABELS_FILE}` inside the file")),
-        _expected(report.expected, "LiteRT"),
+        ("Labels", _labels(report.labels, LABEL_PLACES[report.format])),
+        _expected(report.expected, "Keras" if report.error is None else RUNTIMES[report.format]),
     ]
-    snippets = {"python": _python(report), "kotlin": _kotlin(report)}
+    snippets = {"python": python_code(report)}
+    if report.format == "tflite":
+        snippets["kotlin"] = _kotlin(report)
     return Usage(report.path.name, facts, snippets)
 
 
@@ -66,7 +100,7 @@ def coreml_usage(report: CoreMLReport) -> Usage:
     if report.expected is None:
         return Usage(report.path.name, facts, {})
     facts += [
-        ("Labels", _labels(report.labels, "inside the package")),
+        ("Labels", _labels(report.labels, LABEL_PLACES["coreml"])),
         _expected(report.expected, "Keras; Core ML predictions need an Apple device"),
     ]
     swift = _swift_image(report) if report.image else _swift_tensor(report)
@@ -74,30 +108,23 @@ def coreml_usage(report: CoreMLReport) -> Usage:
 
 
 def describe(tensor: TensorInfo) -> str:
-    """Describes an input or output of a TFLite file in one line."""
+    """Describes an input or output of a file in one line."""
     text = f"{tensor.name} {tensor.shape} {tensor.dtype}"
     if tensor.scale is not None:
         text += f", real = {tensor.scale:.6g} · (stored − {tensor.zero_point})"
     return text
 
 
-def _statistics(config: ImageConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Returns the mean and standard deviation that the app must apply; None if it passes pixels."""
-    if config.mean is None or config.std is None or config.takes_pixels:
-        return None
-    return config.mean, config.std
-
-
 def _preprocessing(report: ExportReport) -> str:
-    """Describes in one line how an image becomes the input of a TFLite file."""
+    """Describes in one line how an image becomes the input of a file."""
     (tensor,) = report.inputs
     _, height, width, _ = tensor.shape
     text = f"RGB, square crop, resized to {width}×{height}, "
-    statistics = _statistics(report.image_config)
+    statistics = image_statistics(report.image_config)
     if statistics is None:
         text += "0 … 255"
     else:
-        mean, std = map(_numbers, statistics)
+        mean, std = map(numbers, statistics)
         text += f"(x − {mean}) / {std}"
     if tensor.scale is None or (tensor.scale, tensor.zero_point) == (1, 0):
         return f"{text}, {tensor.dtype}"
@@ -118,55 +145,13 @@ def _expected(expected: Sequence[tuple[str, float]], runtime: str) -> tuple[str,
     return f"{EXAMPLE_IMAGE} gives", f"{answers} ({runtime})"
 
 
-def _python(report: ExportReport) -> str:
-    """Writes Python code that prints the five best classes of the example image."""
-    (source,), (target,) = report.inputs, report.outputs
-    _, height, width, _ = source.shape
-    file = report.path.name
-    lines = [
-        "import numpy as np",
-        "from ai_edge_litert.interpreter import Interpreter",
-        "from PIL import Image",
-        "",
-        f'photo = Image.open("{EXAMPLE_IMAGE}").convert("RGB")  # a square crop',
-        f"photo = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)",
-        f"x = np.asarray(photo, np.{'uint8' if _plain_bytes(report) else 'float32'})[None]",
-    ]
-    statistics = _statistics(report.image_config)
-    if statistics is not None:
-        mean, std = map(_numbers, statistics)
-        lines.append(f"x = (x - np.float32({mean})) / np.float32({std})")
-    if source.scale is not None and not _plain_bytes(report):
-        low, high = LIMITS[source.dtype]
-        lines += [
-            f"x = np.round(x / {source.scale:.9g}) + {source.zero_point}",
-            f"x = x.clip({low}, {high}).astype(np.{source.dtype})",
-        ]
-    lines += [
-        f'run = Interpreter("{file}").get_signature_runner()',
-        f'scores = run({source.name}=x)["{target.name}"][0]',
-    ]
-    if target.scale is not None:
-        lines.append(
-            f"scores = (scores.astype(np.float32) - ({target.zero_point})) * {target.scale:.9g}"
-        )
-    if report.labels:
-        lines.insert(0, "import zipfile\n")
-        lines.append(
-            f'labels = zipfile.ZipFile("{file}").read("{LABELS_FILE}").decode().splitlines()'
-        )
-    shown = "labels[i]" if report.labels else "i"
-    lines += ["for i in (-scores).argsort()[:5]:", f'    print({shown}, f"{{scores[i]:.3f}}")']
-    return "\n".join(lines) + "\n"
-
-
 def _kotlin(report: ExportReport) -> str:
     """Writes Kotlin code that finds the five best classes of a square bitmap."""
     (source,), (target,) = report.inputs, report.outputs
     _, height, width, _ = source.shape
     file, kind, write, x = report.path.name, "Float", "writeFloat", "x.toFloat()"
     constants: list[str] = []
-    statistics = _statistics(report.image_config)
+    statistics = image_statistics(report.image_config)
     if statistics is not None:
         x = "(x - mean[channel]) / std[channel]"
         mean, std = map(_floats, statistics)
@@ -174,7 +159,7 @@ def _kotlin(report: ExportReport) -> str:
     if source.scale is not None:
         kind, write = "Byte", "writeInt8"
         low, high = LIMITS[source.dtype]
-        if _plain_bytes(report):
+        if plain_bytes(report):
             x = "x.toByte()"
         else:
             x = f"({x} / {source.scale:.8g}f).roundToInt() + {source.zero_point}"
@@ -210,20 +195,9 @@ def _kotlin(report: ExportReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plain_bytes(report: ExportReport) -> bool:
-    """Returns whether the file takes the bytes of an image without conversion."""
-    (source,) = report.inputs
-    return report.image_config.takes_pixels and source[2:] == ("uint8", 1, 0)
-
-
 def _floats(constants: Sequence[float]) -> str:
     """Formats numbers as a Kotlin array."""
     return "floatArrayOf(" + ", ".join(f"{value:.7g}f" for value in constants) + ")"
-
-
-def _numbers(constants: Sequence[float]) -> str:
-    """Formats numbers as a Python list."""
-    return "[" + ", ".join(f"{value:.7g}" for value in constants) + "]"
 
 
 def _swift_image(report: CoreMLReport) -> str:

@@ -8,7 +8,7 @@ available", mediapipe 1.2.2).
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,11 +25,19 @@ from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError, VerificationError
-from keras_mobileone.evaluation.metrics import sqnr
+from keras_mobileone.export.checking import (
+    COMPARED_IMAGES,
+    Deviation,
+    check_deviation,
+    compared_images,
+    deviation_of,
+)
+from keras_mobileone.export.network import require_tensorflow
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import convert
+from keras_mobileone.litert.gpu import gpu_warnings
 from keras_mobileone.litert.metadata import require_file_config, with_metadata
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.models.attachment import copy_attachment
@@ -39,34 +47,6 @@ from keras_mobileone.models.graph import as_functional, in_float32, output_names
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.ptq import quantize_images
-
-COMPARED_IMAGES = 8
-# Limits of the largest difference from Keras, divided by the largest magnitude of an output. Beyond
-# its limit an export has failed: an output is missing, or the images are normalized twice. Networks
-# that are hardly trained, whose logits are small, come near 1 in int8, so the limit is above that.
-ERROR_LIMITS = {
-    "float32": 1e-3,
-    "float16": 5e-2,
-    "int8-dynamic": 1.25,
-    "int8": 1.25,
-    "int16x8": 1.25,
-}
-# Signal-to-quantization-noise ratio in dB below which an output carries hardly more information
-# than zeros would, as when the step of a quantized tensor exceeds its values.
-LOWEST_SQNR = 0.5
-TINY = np.finfo(np.float32).tiny
-
-
-class Deviation(NamedTuple):
-    """How far the outputs of a file are from those of its source.
-
-    Attributes:
-        error: Largest difference of any output, divided by the largest magnitude of that output.
-        sqnr: Lowest signal-to-quantization-noise ratio of an output, in dB.
-    """
-
-    error: float
-    sqnr: float
 
 
 def export_tflite(
@@ -81,6 +61,7 @@ def export_tflite(
     plain: bool = False,
     labels: Sequence[str] | None = None,
     about: About | None = None,
+    images: Any = None,
     verify: bool = True,
 ) -> ExportReport:
     """Writes `model` as a TFLite file with a fixed batch of 1, metadata and labels.
@@ -113,8 +94,11 @@ def export_tflite(
         labels: Names of the classes in the order of the outputs, for the metadata. None: the labels
             attached to the model, or else ImageNet's for a model of 1,000 classes.
         about: Description, author, license and version for the metadata.
-        verify: Whether to refuse an error beyond the limit of the precision (`ERROR_LIMITS`). With
-            `plain` there is no limit.
+        images: Images on which the file is compared with `model`, in any form that `calibration`
+            may have. None: for the integer precisions the first calibration images, otherwise a
+            photograph and noise.
+        verify: Whether to refuse an error beyond the limit of the precision
+            (`export.checking.ERROR_LIMITS`). With `plain` there is no limit.
 
     Returns:
         An `ExportReport`.
@@ -142,30 +126,35 @@ def export_tflite(
     classes = default_labels(functional, config.labels if labels is None else labels)
     unfused = has_blocks(functional)
     deploy = copy_attachment(functional, in_float32(fuse(functional) if unfused else functional))
-    images = calibration_images(calibration, file) if precision in INTEGER else None
+    ranges = calibration_images(calibration, file) if precision in INTEGER else None
+    own = None if images is None else calibration_images(images, file)
     names = output_names(functional)
     quantization = None
-    if precision == "int8" and images is not None and not plain:
+    if precision == "int8" and ranges is not None and not plain:
         quantization = quantize_images(
-            deploy, images, wrapped, input_dtype=input_dtype, output_dtype=output_dtype
+            deploy, ranges, wrapped, input_dtype=input_dtype, output_dtype=output_dtype
         )
         content = quantization.content
     else:
         source = deploy
-        if images is not None and not plain:
-            source = equalize(deploy, wrapped.normalize(images) if wrapped else images).model
-        content = convert(source, precision, images, wrapped, input_dtype, output_dtype, names)
-    content = with_metadata(content, model.name, about or About(), classes, file)
-    compared, deviation = _compare(in_float32(functional), config, content, names, images)
+        if ranges is not None and not plain:
+            source = equalize(deploy, wrapped.normalize(ranges) if wrapped else ranges).model
+        content = convert(source, precision, ranges, wrapped, input_dtype, output_dtype, names)
+    about = about or About()
+    content = with_metadata(content, model.name, about, classes, file)
+    compared, deviation = _compare(in_float32(functional), config, content, names, own, ranges)
     if verify and not plain:
-        _check_deviation(deviation, precision, model.name, compared)
+        check_deviation(deviation, precision, model.name, compared)
     return write_file(
         path,
         content,
         file,
         classes,
+        name=model.name,
+        about=about,
         precision=precision,
         error=deviation.error,
+        sqnr=deviation.sqnr,
         compared=compared,
         train=model_complexity(functional) if unfused else None,
         deploy=model_complexity(deploy),
@@ -190,6 +179,7 @@ def write_file(
     """
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
     report = ExportReport(
+        format="tflite",
         path=path,
         bytes=len(content),
         inputs=inputs,
@@ -198,6 +188,7 @@ def write_file(
         image_config=file,
         labels=None if classes is None else tuple(classes),
         expected=expected_classes(content, classes),
+        gpu_warnings=gpu_warnings(content),
         **facts,
     )
     with atomic_write(path) as temporary:
@@ -207,11 +198,7 @@ def write_file(
 
 def require_exportable(precision: str) -> None:
     """Raises ValueError if `precision` is unknown or Keras' backend cannot export TFLite files."""
-    if keras.backend.backend() != "tensorflow":
-        raise InputValueError(
-            "TFLite export needs Keras' TensorFlow backend. "
-            f"Received: {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
-        )
+    require_tensorflow("TFLite")
     if precision not in PRECISIONS:
         raise InputValueError(
             f"`precision` must be one of {', '.join(PRECISIONS)}. Received: {precision!r}."
@@ -251,22 +238,6 @@ def _check_input(model: keras.Model) -> None:
         )
 
 
-def _check_deviation(deviation: Deviation, precision: str, name: str, compared: str) -> None:
-    """Raises ArithmeticError if the error exceeds its limit or is NaN, or if noise prevails."""
-    limit = ERROR_LIMITS[precision]
-    remedy = f"on {compared}. No file was written. Pass verify=False to write it anyway."
-    if not deviation.error <= limit:
-        raise VerificationError(
-            f"Expected outputs of the file within {limit:g} of those of {name!r}, relative to "
-            f"their largest magnitude. Received: {deviation.error:.2g} {remedy}"
-        )
-    if deviation.sqnr < LOWEST_SQNR:
-        raise VerificationError(
-            f"Expected outputs of the file that follow those of {name!r}. Received: mostly noise, "
-            f"a signal-to-noise ratio of {deviation.sqnr:.1f} dB, {remedy}"
-        )
-
-
 def expected_classes(
     content: bytes, labels: Sequence[str] | None
 ) -> tuple[tuple[str, float], ...] | None:
@@ -291,20 +262,18 @@ def _compare(
     config: ImageConfig,
     content: bytes,
     names: Sequence[str],
+    own: np.ndarray | None,
     calibration: np.ndarray | None,
 ) -> tuple[str, Deviation]:
     """Compares the outputs of a file with those of the model that was exported.
-
-    The images are prepared separately: for the model according to its configuration, and for the
-    file as a client would that knows only its metadata. A mistake in one of the two causes a large
-    error.
 
     Args:
         model: The exported model.
         config: How the model takes images.
         content: Content of the file with its metadata.
         names: Names of the outputs of the model, in order.
-        calibration: Images in the units of the file, or None.
+        own: Images to compare on, in the units of the file, or None.
+        calibration: Calibration images in the units of the file, or None.
 
     Returns:
         The kind of images that were compared, and the deviation of the file.
@@ -315,20 +284,12 @@ def _compare(
             f"Expected a file with the {len(names)} outputs of {model.name!r}. Received: "
             f"{len(run.outputs)}. Give each output a separate layer, such as Identity."
         )
-    if calibration is not None:
-        # The ranges of an integer file fit images like these, not noise.
-        images = calibration[:COMPARED_IMAGES]
-        wraps = file.takes_pixels and not config.takes_pixels
-        reference = config.normalize(images) if wraps else images
-        compared = "calibration images"
-    elif config.is_rgb:
-        pixels = np.concatenate([example_image(config.image_size)[None], random_images(model)])
-        images, reference = file.normalize(pixels), config.normalize(pixels)
-        compared = "a photograph and noise"
-    else:
-        images = reference = random_images(model).astype(np.float32)
-        compared = "noise"
+    # The ranges of an integer file fit the calibration images, not noise.
+    calibrated = own is None and calibration is not None
+    given = own if calibration is None or not calibrated else calibration[:COMPARED_IMAGES]
+    images, reference, text = compared_images(model, config, file, given)
     expected = keras.tree.flatten(model.predict_on_batch(reference))
+    compared = "calibration images" if calibrated else text
     return compared, measure_deviation(content, images, dict(zip(names, expected, strict=True)))
 
 
@@ -343,17 +304,4 @@ def measure_deviation(
         outputs: Outputs of the source for the same images, by the names of the file's outputs.
     """
     run = LiteRTRunner(content)
-    found = [run(image[None]) for image in images]
-    errors, ratios = [], []
-    for name, expected in outputs.items():
-        values = np.concatenate([output[name] for output in found])
-        errors.append(float(np.abs(values - expected).max() / max(np.abs(expected).max(), TINY)))
-        ratios.append(sqnr(expected, values))
-    return Deviation(float(np.max(errors)), min(ratios))  # np.max keeps NaN
-
-
-def random_images(model: Any) -> np.ndarray:
-    """Returns random pixels for a model of RGB images, otherwise standard normal values."""
-    rng = np.random.default_rng(0)
-    shape = (COMPARED_IMAGES - 1, *model.input_shape[1:])
-    return rng.integers(0, 256, shape, np.uint8) if shape[3] == 3 else rng.standard_normal(shape)
+    return deviation_of(outputs, [run(image[None]) for image in images])
