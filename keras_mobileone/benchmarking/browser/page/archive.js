@@ -3,6 +3,8 @@
 const END = 0x06054b50; // signatures of PKWARE's APPNOTE.TXT
 const ENTRY = 0x02014b50;
 const END_SIZE = 22;
+const STORED = 0;
+const DEFLATED = 8;
 const LONGEST_COMMENT = 0xffff;
 
 /**
@@ -15,7 +17,8 @@ export function readMember(bytes, name) {
   try {
     return find(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), name);
   } catch (error) {
-    if (error instanceof RangeError) return null; // fields of a damaged archive point outside
+    // Fields of a damaged archive point outside, and its data can't be decompressed.
+    if (error instanceof RangeError || error instanceof TypeError) return null;
     throw error;
   }
 }
@@ -44,11 +47,16 @@ function findEnd(view) {
   return null;
 }
 
-function content(view, entry, base) {
-  if (view.getUint16(entry + 10, true) !== 0) return null; // compressed
+async function content(view, entry, base) {
   const header = base + view.getUint32(entry + 42, true);
   const start = header + 30 + view.getUint16(header + 26, true) + view.getUint16(header + 28, true);
-  return decode(view, start, view.getUint32(entry + 20, true));
+  const length = view.getUint32(entry + 20, true);
+  const method = view.getUint16(entry + 10, true);
+  if (method === STORED) return decode(view, start, length);
+  if (method !== DEFLATED) return null;
+  const packed = new Blob([new Uint8Array(view.buffer, view.byteOffset + start, length)]);
+  const unpacked = packed.stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return new Response(unpacked).text();
 }
 
 function decode(view, start, length) {

@@ -20,7 +20,11 @@ export function canClassify({ inputs, outputs, config }) {
  * @param {ImageData} image the upright picture.
  */
 export async function classify(engine, model, image) {
-  const values = normalized(evaluationCrop(image, model.config), model.config, model.inputs[0].dtype);
+  const values = normalized(
+    evaluationCrop(image, model.config),
+    model.config,
+    model.inputs[0].dtype,
+  );
   const job = { accelerator: "cpu", threads: 1, runs: 1, warmupRuns: 0, values };
   const { outputs } = await engine.run(model, job);
   return topClasses(realValues(outputs[0], model.outputs[0]), model.labels);
@@ -39,7 +43,9 @@ export class Classifier {
     this.#problem = problem;
     element("photograph").addEventListener("change", ({ target }) => this.#read(target));
     element("classifier").addEventListener("change", () => this.#answer());
-    element("camera").addEventListener("click", () => (this.#stream ? this.#shoot() : this.#film()));
+    element("camera").addEventListener("click", () =>
+      this.#stream ? this.#shoot() : this.#film(),
+    );
     element("camera").hidden = !navigator.mediaDevices?.getUserMedia;
   }
 
@@ -59,7 +65,9 @@ export class Classifier {
       // The browser turns photographs upright.
       this.#show(await createImageBitmap(file));
     } catch {
-      this.#problem(`Expected a photograph. Received: ${file.name}, which this browser can't read.`);
+      this.#problem(
+        `Expected a photograph. Received: ${file.name}, which this browser can't read.`,
+      );
       return;
     }
     target.value = ""; // so that the same file may be chosen again
@@ -71,7 +79,9 @@ export class Classifier {
       const wish = { video: { facingMode: "environment" }, audio: false };
       this.#stream = await navigator.mediaDevices.getUserMedia(wish);
     } catch {
-      this.#problem("The camera can't be used. Allow it in the browser's settings, or choose a photograph.");
+      this.#problem(
+        "The camera can't be used. Allow it in the browser's settings, or choose a photograph.",
+      );
       return;
     }
     const video = element("video");
@@ -126,6 +136,9 @@ export class Classifier {
 
 function entry({ label, probability }) {
   const percent = `${(100 * probability).toFixed(1)} %`;
-  const meter = make("meter", { min: 0, max: 1, value: probability, "aria-hidden": "true" });
-  return make("li", {}, make("span", { class: "name" }, label), make("span", {}, percent), meter);
+  const fill = make("span", { class: "fill" });
+  fill.style.width = percent.replace(" ", "");
+  const track = make("div", { class: "track", "aria-hidden": "true" }, fill);
+  const figure = make("span", { class: "figure" }, percent);
+  return make("li", { class: "row" }, make("span", { class: "name" }, label), figure, track);
 }

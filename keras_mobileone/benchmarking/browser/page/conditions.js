@@ -43,7 +43,8 @@ export async function browserConditions(environment, runtime, reason) {
   const agent = navigator.userAgentData;
   let details = {};
   try {
-    details = (await agent?.getHighEntropyValues(["model", "platformVersion", "architecture"])) ?? {};
+    details =
+      (await agent?.getHighEntropyValues(["model", "platformVersion", "architecture"])) ?? {};
   } catch {
     // The browser keeps them to itself.
   }

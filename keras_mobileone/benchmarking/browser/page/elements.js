@@ -19,3 +19,9 @@ export function list(id, texts) {
   element(id).replaceChildren(...texts.map((text) => make("li", {}, text)));
   element(id).hidden = texts.length === 0;
 }
+
+/** Returns the name of a file without its suffix, as parts between which a line may break. */
+export function named(file) {
+  const words = file.replace(/\.tflite$/, "").split(/(?<=[_.-])/);
+  return words.flatMap((word, index) => (index ? [make("wbr"), word] : [word]));
+}

@@ -30,7 +30,9 @@ export function limitations(environment) {
         "private window forbids the page's service worker.",
     );
   } else if (!relaxed) {
-    found.push("One thread only: this browser has no relaxed SIMD, which LiteRT.js needs for more.");
+    found.push(
+      "One thread only: this browser has no relaxed SIMD, which LiteRT.js needs for more.",
+    );
   }
   if (secure && !gpu) found.push("No GPU: this browser does not offer WebGPU on this device.");
   return found;

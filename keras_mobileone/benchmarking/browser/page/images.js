@@ -66,7 +66,7 @@ function axis(source, resized, start, count) {
     const low = Math.max(Math.trunc(center - width + 0.5), 0);
     const high = Math.min(Math.trunc(center + width + 0.5), source);
     first[index] = low;
-    const triangle = Array.from({ length: high - low }, (_, place) =>
+    const triangle = Array.from({ length: high - low }, (__, place) =>
       Math.max(0, 1 - Math.abs((place + low - center + 0.5) / width)),
     );
     const sum = triangle.reduce((total, weight) => total + weight, 0);

@@ -2,7 +2,7 @@
 
 import { Classifier } from "./classify.js";
 import { Attention, browserConditions } from "./conditions.js";
-import { element, list, make } from "./elements.js";
+import { element, list, make, named } from "./elements.js";
 import { Engine, inspect, limitations, threadsReason } from "./engine.js";
 import { readModel } from "./model_file.js";
 import { availablePlan, runBenchmark } from "./protocol.js";
@@ -59,7 +59,7 @@ class Page {
     try {
       const answer = await fetch(file.url);
       if (!answer.ok) throw new Error(`answer ${answer.status}`);
-      this.#accept(file.name, new Uint8Array(await answer.arrayBuffer()));
+      await this.#accept(file.name, new Uint8Array(await answer.arrayBuffer()));
     } catch (error) {
       problem(
         error.message.startsWith("Expected")
@@ -74,7 +74,7 @@ class Page {
     for (const file of files) {
       const taken = this.models.map(({ name }) => name);
       try {
-        this.#accept(safeName(file.name, taken), new Uint8Array(await file.arrayBuffer()));
+        await this.#accept(safeName(file.name, taken), new Uint8Array(await file.arrayBuffer()));
       } catch (error) {
         problem(error.message);
       }
@@ -83,8 +83,8 @@ class Page {
     this.#ready();
   }
 
-  #accept(name, bytes) {
-    const model = readModel(name, bytes);
+  async #accept(name, bytes) {
+    const model = await readModel(name, bytes);
     this.models.push(model);
     const box = make("input", { type: "checkbox", checked: true });
     box.addEventListener("change", () => {
@@ -92,7 +92,7 @@ class Page {
       this.#ready();
     });
     const size = make("span", { class: "size" }, `${(bytes.length / 1e6).toFixed(2)} MB`);
-    const label = make("label", {}, box, make("span", { class: "name" }, name), size);
+    const label = make("label", {}, box, make("span", { class: "name" }, ...named(name)), size);
     element("files").append(make("li", {}, label));
   }
 

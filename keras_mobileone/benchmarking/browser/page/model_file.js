@@ -7,17 +7,19 @@ const TYPES = { 0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 
 Object.assign(TYPES, { 7: "int16", 9: "int8" });
 const SUPPORTED = ["float32", "uint8", "int32"]; // what LiteRT.js takes
 const CHANNELS = 3;
+const NORMALIZATION = 1; // NormalizationOptions of ProcessUnitOptions
+const DEFAULT_CROP = 0.875;
 
 /**
  * Returns what a TFLite file says of itself.
  *
  * @param {string} name name of the file, for error messages.
  * @param {Uint8Array} bytes content of the file.
- * @returns {{name, bytes, inputs, outputs, config, labels}} `config` and `labels` are null where the
+ * @returns {Promise<{name, bytes, inputs, outputs, config, labels}>} `config` and `labels` are null where the
  *   file does not have them.
  * @throws {Error} if it is not a complete TFLite file of fixed inputs that LiteRT.js takes.
  */
-export function readModel(name, bytes) {
+export async function readModel(name, bytes) {
   if (new TextDecoder("latin1").decode(bytes.subarray(4, 8)) !== "TFL3") {
     throw new Error(
       `Expected a TFLite file. Received: ${name}, which lacks the identifier TFL3. ` +
@@ -34,7 +36,8 @@ export function readModel(name, bytes) {
     );
   }
   for (const input of found.inputs) requireSupported(name, input);
-  return { name, bytes, ...found };
+  const labels = (await readMember(bytes, "labels.txt"))?.replace(/\r?\n$/, "").split(/\r?\n/);
+  return { name, bytes, labels: labels ?? null, ...found };
 }
 
 function requireSupported(name, input) {
@@ -64,13 +67,7 @@ function describe(bytes) {
   );
   const inputs = graph.integers(1).map((index) => tensorInfo(tensors[index]));
   const outputs = graph.integers(2).map((index) => tensorInfo(tensors[index]));
-  const labels = readMember(bytes, "labels.txt");
-  return {
-    inputs,
-    outputs,
-    config: imageConfig(metadata, inputs),
-    labels: labels && labels.replace(/\r?\n$/, "").split(/\r?\n/),
-  };
+  return { inputs, outputs, config: imageConfig(metadata, inputs) };
 }
 
 function tensorInfo(tensor) {
@@ -90,18 +87,24 @@ function imageConfig(metadata, inputs) {
   const [input] = inputs;
   if (inputs.length !== 1 || input.shape.length !== 4 || input.shape[3] !== CHANNELS) return null;
   const stored = metadata.get("KERAS_MOBILEONE_IMAGE_CONFIG");
-  if (stored) {
-    const fields = JSON.parse(new TextDecoder().decode(stored));
-    if (!fields.mean) return null;
-    const [height, width] = fields.image_size;
-    return { width, height, mean: fields.mean, std: fields.std, crop: fields.crop_fraction };
-  }
+  if (stored) return storedConfig(JSON.parse(new TextDecoder().decode(stored)));
   const described = metadata.get("TFLITE_METADATA");
-  const tensor = described && Table.root(described).tables(3)[0]?.tables(2)[0];
+  return described ? standardConfig(Table.root(described), input) : null;
+}
+
+function storedConfig(fields) {
+  if (!fields.mean) return null;
+  const [height, width] = fields.image_size;
+  return { width, height, mean: fields.mean, std: fields.std, crop: fields.crop_fraction };
+}
+
+/** Fields by their numbers in `metadata_schema.fbs` of MediaPipe. */
+function standardConfig(root, { shape }) {
+  const tensor = root.tables(3)[0]?.tables(2)[0];
   for (const unit of tensor?.tables(4) ?? []) {
-    const options = unit.byte(0) === 1 ? unit.table(1) : null; // NormalizationOptions
+    const options = unit.byte(0) === NORMALIZATION ? unit.table(1) : null;
     const [mean, std] = [0, 1].map((field) => channels(options?.floats(field) ?? []));
-    if (mean && std) return { width: input.shape[2], height: input.shape[1], mean, std, crop: 0.875 };
+    if (mean && std) return { width: shape[2], height: shape[1], mean, std, crop: DEFAULT_CROP };
   }
   return null;
 }

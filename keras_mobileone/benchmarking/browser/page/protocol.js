@@ -1,6 +1,13 @@
 // The protocol of keras_mobileone/benchmarking/protocol.py: rounds interleaved over all files.
 
-import { benchmarkOf, drift, latencyOf, median, relativeDifference, roundOf } from "./statistics.js";
+import {
+  benchmarkOf,
+  drift,
+  latencyOf,
+  median,
+  relativeDifference,
+  roundOf,
+} from "./statistics.js";
 
 /**
  * Returns a plan with the numbers of threads that can run.
@@ -19,7 +26,11 @@ export function candidatesOf(models, { accelerators, threads }) {
     (accelerator === "gpu" ? [1] : threads).map((count) => ({ accelerator, threads: count })),
   );
   return models.flatMap((model) =>
-    ways.map((way) => ({ model, ...way, label: ways.length > 1 ? labelOf(model, way) : model.name })),
+    ways.map((way) => ({
+      model,
+      ...way,
+      label: ways.length > 1 ? labelOf(model, way) : model.name,
+    })),
   );
 }
 
@@ -116,7 +127,9 @@ function resultOf(entries, plan, state) {
     gpu: state.gpu,
     drift: drift(latencies),
     repeated_rounds: state.repeated,
-    configurations: Object.fromEntries(measured.map((entry) => [entry.label, configuration(entry)])),
+    configurations: Object.fromEntries(
+      measured.map((entry) => [entry.label, configuration(entry)]),
+    ),
     threads: oneOrList(measured.map((entry) => entry.found.threads)),
     requested_threads: plan.accelerators.includes("cpu") ? plan.requested_threads : [],
     runs: plan.runs,

@@ -1,6 +1,6 @@
 // Shows a result: a chart with the spread of the rounds, a table, warnings, conditions.
 
-import { element, list, make } from "./elements.js";
+import { element, list, make, named } from "./elements.js";
 
 const number = (value) => value.toFixed(value < 100 ? 2 : 0);
 
@@ -10,8 +10,9 @@ export function showResult(result, { tolerance, slowed }) {
   list("warnings", warningsOf(result, { tolerance, slowed }));
   list(
     "failures",
-    result.failures.map(({ path, message }) => `Not measured: ${path}. ${message}`),
+    result.failures.map(({ message }) => `Not measured. ${message}`),
   );
+  element("table").hidden = result.latencies.length === 0;
   element("chart").replaceChildren(...result.latencies.map((one) => bar(one, result)));
   element("table").replaceChildren(...tableOf(result));
   element("conditions").replaceChildren(...conditionsOf(result.conditions));
@@ -36,7 +37,9 @@ export function warningsOf({ latencies, conditions }, { tolerance, slowed }) {
   const wanted = Math.max(0, ...conditions.requested_threads);
   const ran = Math.max(0, ...[conditions.threads].flat());
   if (latencies.length && wanted > ran) {
-    found.push(`${wanted} threads were wanted, and ${ran} ran, because ${conditions.threads_reason}.`);
+    found.push(
+      `${wanted} threads were wanted, and ${ran} ran, because ${conditions.threads_reason}.`,
+    );
   }
   if (conditions.drift >= slowed) {
     const factor = conditions.drift.toFixed(2);
@@ -48,51 +51,58 @@ export function warningsOf({ latencies, conditions }, { tolerance, slowed }) {
   return found;
 }
 
-/** A bar of the median, a line to p90, and a point for each round's median. */
-function bar(latency, { latencies }) {
+/** A bar of the median, a line from the fastest run to p90, and a point for each round's median. */
+function bar(latency, { latencies, conditions }) {
   const longest = Math.max(...latencies.flatMap((one) => [one.p90, ...one.medians]));
   const share = (value) => `${(100 * value) / longest}%`;
   const track = make("div", { class: "track", "aria-hidden": "true" });
-  const parts = [
-    ["fill", "width", latency.median],
-    ["spread", "width", latency.p90],
-    ...latency.medians.map((value) => ["dot", "left", value]),
-  ];
-  for (const [kind, property, value] of parts) {
+  const draw = (kind, styles) => {
     const part = make("span", { class: kind });
-    part.style[property] = share(value);
+    Object.assign(part.style, styles);
     track.append(part);
-  }
+  };
+  const { minimum, p90 } = latency;
+  draw("fill", { width: share(latency.median) });
+  draw("spread", { left: share(minimum), width: share(Math.max(p90 - minimum, 0)) });
+  for (const value of latency.medians) draw("dot", { left: share(value) });
+  const name = make("span", { class: "name" }, ...title(latency, conditions));
   const figure = make("span", { class: "figure" }, `${number(latency.median)} ms`);
-  return make("div", { class: "row" }, make("span", { class: "name" }, latency.path), figure, track);
+  return make("div", { class: "row" }, name, figure, track);
+}
+
+/** The name of a row: its file, and how it ran. */
+function title({ path }, { configurations }) {
+  const { file, accelerator, threads, build } = configurations[path];
+  const count = build === "threaded" ? ` · ${threads} threads` : "";
+  const way = make("span", { class: "way" }, `${accelerator.toUpperCase()}${count}`);
+  return [...named(file), " ", way];
 }
 
 const COLUMNS = [
-  ["File", (one) => one.path],
   ["ms", (one) => number(one.median)],
   ["Ratio", (one, ratio) => ratio.toFixed(2)],
   ["p90", (one) => number(one.p90)],
-  ["Fastest", (one) => number(one.minimum), "wide"],
-  ["First", (one, ratio, how) => number(how.first_inference), "wide"],
-  ["Load", (one) => number(one.initialization), "wide"],
-  ["MB", (one) => (one.bytes / 1e6).toFixed(2), "wide"],
+  ["Fastest", (one) => number(one.minimum), "more"],
+  ["First", (one, ratio, how) => number(how.first_inference), "more"],
+  ["Load", (one) => number(one.initialization), "more"],
+  ["MB", (one) => (one.bytes / 1e6).toFixed(2), "more"],
 ];
 
 function tableOf({ latencies, ratios, conditions }) {
-  const caption = "Milliseconds of an inference. Ratio: time over that of the first file.";
-  const head = COLUMNS.map(([title, , kind]) => make("th", { scope: "col", class: kind }, title));
+  const caption = "Milliseconds of an inference. Ratio: time over that of the first row.";
+  const head = COLUMNS.map(([text, , kind]) => make("th", { scope: "col", class: kind }, text));
   const rows = latencies.map((latency, index) => {
     const how = conditions.configurations[latency.path];
-    const cells = COLUMNS.map(([, text, kind], place) =>
-      place === 0
-        ? make("th", { scope: "row" }, text(latency), details(latency, how))
-        : make("td", { class: kind }, text(latency, ratios[index], how)),
+    const cells = COLUMNS.map(([, text, kind]) =>
+      make("td", { class: kind }, text(latency, ratios[index], how)),
     );
-    return make("tr", {}, ...cells);
+    const name = [...title(latency, conditions), details(latency, how)];
+    return make("tr", {}, make("th", { scope: "row" }, ...name), ...cells);
   });
+  const first = make("th", { scope: "col" }, "File");
   return [
     make("caption", {}, caption),
-    make("thead", {}, make("tr", {}, ...head)),
+    make("thead", {}, make("tr", {}, first, ...head)),
     make("tbody", {}, ...rows),
   ];
 }
@@ -102,7 +112,7 @@ function details(latency, how) {
   const text =
     `fastest ${number(latency.minimum)} · first ${number(how.first_inference)} · ` +
     `load ${number(latency.initialization)} · ${(latency.bytes / 1e6).toFixed(2)} MB`;
-  return make("span", { class: "narrow" }, text);
+  return make("span", { class: "less" }, text);
 }
 
 function conditionsOf(conditions) {
