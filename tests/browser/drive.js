@@ -12,7 +12,7 @@ const ARGUMENTS = [
   "--disable-component-update",
   "--disable-sync",
 ];
-const SECONDS = 120;
+const SECONDS = 60;
 const state = { browser: null, page: null, errors: [] };
 
 const commands = {
@@ -22,7 +22,7 @@ const commands = {
     state.browser = await chromium.launch({ executablePath: executable, args });
     return state.browser.version();
   },
-  async open({ url, width = 1280, height = 900, ...settings }) {
+  async open({ url, width = 1280, height = 900, script = "", ...settings }) {
     await state.page?.context().close();
     const viewport = { width, height };
     const context = await state.browser.newContext({
@@ -30,6 +30,7 @@ const commands = {
       ignoreHTTPSErrors: true,
       ...settings,
     });
+    await context.addInitScript(script);
     state.page = await context.newPage();
     state.page.setDefaultTimeout(SECONDS * 1000);
     state.errors = [];
@@ -42,7 +43,15 @@ const commands = {
   },
   evaluate: ({ source, value }) =>
     state.page.evaluate(`(${source})(${JSON.stringify(value ?? null)})`),
-  wait: async ({ source }) => void (await state.page.waitForFunction(`(${source})()`)),
+  // Not `waitForFunction`, which the page's content security policy forbids.
+  async wait({ source }) {
+    for (const end = Date.now() + SECONDS * 1000; Date.now() < end; ) {
+      // The page may be loading again.
+      if (await state.page.evaluate(`(${source})()`).catch(() => false)) return;
+      await new Promise((go) => setTimeout(go, 50));
+    }
+    throw new Error(`${source} was not true within ${SECONDS} s`);
+  },
   click: ({ selector }) => state.page.click(selector),
   fill: ({ selector, text }) => state.page.fill(selector, text),
   check: ({ selector, on }) => state.page.setChecked(selector, on),
