@@ -1,10 +1,13 @@
 """Chromium for the tests of the benchmark page, driven by browser/drive.js."""
 
+import functools
+import http.server
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,21 @@ class Chromium:
     def problem(self) -> str:
         """Returns the sentence that the page shows."""
         return self.call("text", selector="#problem")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A file server that writes no log."""
+
+    def log_message(self, *_):
+        pass
+
+
+def serving(folder) -> http.server.ThreadingHTTPServer:
+    """Returns a plain file server of a folder at a free port, which runs until its `shutdown`."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
 
 
 # Runs a file of the page with the page's own modules, and returns its outputs and how it ran.

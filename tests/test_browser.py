@@ -4,8 +4,6 @@
 browser/unit.test.js.
 """
 
-import functools
-import http.server
 import json
 import os
 import subprocess
@@ -16,7 +14,17 @@ from collections import Counter
 import keras
 import numpy as np
 import pytest
-from chromium import BROWSER, PAGE, ROOT, RUN, WEBGPU, Chromium, load_fixtures, require_node
+from chromium import (
+    BROWSER,
+    PAGE,
+    ROOT,
+    RUN,
+    WEBGPU,
+    Chromium,
+    load_fixtures,
+    require_node,
+    serving,
+)
 from click.testing import CliRunner
 
 import keras_mobileone
@@ -110,18 +118,6 @@ def opener(chromium):
         visit(link, lambda: chromium.call("open", url=f"{link}#start"))
 
     return open_page
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-def serving(folder):
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
 
 
 @pytest.fixture
