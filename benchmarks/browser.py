@@ -113,8 +113,8 @@ def markdown(native: Benchmark, chromium: Benchmark) -> str:
     text = (
         f"Median and ratio to native LiteRT with one thread, formed within {c['rounds']} turns of "
         f"{c['runs']} runs; {c['browser']}, {c['runtime']}, ai-edge-litert {n['ai-edge-litert']}; "
-        f"{c['processor']}, {n['cores']} cores shared with other work, load {c['load_average']}. No phone and no real GPU "
-        "was measured."
+        f"{c['processor']}, {n['cores']} cores shared with other work, load {c['load_average']}. "
+        "No phone and no real GPU was measured."
     )
     return "\n\n".join([markdown_table(tuple(header), rows), text])
 
