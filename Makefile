@@ -22,8 +22,9 @@ endif
 STUDIES := peers analysis fused
 
 .PHONY: demo check test test-fast doctest types coverage docs package test-arm64 arm64-machine lint \
-	results benchmark benchmark-files apk test-android test-android-native android-release \
-	android-screenshots android-machine android-native-machine clean
+	page-machine format-page test-browsers pictures results benchmark benchmark-files apk \
+	test-android test-android-native android-release android-screenshots android-machine \
+	android-native-machine clean
 
 demo: $(VENV)/installed  ## MobileOne-S0 from weights to verified TFLite files in demo/
 	$(BIN)/keras-mobileone deploy --variant s0 --weights $(WEIGHTS) $(CALIBRATION) --coreml \
@@ -34,8 +35,30 @@ SHARED_OUT := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: test docs package test-android test-android-native  ## everything that CI runs
 
-test: lint types doctest $(MEDIAPIPE)/installed  ## ruff, mypy, every example, every test
+test: lint types doctest $(MEDIAPIPE)/installed page-machine  ## ruff, mypy, every example, every test
 	$(BIN)/python -m pytest $(SHARED_OUT) tests
+
+# What the tests of the benchmark page need. Where it can't be had, they skip and say so.
+page-machine:  # Chromium and Node.js from Debian where root may, the packages of tests/browser by npm
+	@which chromium node npm >/dev/null || test "$$(id -u)" != 0 || \
+		{ apt-get -qq update && apt-get -qq install --no-install-recommends -y \
+		chromium nodejs npm; } || true
+	@test tests/browser/node_modules -nt tests/browser/package-lock.json || ! which npm >/dev/null || \
+		{ npm ci --prefix tests/browser --silent --no-audit --no-fund \
+		&& touch tests/browser/node_modules; } || true
+
+format-page: page-machine  ## the page's own formatter
+	node tests/browser/node_modules/prettier/bin/prettier.cjs --write \
+		--config tests/browser/.prettierrc.json keras_mobileone/benchmarking/browser/page \
+		tests/browser/*.js tests/browser/*.json
+
+test-browsers: page-machine $(VENV)/installed  ## the page in Firefox ESR and WebKitGTK; Debian, root
+	@which firefox-esr xvfb-run >/dev/null || { apt-get -qq update && apt-get -qq install \
+		--no-install-recommends -y firefox-esr xvfb xauth python3-gi gir1.2-webkit2-4.1; }
+	PYTHONPATH=tests $(BIN)/python tests/browser/other_browsers.py
+
+pictures: page-machine $(ANDROID)/made  ## the screenshots of docs/browser.md
+	$(BIN)/python benchmarks/browser.py $(ANDROID)/models --pictures
 
 test-fast: $(VENV)/installed  ## what can be tested in three minutes, while you work
 	$(BIN)/python -m pytest $(SHARED_OUT) -m "not slow" tests

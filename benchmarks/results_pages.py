@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import analysis
+import browser
 import corruptions
 import fused
 import peers
@@ -41,6 +42,7 @@ INT8_PAGE = DOCS / "methods" / "int8.md"
 ROBUSTNESS_PAGE = DOCS / "guides" / "robustness.md"
 ANDROID_PAGE = DOCS / "guides" / "android.md"
 IOS_PAGE = DOCS / "guides" / "ios.md"
+BROWSER_PAGE = DOCS / "browser.md"
 # A package index shows README.md without the repository around it.
 RAW = "https://raw.githubusercontent.com/keras-mobileone/keras-mobileone/main"
 QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
@@ -269,6 +271,11 @@ def corrupted() -> str:
     return corruptions.markdown(result, picture)
 
 
+def in_browser() -> str:
+    """Returns a comparison of LiteRT.js in Chromium with native LiteRT."""
+    return browser.markdown(load_benchmark(browser.NATIVE), load_benchmark(browser.CHROMIUM))
+
+
 def imagenette(document: Path) -> str:
     """Returns how the weights in the package were trained, and their accuracy."""
     r = json.loads((IMAGENETTE / "report.json").read_text(encoding="utf-8"))
@@ -422,6 +429,7 @@ SECTIONS = {
     INT8_PAGE: {"quantization": quantization, "qat": qat},
     ROBUSTNESS_PAGE: {"robustness": robustness, "corruptions": corrupted},
     ANDROID_PAGE: {"usage": partial(usage, False)},
+    BROWSER_PAGE: {"browser": in_browser},
     IOS_PAGE: {"usage": partial(usage, True)},
 }
 

@@ -160,3 +160,22 @@ def require_writable(path: str | os.PathLike) -> None:
             f"Expected a writable directory. Received: {path.parent}, which is read-only for this "
             "user. Change its permissions, or pass another directory."
         )
+
+
+def keras_cache(*names: str) -> Path:
+    """Returns a directory of this package's own files below that of Keras, without making it.
+
+    Args:
+        names: Names of the directory and the ones above it.
+
+    Examples:
+        >>> from keras_mobileone.files import keras_cache
+        >>> keras_cache("peers").parts[-2:]
+        ('keras_mobileone', 'peers')
+    """
+    return keras_home().joinpath("keras_mobileone", *names)
+
+
+def keras_home() -> Path:
+    """Returns Keras' own directory: `KERAS_HOME`, or `~/.keras`."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")

@@ -34,6 +34,7 @@ SCENARIO = {
     "drift": [1.0],  # slowdown of the phone in each process of the tool; the last one is repeated
     "lost_after": None,  # number of commands after which the device is disconnected
     "program": None,  # what the shell prints instead of running the tool
+    "reverse": None,  # why the device does not forward a port
     "app": {},  # what the benchmark app does; see APP in stand_in_app.py
 }
 PROPERTIES = {
@@ -103,6 +104,8 @@ def main(arguments) -> int:
         return pull(rest[0], rest[1])
     if command == "install":
         return AppPhone(HOME, scenario["app"]).install(rest)
+    if command == "reverse":
+        return fail(f"adb: error: {scenario['reverse']}") if scenario["reverse"] else 0
     assert command == "shell"
     (line,) = rest
     return shell(shlex.split(line), scenario)

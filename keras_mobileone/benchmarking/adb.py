@@ -6,6 +6,7 @@ packages/modules/adb, transport.cpp and adb.cpp); error messages as in acquire_o
 (installStatusToString) and adb_install.cpp.
 """
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -132,6 +133,39 @@ class Adb:
             f"Expected device {self.serial} to install {apk}. Received: {code}. "
             f"{next(remedies, 'Install it by hand to see why.')}"
         )
+
+    def reverse(self, port: int) -> None:
+        """Lets the device reach a port of this machine as a port of its own.
+
+        Raises:
+            TargetError: If the device refuses it or is disconnected.
+        """
+        process = self._run(["reverse", f"tcp:{port}", f"tcp:{port}"], SECONDS)
+        self._require_connection(process)
+        if process.returncode:
+            raise TargetError(
+                f"Expected device {self.serial} to forward port {port}. Received: "
+                f"{_last_line(process)}. Pass another port with --port."
+            )
+
+    def remove_reverse(self, port: int) -> None:
+        """Undoes `reverse`, also if the device is gone."""
+        with contextlib.suppress(TargetError):
+            self._run(["reverse", "--remove", f"tcp:{port}"], SECONDS)
+
+    def view(self, link: str) -> None:
+        """Opens an address in the device's browser.
+
+        Raises:
+            TargetError: If the device has no browser or is disconnected.
+        """
+        started = self.shell(["am", "start", "-a", "android.intent.action.VIEW", "-d", link])
+        output = started.stdout + started.stderr
+        if started.returncode or re.search(r"^Error", output, re.MULTILINE):
+            raise TargetError(
+                f"Expected device {self.serial} to open {link}. Received: {_last_line(started)}. "
+                "Unlock it, or open the link by hand with --no-open."
+            )
 
     def _copy(self, command: Sequence[str], name: str | Path) -> None:
         process = self._run(command, PUSH_SECONDS)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from keras_mobileone.choices import ACCELERATORS
 from keras_mobileone.errors import InputValueError
@@ -28,6 +29,7 @@ class Plan:
     """What the app does with the files.
 
     Attributes:
+        KNOWN: What files can run on.
         accelerators: What the files run on.
         threads: Numbers of CPU threads.
         runs: Number of timed inferences of each file in each round.
@@ -38,6 +40,8 @@ class Plan:
         ValueError: If an accelerator is unknown, or if there is none, or no number of threads.
     """
 
+    KNOWN: ClassVar[Sequence[str]] = ACCELERATORS
+
     accelerators: Sequence[str]
     threads: Sequence[int]
     runs: int
@@ -45,10 +49,10 @@ class Plan:
     warmup_runs: int
 
     def __post_init__(self) -> None:
-        unknown = set(self.accelerators) - set(ACCELERATORS)
+        unknown = set(self.accelerators) - set(self.KNOWN)
         if unknown or not self.accelerators:
             raise InputValueError(
-                f"`accelerators` must be some of {', '.join(ACCELERATORS)}. Received: "
+                f"`accelerators` must be some of {', '.join(self.KNOWN)}. Received: "
                 f"{', '.join(sorted(unknown)) or 'none'}."
             )
         if not self.threads:

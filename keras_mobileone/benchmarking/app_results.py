@@ -1,18 +1,23 @@
 """What results tell beyond latencies: where they come from, configurations, and warnings.
 
-The Android app measures a file in several ways, which `conditions["configurations"]` describes by
-the latency's path.
+The Android app and the page for browsers measure a file in several ways, which
+`conditions["configurations"]` describes by the latency's path.
 """
 
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from keras_mobileone.benchmarking.device import SEVERE, THERMAL
 from keras_mobileone.benchmarking.results import Benchmark, Failure, Latency
 
 APP = "android-app"
+BROWSER = "browser"
+# The targets that describe configurations: a file may have several rows.
+CONFIGURED = (APP, BROWSER)
 # What measured, by the target in a result's conditions.
 SOURCES = {APP: "app", "Android": "native tool", "this machine": "this machine"}
 TOLERANCE = 0.05  # of the largest output; int8 and float16 arithmetic stay below it
@@ -43,7 +48,7 @@ class Configuration:
 
 
 def source(result: Benchmark) -> str:
-    """Returns what measured a result: `"app"`, `"native tool"`, `"this machine"` or its target."""
+    """Returns what measured a result: `"app"`, `"browser"`, `"native tool"` or `"this machine"`."""
     target = str(result.conditions.get("target", "unknown"))
     return SOURCES.get(target, target)
 
@@ -62,24 +67,31 @@ def configuration(result: Benchmark, latency: Latency) -> Configuration:
     )
 
 
-def renamed(result: Benchmark, files: Mapping[str, Path], directory: str) -> Benchmark:
-    """Returns the app's result with this machine's paths instead of the device's names.
+def renamed(result: Benchmark, files: Mapping[str, Path], directory: str = "") -> Benchmark:
+    """Returns a device's result with this machine's paths instead of the device's names.
 
     Args:
         result: The result as the app has written it.
         files: Path on this machine by the file's name on the device.
-        directory: Directory of the files on the device.
+        directory: Directory of the files on the device, if the result names it.
     """
+    prefix = f"{directory}/" if directory else ""
+    # A name is not a part of another one that is longer.
+    words = {
+        re.compile(rf"(?<![\w./-]){re.escape(prefix + name)}(?![\w-])"): path
+        for name, path in files.items()
+    }
 
     def local(name: str) -> str:
-        name = name.removeprefix(f"{directory}/")
+        name = name.removeprefix(prefix)
         # The names on the device contain no space, which begins the description of how it ran.
         file, space, way = name.partition(" ")
         return f"{files.get(file, file)}{space}{way}"
 
     def told(message: str) -> str:
-        for name, path in files.items():
-            message = message.replace(f"{directory}/{name}", str(path))
+        for word, path in words.items():
+            # A function, since a path may contain backslashes.
+            message = word.sub(partial(_constant, str(path)), message)
         return message
 
     conditions = dict(result.conditions)
@@ -93,6 +105,10 @@ def renamed(result: Benchmark, files: Mapping[str, Path], directory: str) -> Ben
         conditions=conditions,
         failures=[Failure(local(f.path), told(f.message)) for f in result.failures],
     )
+
+
+def _constant(text: str, found: re.Match[str]) -> str:
+    return text
 
 
 def warnings(result: Benchmark) -> list[str]:
@@ -118,12 +134,28 @@ def warnings(result: Benchmark) -> list[str]:
                 f"{name} gives other outputs on {accelerator} than on the CPU: they differ by "
                 f"{largest:.2g} of the largest. Check its answers before you use it there."
             )
-    return found + _interference(result) + _heat(result) + _drift(result)
+    return found + _threads(result) + _interference(result) + _heat(result) + _drift(result)
+
+
+def _threads(result: Benchmark) -> list[str]:
+    """Says that a browser gave fewer threads than were asked for."""
+    wanted = result.conditions.get("requested_threads", [])
+    given = {configuration(result, latency).threads for latency in result.latencies}
+    if not wanted or not given or max(wanted) <= max(given):
+        return []
+    reason = str(result.conditions.get("threads_reason", "the browser offers no more"))
+    return [f"Threads: {max(wanted)} were wanted, and {max(given)} ran, because {reason}."]
 
 
 def _interference(result: Benchmark) -> list[str]:
-    """Says what the user of the app did during the run."""
+    """Says what the user of the app or the page did during the run."""
     found = []
+    repeated = result.conditions.get("repeated_rounds")
+    if repeated:
+        found.append(
+            f"The page was hidden {repeated} times, and those rounds were repeated. Keep it in "
+            "front and measure again if the ratios of the rounds differ."
+        )
     if result.conditions.get("left_foreground"):
         found.append(
             "The app was in the background for a time, where Android gives it less of the "
@@ -168,7 +200,7 @@ def _severity(status: int | str | None) -> int:
 
 def _drift(result: Benchmark) -> list[str]:
     """Says that a device became slower from the first round to the last."""
-    if result.conditions.get("target") != APP:
+    if result.conditions.get("target") not in CONFIGURED:
         return []
     quotients = [f.medians[-1] / f.medians[0] for f in result.latencies if len(f.medians) > 1]
     slower = statistics.median(quotients) if quotients else 1.0

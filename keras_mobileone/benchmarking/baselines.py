@@ -22,7 +22,7 @@ from keras_mobileone.choices import DEPLOY_PRECISIONS, INTEGER
 from keras_mobileone.compat import flatten_layers
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.tflite import require_exportable
-from keras_mobileone.files import atomic_write
+from keras_mobileone.files import atomic_write, keras_cache
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.variants import UNOFFICIAL_VARIANTS, VARIANTS
 
@@ -176,8 +176,7 @@ def _versions() -> str:
 
 def cache_directory() -> Path:
     """Returns the directory of the command line's files, below that of Keras (`~/.keras`)."""
-    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(home) / "keras_mobileone" / "peers"
+    return keras_cache("peers")
 
 
 def peer_label(path: Path) -> str:

@@ -231,24 +231,59 @@ def read_stored(
         raise FileNotFoundError(
             f"Expected a stored {name}. Received: {path}, which does not exist."
         )
+    return parse_stored(path.read_bytes(), str(path), name, format_number, build)
+
+
+def parse_benchmark(content: bytes, source: str) -> Benchmark:
+    """Reads a result from the JSON that another program has made.
+
+    Args:
+        content: The JSON.
+        source: Where it comes from, for error messages.
+
+    Raises:
+        ValueError: If it is not such a result, or has another format.
+    """
+    return parse_stored(content, source, "benchmark", FORMAT, _benchmark_from_dict)
+
+
+def parse_stored(
+    text: bytes,
+    source: str,
+    name: str,
+    format_number: int,
+    build: Callable[[dict[str, Any]], Stored],
+) -> Stored:
+    """Makes a result from JSON; see `read_stored`, which reads it from a file.
+
+    Args:
+        text: The JSON.
+        source: Where it comes from, for error messages.
+        name: Name of the expected content, for error messages.
+        format_number: The expected number of its format.
+        build: Function that makes the result from the content.
+
+    Raises:
+        ValueError: If the text is not JSON, has another format, or lacks parts.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
         found = content.get("format")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputValueError(
-            f"Expected a stored {name}. Received: {path}, which is not its JSON "
+            f"Expected a stored {name}. Received: {source}, which is not its JSON "
             f"({first_line(error)})."
         ) from error
     if found != format_number:
         number = "no format number" if found is None else f"format {found}"
         raise InputValueError(
-            f"Expected a stored {name} of format {format_number}. Received: {path}, which has "
+            f"Expected a stored {name} of format {format_number}. Received: {source}, which has "
             f"{number}. Measure again, or read it with the version that wrote it."
         )
     try:
         return build(content)
     except (KeyError, TypeError) as error:
         raise InputValueError(
-            f"Expected a stored {name}. Received: {path}, which lacks parts of one "
+            f"Expected a stored {name}. Received: {source}, which lacks parts of one "
             f"({first_line(error)})."
         ) from error

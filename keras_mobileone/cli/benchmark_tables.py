@@ -23,16 +23,16 @@ RATIOS = (
 
 def show(result: "Benchmark", title: str | None = None) -> None:
     """Prints a result's table, conditions, warnings and the files that could not be measured."""
-    from keras_mobileone.benchmarking.app_results import APP
+    from keras_mobileone.benchmarking.app_results import CONFIGURED
 
     if not result.latencies and not result.failures:
         return
     if result.latencies:
-        in_app = result.conditions.get("target") == APP
-        cells = app_row if in_app else row
-        labels = app_labels(result) if in_app else file_labels(result)
+        configured = result.conditions.get("target") in CONFIGURED
+        cells = app_row if configured else row
+        labels = app_labels(result) if configured else file_labels(result)
         rows = zip(labels, result.latencies, result.ratios, strict=True)
-        header = APP_HEADER if in_app else HEADER
+        header = APP_HEADER if configured else HEADER
         print_table(header, fitted(header, [cells(result, *v) for v in rows]), title=title)
     elif title is not None:
         console.print(title, style="italic", soft_wrap=True)

@@ -10,6 +10,12 @@ import click
 
 from keras_mobileone.choices import ACCELERATORS, COOL_DOWN, DELEGATES, DEPLOY_PRECISIONS, ROUNDS
 from keras_mobileone.cli.benchmark_tables import show, show_together
+from keras_mobileone.cli.browser import (
+    browser_measurement,
+    browser_options,
+    in_browser,
+    write_folder,
+)
 from keras_mobileone.cli.console import KerasCommand, progress_steps
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import require_writable
@@ -49,7 +55,7 @@ class CommaSeparated(click.ParamType):
     default="1",
     show_default=True,
     type=CommaSeparated(click.IntRange(1), "N"),
-    help="CPU threads; for the app also several numbers, such as 1,4.",
+    help="CPU threads; for app and browser also several numbers, such as 1,4.",
 )
 @click.option(
     "--runs",
@@ -93,7 +99,9 @@ class CommaSeparated(click.ParamType):
     "--tool", type=click.Path(path_type=Path), help="Path of benchmark_model for the device."
 )
 @click.option(
-    "--delegate", type=click.Choice(DELEGATES), help="Processor of the device. [default: cpu]"
+    "--delegate",
+    type=click.Choice(DELEGATES),
+    help="Processor of the device or browser. [default: cpu]",
 )
 @click.option(
     "--affinity", metavar="MASK", help="Hexadecimal mask of the device's cores; f0 is 4 … 7."
@@ -103,6 +111,7 @@ class CommaSeparated(click.ParamType):
     type=click.FloatRange(0),
     help=f"Seconds of rest before each process. [default: {COOL_DOWN:g}]",
 )
+@browser_options
 @click.option(
     "--profile",
     type=click.Path(path_type=Path),
@@ -122,9 +131,10 @@ def benchmark_command(
     android: str | None,
     only_show: bool,
     json_file: Path | None,
+    browser_export: Path | None,
     **device: Any,
 ) -> None:
-    """Time TFLite files side by side, on this machine or on an Android device.
+    """Time TFLite files side by side, on this machine, an Android device or in a browser.
 
     The table shows the median, percentiles and minimum of an inference and the time to load the
     file, in milliseconds. Every round measures each file once, and the ratio to the first file is
@@ -135,18 +145,29 @@ def benchmark_command(
     with --json or by the app, the stored result is shown; --show puts several into one table, which
     tells what measured each figure.
 
+    With --browser a page measures in any browser, here or on a phone (with --android over the
+    cable, with --host in the network). --browser-export writes that page into a folder.
+
     \b
     Example: keras-mobileone benchmark a.tflite b.tflite --threads 2
              keras-mobileone benchmark mine.tflite --peers --json result.json
              keras-mobileone benchmark mine.tflite --android --tool benchmark_model
              keras-mobileone benchmark mine.tflite --android --app bench.apk --threads 1,4
+             keras-mobileone benchmark mine.tflite --browser --threads 1,2 --json browser.json
              keras-mobileone benchmark --show phone.json result.json
     """
-    if json_file:
-        require_writable(json_file)
-    measure = measurement(android, threads, device)
     if not files:
         raise click.UsageError("Missing argument 'FILES...'.", click.get_current_context())
+    if json_file:
+        require_writable(json_file)
+    browser = {name: device.pop(name) for name in ("browser", "host", "port", "no_open")}
+    if browser_export is not None:
+        write_folder(browser_export, files, threads, device["delegate"], runs, rounds)
+        return
+    if in_browser(browser):
+        measure = browser_measurement(android, ANY_DEVICE, threads, browser, device)
+    else:
+        measure = measurement(android, threads, device)
     if only_show:
         refuse_measuring(files, peers or android or json_file)
     stored = [path for path in files if path.suffix == ".json"]

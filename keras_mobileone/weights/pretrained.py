@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 
 from keras_mobileone.errors import InputValueError
-from keras_mobileone.files import atomic_write
+from keras_mobileone.files import atomic_write, keras_home
 from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant
 
 DIRECTORY_VARIABLE = "KERAS_MOBILEONE_WEIGHTS"
@@ -281,5 +281,4 @@ def _check(path: Path, file: PretrainedFile) -> None:
 
 def _cache_directory() -> Path:
     """Returns Keras' directory for weights: `models` in `KERAS_HOME`, or in `~/.keras`."""
-    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(home) / "models"
+    return keras_home() / "models"
