@@ -195,11 +195,11 @@ def test_outputs_of_the_gpu(site, models):
     with Chromium(*WEBGPU) as chromium:
         chromium.open(site)
         for name, limit in (("float32", 1e-4), ("float16", 1e-3), ("int8", 0.1)):
-            found = run_file(chromium, name, accelerator="gpu", times=1)
+            found = run_file(chromium, name, accelerator="gpu", times=3)
             assert found["ranOn"] == "gpu" and "swiftshader" in found["gpu"].lower()
             assert largest_error(found, models, name) <= limit, name
             # `run` returns long before the GPU has finished.
-            assert min(found["runs"]) > 5
+            assert min(found["runs"]) > 20, found["runs"]
         for selector, on in (("#cpu", False), ("#gpu", True)):
             chromium.call("check", selector=selector, on=on)
         for index in (1, 2, 3):
