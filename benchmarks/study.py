@@ -121,7 +121,8 @@ def stored(name: str, results: Path = RESULTS) -> Iterator[tuple[Path, dict]]:
 
 def machine(processor: str) -> str:
     """Returns the directory name of a processor, such as `amd-epyc-avx2`."""
-    return re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
+    short = re.sub(r"\(\w+\)|processor", "", processor.lower())
+    return re.sub(r"[^a-z0-9]+", "-", short).strip("-")
 
 
 def export(network: Any, files: Path, precisions: Sequence[str] = ("float32",)) -> None:
