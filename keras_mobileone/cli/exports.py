@@ -96,6 +96,11 @@ def size_option(command: Command) -> Command:
     type=click.Choice(INTEGER_TYPES),
     help="Output type of int8.",
 )
+@click.option(
+    "--raw-boxes",
+    is_flag=True,
+    help="For a detector: leave decoding and suppression of boxes to MediaPipe.",
+)
 @page_options
 @about_options
 def export_tflite_command(
@@ -111,6 +116,7 @@ def export_tflite_command(
     plain: bool,
     input_dtype: str,
     output_dtype: str,
+    raw_boxes: bool,
     usage: Path | None,
     model_card: Path | None,
     labels_file: Path | None,
@@ -142,6 +148,7 @@ def export_tflite_command(
             plain=plain,
             labels=labels,
             about=About(**about),
+            nms=not raw_boxes,
         )
     gpu = " ".join(report.gpu_warnings or ()) or "knows all operators"
     print_report(report, [("GPU delegate", gpu)], usage, model_card)

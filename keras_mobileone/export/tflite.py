@@ -34,6 +34,7 @@ from keras_mobileone.export.checking import (
 )
 from keras_mobileone.export.network import require_tensorflow
 from keras_mobileone.export.report import ExportReport
+from keras_mobileone.export.tasks import FileForm
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import convert
@@ -63,6 +64,7 @@ def export_tflite(
     about: About | None = None,
     images: Any = None,
     verify: bool = True,
+    nms: bool = True,
 ) -> ExportReport:
     """Writes `model` as a TFLite file with a fixed batch of 1, metadata and labels.
 
@@ -99,6 +101,10 @@ def export_tflite(
             photograph and noise.
         verify: Whether to refuse an error beyond the limit of the precision
             (`export.checking.ERROR_LIMITS`). With `plain` there is no limit.
+        nms: For a detector, whether the file decodes the boxes and suppresses overlapping ones
+            itself, by the operator `TFLite_Detection_PostProcess`, which runs on the CPU. False:
+            the file returns the offsets from the anchors and the probabilities of the classes, and
+            MediaPipe, which finds the anchors in the metadata, does both.
 
     Returns:
         An `ExportReport`.
@@ -121,6 +127,13 @@ def export_tflite(
     _check_arguments(path, precision, calibration, input_dtype, output_dtype)
     functional = copy_attachment(model, as_functional(model))
     _check_input(functional)
+    form = FileForm(functional, nms)
+    if output_dtype != "float32" and form.model is not functional and nms:
+        raise InputValueError(
+            "A detector that suppresses boxes itself returns float32. Received: "
+            f"output_dtype={output_dtype!r}. Leave it out, or pass nms=False."
+        )
+    functional = form.model
     config = image_config(functional, normalize)
     file, wrapped = config_of_file(config, normalize)
     classes = default_labels(functional, config.labels if labels is None else labels)
@@ -141,13 +154,14 @@ def export_tflite(
             source = equalize(deploy, wrapped.normalize(ranges) if wrapped else ranges).model
         content = convert(source, precision, ranges, wrapped, input_dtype, output_dtype, names)
     about = about or About()
-    content = with_metadata(content, model.name, about, classes, file)
-    compared, deviation = _compare(in_float32(functional), config, content, names, own, ranges)
+    described = with_metadata(content, model.name, about, classes, file)
+    compared, deviation = _compare(in_float32(functional), config, described, names, own, ranges)
     if verify and not plain:
         check_deviation(deviation, precision, model.name, compared)
+    content = form.finish(content)
     return write_file(
         path,
-        content,
+        with_metadata(content, model.name, about, classes, file, form.metadata),
         file,
         classes,
         name=model.name,
