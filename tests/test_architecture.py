@@ -33,7 +33,7 @@ def read_map(text: str) -> list[str]:
             names = line.split()
         else:
             continue
-        prefix = "" if package == "." else package
+        prefix = "" if package == "." else package.replace("/", ".")
         if prefix and prefix not in order and "__init__" not in block_of(block, package):
             order.append(prefix)
         order += [
