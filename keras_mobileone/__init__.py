@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from keras_mobileone.data.imagenet import decode_predictions, preprocess_input
     from keras_mobileone.data.images import evaluation_crop, load_image
     from keras_mobileone.data.tfrecord_writer import Prepared, write_tfrecords
+    from keras_mobileone.dense_applications import MobileOneDeepLabV3, MobileOneSSDLite
     from keras_mobileone.deployment.pipeline import deploy
     from keras_mobileone.deployment.report import DeployReport
     from keras_mobileone.errors import (
@@ -49,9 +50,12 @@ if TYPE_CHECKING:
     from keras_mobileone.export.tflite import export_tflite
     from keras_mobileone.layers.block import MobileOneBlock
     from keras_mobileone.models.complexity import model_complexity
+    from keras_mobileone.models.detection.config import DetectionConfig
+    from keras_mobileone.models.detection.network import MobileOneDetector, decode_detections
     from keras_mobileone.models.freezing import freeze_batch_norm
     from keras_mobileone.models.fusing import fuse
     from keras_mobileone.models.network import MobileOneModel, feature_extractor
+    from keras_mobileone.models.segmentation import SegmentationConfig
     from keras_mobileone.models.unfusing import unfuse
     from keras_mobileone.models.variant_complexity import Complexity
     from keras_mobileone.quantization.equalization import Equalization, equalize
@@ -104,6 +108,10 @@ _NAMES = {
         "Prepared",
         "write_tfrecords",
     ),
+    "dense_applications": (
+        "MobileOneDeepLabV3",
+        "MobileOneSSDLite",
+    ),
     "deployment.pipeline": ("deploy",),
     "deployment.report": ("DeployReport",),
     "errors": (
@@ -149,12 +157,18 @@ _NAMES = {
     "export.tflite": ("export_tflite",),
     "layers.block": ("MobileOneBlock",),
     "models.complexity": ("model_complexity",),
+    "models.detection.config": ("DetectionConfig",),
+    "models.detection.network": (
+        "MobileOneDetector",
+        "decode_detections",
+    ),
     "models.freezing": ("freeze_batch_norm",),
     "models.fusing": ("fuse",),
     "models.network": (
         "MobileOneModel",
         "feature_extractor",
     ),
+    "models.segmentation": ("SegmentationConfig",),
     "models.unfusing": ("unfuse",),
     "models.variant_complexity": ("Complexity",),
     "quantization.equalization": (
@@ -204,6 +218,7 @@ __all__ = [
     "CoreMLReport",
     "CorruptionEvaluation",
     "DeployReport",
+    "DetectionConfig",
     "Devices",
     "Equalization",
     "Evaluation",
@@ -217,12 +232,15 @@ __all__ = [
     "MissingPackageError",
     "MobileOne",
     "MobileOneBlock",
+    "MobileOneDeepLabV3",
+    "MobileOneDetector",
     "MobileOneModel",
     "MobileOneS0",
     "MobileOneS1",
     "MobileOneS2",
     "MobileOneS3",
     "MobileOneS4",
+    "MobileOneSSDLite",
     "Phase",
     "Predictor",
     "Prepared",
@@ -230,12 +248,14 @@ __all__ = [
     "QuantizationReport",
     "Recipe",
     "RobustnessEvaluation",
+    "SegmentationConfig",
     "Steps",
     "TrainingReport",
     "Variant",
     "VerificationError",
     "benchmark",
     "compare",
+    "decode_detections",
     "decode_predictions",
     "deploy",
     "equalize",

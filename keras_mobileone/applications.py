@@ -5,7 +5,6 @@ import os
 import textwrap
 from collections.abc import Callable
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any, TypeVar
 
 import keras
@@ -22,11 +21,11 @@ from keras_mobileone.errors import InputTypeError, InputValueError
 from keras_mobileone.models.network import build
 from keras_mobileone.variants import ALL_VARIANTS, S0, S1, S2, S3, S4, Variant, get_variant
 from keras_mobileone.weights.loading import model_from_weights
-from keras_mobileone.weights.pretrained import PRETRAINED, find_weights
+from keras_mobileone.weights.pretrained import PRETRAINED
+from keras_mobileone.weights.selection import require_known, weights_path
 
 DEFAULT_SIZE = 224
 MIN_SIZE = 32
-KNOWN_WEIGHTS = ", ".join(f"'{name}'" for name in PRETRAINED_CLASSES)
 
 Activation = str | Callable | None
 Shape = tuple[int | None, int | None, int]
@@ -140,10 +139,7 @@ def MobileOne(
     if weights is None:
         model = build(variant, deploy=deploy, **arguments)
     else:
-        if weights in PRETRAINED_CLASSES:
-            path = find_weights(str(weights), variant, deploy)
-        else:
-            path = Path(weights)
+        path = weights_path(weights, variant, deploy)
         model = model_from_weights(variant, path, deploy=deploy, **arguments)
     if inputs is None and image.shape[3] == 3:
         known_classes = weights == "imagenette" and include_top
@@ -160,17 +156,8 @@ def _check_arguments(
     classifier_activation: Activation,
 ) -> None:
     """Raises an error if an argument has a wrong type or value, or contradicts another one."""
-    if not isinstance(weights, (str, os.PathLike, type(None))):
-        raise InputTypeError(
-            f"`weights` must be None, {KNOWN_WEIGHTS} or the path of a file. "
-            f"Received: weights of type {type(weights).__name__}."
-        )
+    require_known(weights)
     known = weights in PRETRAINED_CLASSES
-    if weights is not None and not known and not Path(weights).is_file():
-        raise FileNotFoundError(
-            f"`weights` must be None, {KNOWN_WEIGHTS} or the path of a file. "
-            f"Received: weights={str(weights)!r}, which does not exist."
-        )
     expected = PRETRAINED_CLASSES.get(str(weights))
     if known and include_top and classes != expected:
         raise InputValueError(
@@ -209,18 +196,24 @@ def _image_input(
                 "`input_tensor` and `input_shape` must agree. "
                 f"Received: {shape} and input_shape={tuple(input_shape)}."
             )
-        _check_shape(shape, include_top, weights)
+        check_input_shape(shape, include_top, weights)
         sources = keras.utils.get_source_inputs(input_tensor)
         return input_tensor, sources[0] if len(sources) == 1 else sources
     if input_shape is None:
         size = DEFAULT_SIZE if include_top else None
         input_shape = (size, size, 3)
-    _check_shape(tuple(input_shape), include_top, weights)
+    check_input_shape(tuple(input_shape), include_top, weights)
     return keras.Input(tuple(input_shape), name="image"), None
 
 
-def _check_shape(shape: tuple[int | None, ...], include_top: bool, weights: Any) -> None:
-    """Raises ValueError if images of this shape do not fit the network or the weights."""
+def check_input_shape(shape: tuple[int | None, ...], include_top: bool, weights: Any) -> None:
+    """Raises ValueError if images of this shape do not fit the network or the weights.
+
+    Args:
+        shape: (height, width, channels).
+        include_top: Whether the network has a classifier, which needs a fixed size.
+        weights: Anything but None for pretrained weights, which need RGB images.
+    """
     if len(shape) != 3 or shape[2] is None:
         raise InputValueError(
             "The input shape must be (height, width, channels), with the channels last. "

@@ -4,6 +4,9 @@ They are separate from the code that uses them, so that `keras-mobileone COMMAND
 them without importing Keras.
 """
 
+# What a network computes: one label, a label for each pixel, or boxes.
+TASKS = ("classify", "segment", "detect")
+
 # Precisions of `export_tflite`, and those of them that need calibration images.
 PRECISIONS = ("float32", "float16", "int8-dynamic", "int8", "int16x8")
 INTEGER = ("int8", "int16x8")

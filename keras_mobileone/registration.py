@@ -24,6 +24,7 @@ IMPORTS_KERAS = re.compile(r"^(import|from) keras\b", re.MULTILINE)
 MODULES = (
     "keras_mobileone.layers.block",
     "keras_mobileone.models.network",
+    "keras_mobileone.models.detection.network",
     "keras_mobileone.training.optimizer",
 )
 

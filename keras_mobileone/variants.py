@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from keras_mobileone.errors import InputTypeError, InputValueError
 
 STAGE_NAMES = ("stage1", "stage2", "stage3", "stage4")
+OUTPUT_STRIDES = (32, 16, 8)  # of the last stage; 32 is that of a classifier
 
 # The fields of a `Variant` that have one entry for each stage, and the types of the fields.
 _STAGE_FIELDS = ("widths", "se_pairs", "depths", "base_filters")
@@ -42,6 +43,8 @@ class BlockSpec:
         num_conv_branches: Number k of equal convolution branches at train time.
         se_ratio: Bottleneck channels of the squeeze-and-excitation divided by `filters`; 0 for no
             squeeze-and-excitation.
+        dilation_rate: Distance of the taps of the kernel in pixels.
+        skip: Whether the block has a skip branch where its output has the shape of its input.
     """
 
     name: str
@@ -53,6 +56,8 @@ class BlockSpec:
     depthwise: bool
     num_conv_branches: int
     se_ratio: float
+    dilation_rate: int = 1
+    skip: bool = True
 
 
 @dataclass(frozen=True)
@@ -160,21 +165,50 @@ class Variant:
         """Number of output channels of the stem, at most the channels of stage 1 at width 1."""
         return min(self.base_filters[0], self.stage_filters[0])
 
-    def blocks(self) -> Iterator[BlockSpec]:
-        """Yields the blocks in order, from the stem to the last stage."""
+    def blocks(self, output_stride: int = 32) -> Iterator[BlockSpec]:
+        """Yields the blocks in order, from the stem to the last stage.
+
+        Args:
+            output_stride: Stride of the last stage's features: 32, 16 or 8. For 16 and 8, blocks
+                that would exceed it have stride 1 and no skip branch, so that they have the weights
+                of a classifier, and the blocks behind them are dilated, so that they see the same
+                pixels as in a classifier
+                ([DeepLabV3](https://arxiv.org/abs/1706.05587), section 3.1).
+
+        Raises:
+            ValueError: If `output_stride` is another number.
+        """
+        if output_stride not in OUTPUT_STRIDES:
+            raise InputValueError(
+                f"`output_stride` must be one of {', '.join(map(str, OUTPUT_STRIDES))}. "
+                f"Received: output_stride={output_stride!r}."
+            )
         yield BlockSpec("stem", 0, 0, self.stem_filters, 3, 2, False, 1, 0.0)
-        channels = self.stem_filters
+        channels, stride, dilation_rate = self.stem_filters, 2, 1
         for stage, (depth, filters, se_pairs) in enumerate(
             zip(self.depths, self.stage_filters, self.se_pairs, strict=True), start=1
         ):
             for pair in range(depth):
                 se_ratio = self.se_ratio if pair >= depth - se_pairs else 0.0
-                strides = 2 if pair == 0 else 1
+                strides = 2 if pair == 0 and stride < output_stride else 1
                 name = f"stage{stage}_pair{pair + 1}"
                 k = self.num_conv_branches
                 yield BlockSpec(
-                    f"{name}_depthwise", stage, 2 * pair, channels, 3, strides, True, k, se_ratio
+                    f"{name}_depthwise",
+                    stage,
+                    2 * pair,
+                    channels,
+                    3,
+                    strides,
+                    True,
+                    k,
+                    se_ratio,
+                    dilation_rate,
+                    skip=pair > 0,
                 )
+                stride *= strides
+                if pair == 0 and strides == 1:
+                    dilation_rate *= 2
                 yield BlockSpec(
                     f"{name}_pointwise", stage, 2 * pair + 1, filters, 1, 1, False, k, se_ratio
                 )

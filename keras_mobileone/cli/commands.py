@@ -11,6 +11,7 @@ import click
 
 import keras_mobileone
 from keras_mobileone.about import About
+from keras_mobileone.choices import TASKS
 from keras_mobileone.cli.benchmarking import benchmark_command
 from keras_mobileone.cli.console import (
     KerasCommand,
@@ -59,7 +60,14 @@ def main(traceback: bool) -> None:
 
 @main.command()
 @click.argument("variants", nargs=-1, type=click.Choice(list(ALL_VARIANTS), case_sensitive=False))
-def info(variants: tuple[str, ...]) -> None:
+@click.option(
+    "--task",
+    type=click.Choice(TASKS),
+    default=TASKS[0],
+    show_default=True,
+    help="segment: DeepLabV3 with 21 classes at 512 pixels; detect: SSDLite with 80 at 320.",
+)
+def info(variants: tuple[str, ...], task: str) -> None:
     """Show parameters, multiply-accumulates and published accuracy.
 
     The numbers of the train-time and the deploy form differ because fusing sums up the branches.
@@ -68,8 +76,13 @@ def info(variants: tuple[str, ...]) -> None:
     \b
     Example: keras-mobileone info s0 s4
              keras-mobileone info micro0 micro1 micro2
+             keras-mobileone info s0 --task segment
     """
     from keras_mobileone.benchmarking.published_results import PUBLISHED
+
+    if task != TASKS[0]:
+        print_dense_info(variants or tuple(VARIANTS), task)
+        return
 
     header = ("", "form", "parameters", "BN statistics", "MACs at 224", "+ classifier")
     rows, accuracy = [], []
@@ -94,6 +107,20 @@ def info(variants: tuple[str, ...]) -> None:
             "The micro variants are unofficial: their parameters and MACs are near the paper's, "
             "their widths and depths are not the authors'. There are no weights for them."
         )
+
+
+def print_dense_info(variants: tuple[str, ...], task: str) -> None:
+    """Prints the counts of the networks for segmentation or detection, for each of their heads."""
+    from keras_mobileone.models.dense_complexity import DENSE_HEADS, dense_complexity
+
+    with without_native_logs():
+        rows = [
+            (key, head.name, *(f"{count:,}" for count in dense_complexity(get_variant(key), head)))
+            for key in variants
+            for head in DENSE_HEADS[task]
+        ]
+    header = ("", "head", "parameters", "MACs", "of the backbone", "of the head")
+    print_table(header, rows, title=f"{DENSE_HEADS[task][0].conditions}, deploy form")
 
 
 @main.command("fuse", cls=KerasCommand)

@@ -63,6 +63,9 @@ class ImageConfig:
         crop_fraction: Side of the center crop divided by the short side of the resized image, in
             (0, 1].
         labels: Names of the classes in the order of the outputs, or None.
+        stretch: Whether the whole photograph is resized to `image_size`, which may change its
+            aspect ratio, instead of cropped. Models for segmentation and detection, which see
+            everything in a photograph, and MediaPipe do so.
 
     Raises:
         ValueError: If `crop_fraction` is out of range, or if only one of `mean` and `std` is None.
@@ -79,6 +82,7 @@ class ImageConfig:
     interpolation: str = "bilinear"
     crop_fraction: float = DEFAULT_CROP_FRACTION
     labels: tuple[str, ...] | None = None
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_fraction <= 1:
@@ -274,10 +278,15 @@ def set_image_config(model: keras.Model, config: ImageConfig) -> keras.Model:
 
 def read_image_config(path: str | os.PathLike) -> ImageConfig | None:
     """Returns the configuration in a `.keras` file, or None if there is none."""
+    stored = stored_config(path, CONFIG_KEY)
+    return None if stored is None else ImageConfig.from_dict(stored)
+
+
+def stored_config(path: str | os.PathLike, key: str) -> dict | None:
+    """Returns the data that a model carries under `key` in a `.keras` file, or None."""
     with zipfile.ZipFile(path) as archive:
         data = json.loads(archive.read("config.json"))
-    stored = data.get("config", {}).get(CONFIG_KEY)
-    return None if stored is None else ImageConfig.from_dict(stored)
+    return data.get("config", {}).get(key)
 
 
 def _attached_config(model: keras.Model) -> ImageConfig | None:

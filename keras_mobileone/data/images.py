@@ -250,6 +250,32 @@ def spread(items: Sequence, count: int) -> list:
     return [items[i * len(items) // count] for i in range(count)]
 
 
+def load_stretched(paths: Iterable[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yields decoded images in order, resized to (height, width): uint8 arrays (*size, 3)."""
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        yield from in_order(pool, partial(_load_stretched, size=size), paths, LOOKAHEAD)
+
+
+def _load_stretched(path: Path, size: tuple[int, int]) -> np.ndarray:
+    return stretched(load_image(path), size)
+
+
+def stretched(image: Any, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a whole Pillow image by bilinear sampling with antialiasing.
+
+    Args:
+        image: RGB `PIL.Image`.
+        size: (height, width) of the result in pixels.
+
+    Returns:
+        uint8 array of shape (height, width, 3).
+    """
+    from PIL import Image
+
+    height, width = size
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
 def load_crops(
     paths: Iterable[Path], size: tuple[int, int], crop_fraction: float
 ) -> Iterator[np.ndarray]:

@@ -23,6 +23,8 @@ Activation = str | Callable[[Tensor], Tensor] | None
 # convention. Keras' default epsilon of 1e-3 gives wrong outputs with the authors' weights.
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
+NORM_SUFFIX = "_norm"
+CONV_SUFFIX = "_conv"
 
 _FOLDED = ContextVar("folded", default=False)
 
@@ -59,6 +61,11 @@ class PlainBlock:
         activation: Keras activation identifier, or None.
         trainable: Whether the layers that have weights are trainable.
         dtype: Dtype policy of the layers.
+        dilation_rate: Distance of the taps of the kernel in pixels. Only 1 is possible at stride 2.
+        normalized: Whether batch normalization, and no bias, follows the convolution. Its layer has
+            the suffix `"_norm"`, and `fuse` folds it. Blocks for training that have one branch,
+            such as those of heads, use it.
+        synchronized: Whether the batch normalization has the statistics of all replicas.
     """
 
     def __init__(
@@ -72,11 +79,14 @@ class PlainBlock:
         activation: Activation = None,
         trainable: bool = True,
         dtype: Any = None,
+        dilation_rate: int = 1,
+        normalized: bool = False,
+        synchronized: bool = False,
     ) -> None:
         activation = keras.activations.get(activation)
         linear = activation is keras.activations.linear
         common = {"trainable": trainable, "dtype": dtype}
-        margin = (kernel_size - 1) // 2
+        margin = (kernel_size - 1) // 2 * dilation_rate
         # At stride 1, "same" pads `margin` on each side. At stride 2 it would pad only on the right
         # and at the bottom, unlike the code that trained the weights, so the padding is explicit.
         explicit_pad = strides > 1 and margin > 0
@@ -89,9 +99,20 @@ class PlainBlock:
             strides,
             depthwise,
             padding="valid" if explicit_pad else "same",
-            name=name if linear and not se_ratio else f"{name}_conv",
+            name=name if linear and not se_ratio else f"{name}{CONV_SUFFIX}",
+            dilation_rate=dilation_rate,
+            use_bias=not normalized,
             **common,
         )
+        self.norm = None
+        if normalized:
+            self.norm = layers.BatchNormalization(
+                momentum=BATCH_NORM_MOMENTUM,
+                epsilon=BATCH_NORM_EPSILON,
+                synchronized=synchronized,
+                name=f"{name}{NORM_SUFFIX}",
+                **common,
+            )
         self.se = None
         if se_ratio:
             self.se = SqueezeExcite(
@@ -109,6 +130,8 @@ class PlainBlock:
     def __call__(self, inputs: Tensor) -> Tensor:
         x = inputs if self.pad is None else self.pad(inputs)
         x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
         if self.se is not None:
             x = self.se(x)
         return x if self.activation is None else self.activation(x)
@@ -184,6 +207,10 @@ class MobileOneBlock(layers.Layer):
         one_pass: Whether to train all branches through one convolution where that is faster (see
             `layers.one_pass`). Outputs, gradients and moving statistics are the same up to
             rounding.
+        dilation_rate: Distance of the taps of the kernel in pixels. The block trains branch by
+            branch if it is not 1, and its stride must then be 1.
+        skip: Whether to add the skip branch where it is possible. A block whose stride of 2 was
+            replaced by 1, to keep the size of the features, has none.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`, `dtype` and `trainable`.
 
     Input shape:
@@ -215,6 +242,8 @@ class MobileOneBlock(layers.Layer):
         activation: Activation = "relu",
         synchronized: bool = False,
         one_pass: bool = True,
+        dilation_rate: int = 1,
+        skip: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -230,6 +259,11 @@ class MobileOneBlock(layers.Layer):
                 f"must lie in [0, 1]. Received: filters={filters}, strides={strides}, "
                 f"num_conv_branches={num_conv_branches}, se_ratio={se_ratio}."
             )
+        if dilation_rate < 1 or (dilation_rate > 1 and strides > 1):
+            raise InputValueError(
+                "`dilation_rate` must be at least 1, and 1 if `strides` is larger than 1. "
+                f"Received: dilation_rate={dilation_rate}, strides={strides}."
+            )
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
@@ -239,6 +273,8 @@ class MobileOneBlock(layers.Layer):
         self.activation = keras.activations.get(activation)
         self.synchronized = synchronized
         self.one_pass = one_pass
+        self.dilation_rate = dilation_rate
+        self.skip = skip
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
@@ -266,7 +302,7 @@ class MobileOneBlock(layers.Layer):
             # The convolution is not strided, see `_branch_by_branch`.
             self.scale_layer = self._conv(1, 1, "scale", shape=(*output_shape[:3], channels))
             self.scale_norm = self._norm("scale_norm", output_shape)
-        if channels == self.filters and self.strides == 1:
+        if self.skip and channels == self.filters and self.strides == 1:
             self.skip_norm = self._norm("skip_norm", output_shape)
         if self.se_ratio:
             self.se = SqueezeExcite(
@@ -279,7 +315,7 @@ class MobileOneBlock(layers.Layer):
 
     @property
     def _margin(self) -> int:
-        return (self.kernel_size - 1) // 2
+        return (self.kernel_size - 1) // 2 * self.dilation_rate
 
     def _conv(self, kernel_size: int, strides: int, name: str, shape: Shape) -> layers.Layer:
         conv = convolution(
@@ -288,6 +324,7 @@ class MobileOneBlock(layers.Layer):
             strides,
             self.depthwise,
             use_bias=False,
+            dilation_rate=self.dilation_rate if kernel_size > 1 else 1,
             name=name,
             dtype=self.dtype_policy,
         )
@@ -319,7 +356,9 @@ class MobileOneBlock(layers.Layer):
     def _in_one_pass(self, input_shape: Shape) -> bool:
         """Returns whether the branches train through one convolution, because that is faster."""
         # A frozen norm uses its moving statistics, which need no moments of the input.
-        if not self.one_pass or not all(norm.trainable for _, norm in self._branches()):
+        if not self.one_pass or self.dilation_rate > 1:
+            return False
+        if not all(norm.trainable for _, norm in self._branches()):
             return False
         *image, channels = input_shape
         branches = self.num_conv_branches
@@ -341,10 +380,11 @@ class MobileOneBlock(layers.Layer):
         kernel, bias = one_pass.fold_moving(self._kernels_and_norms(dtype), dtype)
         kernel, bias = (ops.cast(value, inputs.dtype) for value in (kernel, bias))
         padded = self._padded(inputs)
+        settings = {"padding": "valid", "dilation_rate": self.dilation_rate}
         if self.depthwise:
-            outputs = ops.depthwise_conv(padded, kernel[..., None], self.strides, padding="valid")
+            outputs = ops.depthwise_conv(padded, kernel[..., None], self.strides, **settings)
         else:
-            outputs = ops.conv(padded, kernel, self.strides, padding="valid")
+            outputs = ops.conv(padded, kernel, self.strides, **settings)
         return outputs + bias
 
     def _kernels_and_norms(self, dtype: str) -> list[tuple[Tensor, layers.BatchNormalization]]:
@@ -406,6 +446,8 @@ class MobileOneBlock(layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "synchronized": self.synchronized,
             "one_pass": self.one_pass,
+            "dilation_rate": self.dilation_rate,
+            "skip": self.skip,
         }
 
     def folded_weights(self) -> tuple[np.ndarray, np.ndarray]:
@@ -445,6 +487,7 @@ class MobileOneBlock(layers.Layer):
             self.activation,
             self.trainable,
             self.dtype_policy,
+            self.dilation_rate,
         )
         block.conv.build((None, None, None, self.conv_layers[0].input_spec.axes[-1]))
         block.conv.set_weights(self.folded_weights())

@@ -1,11 +1,14 @@
-"""A configuration that is attached to a Keras model and saved in its `.keras` file."""
+"""Configurations that are attached to a Keras model and saved in its `.keras` file."""
 
 from typing import Protocol
 
 import keras
 
-# Key in the configuration of a Keras model, which Keras writes into the `.keras` file.
+# Keys in the configuration of a Keras model, which Keras writes into the `.keras` file: how the
+# model takes images, and what a model other than a classifier computes.
 CONFIG_KEY = "image_config"
+TASK_KEY = "task_config"
+KEYS = (CONFIG_KEY, TASK_KEY)
 
 
 class Attachable(Protocol):
@@ -16,37 +19,41 @@ class Attachable(Protocol):
         ...
 
 
-def attach(model: keras.Model, value: Attachable) -> None:
-    """Attaches `value` to `model` and adds it to the result of `model.get_config()`.
+def attach(model: keras.Model, value: Attachable, key: str = CONFIG_KEY) -> None:
+    """Attaches `value` to `model` and adds it to the result of `model.get_config()` under `key`.
 
     Keras ignores the additional key when it loads a file, so that a model of stock layers still
     loads where this package is not installed.
     """
-    setattr(model, CONFIG_KEY, value)
+    setattr(model, key, value)
     if not isinstance(model.get_config, _ConfigWithAttachment):
         model.get_config = _ConfigWithAttachment(model)
 
 
-def attached(model: keras.Model) -> Attachable | None:
-    """Returns the value that was last attached to `model`, or None."""
-    return getattr(model, CONFIG_KEY, None)
+def attached(model: keras.Model, key: str = CONFIG_KEY) -> Attachable | None:
+    """Returns the value that was last attached to `model` under `key`, or None."""
+    return getattr(model, key, None)
 
 
 def copy_attachment(source: keras.Model, target: keras.Model) -> keras.Model:
-    """Attaches the value of `source`, if any, to `target`, and returns `target`."""
-    value = attached(source)
-    if value is not None:
-        attach(target, value)
+    """Attaches the values of `source`, if any, to `target`, and returns `target`."""
+    for key in KEYS:
+        value = attached(source, key)
+        if value is not None:
+            attach(target, value, key)
     return target
 
 
 class _ConfigWithAttachment:
-    """Replacement for the `get_config` of one model that adds the attached value."""
+    """Replacement for the `get_config` of one model that adds the attached values."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model, self._get_config = model, model.get_config
 
     def __call__(self) -> dict:
-        value = attached(self._model)
         config = self._get_config()
-        return config if value is None else {**config, CONFIG_KEY: value.to_dict()}
+        for key in KEYS:
+            value = attached(self._model, key)
+            if value is not None:
+                config = {**config, key: value.to_dict()}
+        return config

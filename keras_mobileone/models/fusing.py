@@ -9,6 +9,7 @@ from keras_mobileone.compat import flatten_layers
 from keras_mobileone.errors import InputValueError, VerificationError
 from keras_mobileone.layers.block import MobileOneBlock
 from keras_mobileone.models.attachment import copy_attachment
+from keras_mobileone.models.folding import call_folded, foldable_norms
 from keras_mobileone.models.graph import (
     as_functional,
     call_copy,
@@ -26,6 +27,9 @@ VERIFY_TOLERANCE = 1e-4  # of the output's range
 def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
     """Folds every MobileOne block of `model` into one plain convolution.
 
+    Batch normalization directly behind another convolution or dense layer, such as those of a head,
+    is folded into it.
+
     Args:
         model: Functional or built Sequential model that contains `MobileOneBlock`s, at any depth of
             nested models. It is not changed.
@@ -33,8 +37,8 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
 
     Returns:
         A new Functional model of stock Keras layers, with the same inputs, outputs and layer
-        names. After `model.save`, `keras.models.load_model` loads it where this package is not
-        installed.
+        names, but without the normalizations that were folded. After `model.save`,
+        `keras.models.load_model` loads it where this package is not installed.
 
     Raises:
         TypeError: If `model` is not a Keras model, or is subclassed and has no graph.
@@ -56,9 +60,15 @@ def fuse(model: keras.Model, verify: bool = True) -> keras.Model:
             f"Expected a model with MobileOne blocks. Received: {model.name!r}, which has none. "
             "It is already fused, or not a MobileOne."
         )
-    replicas = {}
+    replicas: dict[int, Any] = {}
+    folded = foldable_norms(model)
+    norms = {id(norm) for norm in folded.values()}
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if id(layer) in norms:
+            return args[0]
+        if id(layer) in folded:
+            return call_folded(layer, folded[id(layer)], *args, **kwargs)
         if isinstance(layer, MobileOneBlock):
             if id(layer) not in replicas:
                 replicas[id(layer)] = layer.plain()

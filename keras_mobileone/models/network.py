@@ -33,6 +33,15 @@ class MobileOneModel(keras.Model):
         """
         return fuse(self, verify=verify)
 
+    @property
+    def backbone(self) -> keras.Model:
+        """A model that shares the weights of the stem and the stages, and returns their features.
+
+        Its output is that of the last stage, without the head.
+        """
+        features = self.get_layer(STAGE_NAMES[-1]).output
+        return keras.Model(self.input, features, name=f"{self.name}_backbone")
+
 
 def build(
     variant: Variant,
@@ -66,22 +75,7 @@ def build(
     Returns:
         A Functional model: a `keras.Model` if `deploy`, else a `MobileOneModel`.
     """
-    x = image
-    specs = list(variant.blocks())
-    for spec, following in zip(specs, [*specs[1:], None], strict=True):
-        if deploy:
-            block = PlainBlock(**_block_arguments(spec), dtype=dtype)
-        else:
-            block = MobileOneBlock(
-                **_block_arguments(spec),
-                num_conv_branches=spec.num_conv_branches,
-                synchronized=synchronized,
-                dtype=dtype,
-            )
-        x = block(x)
-        if spec.stage and (following is None or following.stage != spec.stage):
-            # The layer gives the features of the stage a name. It exports to no operator.
-            x = layers.Identity(name=STAGE_NAMES[spec.stage - 1], dtype=dtype)(x)
+    *_, x = stages(variant, image, deploy=deploy, synchronized=synchronized, dtype=dtype)
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool", dtype=dtype)(x)
         x = layers.Dense(
@@ -96,6 +90,46 @@ def build(
     return called(model)
 
 
+def stages(
+    variant: Variant,
+    image: Tensor,
+    *,
+    deploy: bool = False,
+    output_stride: int = 32,
+    synchronized: bool = False,
+    dtype: Any = None,
+) -> list[Tensor]:
+    """Builds stem and stages of `variant` on a symbolic image tensor.
+
+    Args:
+        variant, image, deploy, synchronized, dtype: As in `build`.
+        output_stride: Stride of the last stage's features, see `Variant.blocks`.
+
+    Returns:
+        The feature maps of the four stages, at strides 4, 8, 16 and 32, each at most
+        `output_stride`.
+    """
+    x, features = image, []
+    specs = list(variant.blocks(output_stride))
+    for spec, following in zip(specs, [*specs[1:], None], strict=True):
+        if deploy:
+            block = PlainBlock(**_block_arguments(spec), dtype=dtype)
+        else:
+            block = MobileOneBlock(
+                **_block_arguments(spec),
+                num_conv_branches=spec.num_conv_branches,
+                synchronized=synchronized,
+                skip=spec.skip,
+                dtype=dtype,
+            )
+        x = block(x)
+        if spec.stage and (following is None or following.stage != spec.stage):
+            # The layer gives the features of the stage a name. It exports to no operator.
+            x = layers.Identity(name=STAGE_NAMES[spec.stage - 1], dtype=dtype)(x)
+            features.append(x)
+    return features
+
+
 def _block_arguments(spec: BlockSpec) -> dict:
     return {
         "name": spec.name,
@@ -104,6 +138,7 @@ def _block_arguments(spec: BlockSpec) -> dict:
         "strides": spec.strides,
         "depthwise": spec.depthwise,
         "se_ratio": spec.se_ratio,
+        "dilation_rate": spec.dilation_rate,
         "activation": "relu",
     }
 

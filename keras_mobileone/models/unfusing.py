@@ -21,7 +21,8 @@ out) for a dense kernel, (channels, height · width, 1) for a depthwise one. The
 1 for values that belong to a whole filter.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -30,12 +31,15 @@ from keras import ops
 
 from keras_mobileone.errors import InputTypeError, InputValueError, VerificationError
 from keras_mobileone.layers import reparameterization
-from keras_mobileone.layers.block import MobileOneBlock
+from keras_mobileone.layers.block import CONV_SUFFIX, NORM_SUFFIX, MobileOneBlock
 from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.fusing import has_blocks
 from keras_mobileone.models.graph import as_functional, in_float32
 from keras_mobileone.models.network import CLASSIFIER_NAME, MobileOneModel, build
-from keras_mobileone.variants import BlockSpec, Variant, get_variant
+from keras_mobileone.models.patch_moments import OutputMoments, PatchMoments, float64
+from keras_mobileone.models.segmentation import SegmentationConfig
+from keras_mobileone.models.tasks import build_task, task_config
+from keras_mobileone.variants import OUTPUT_STRIDES, BlockSpec, Variant, get_variant
 
 Tensor = Any  # a tensor or variable of Keras' backend
 
@@ -58,8 +62,9 @@ def unfuse(
     """Returns a train-time model with the outputs of `deploy_model`, ready to be fine-tuned.
 
     Args:
-        deploy_model: Fused MobileOne with or without top, made by `fuse` or
-            `MobileOne(…, deploy=True)` or loaded from a file. It is not changed.
+        deploy_model: Fused MobileOne with or without top, or fused segmentation model or detector
+            of this package, made by `fuse` or with `deploy=True` or loaded from a file. It is not
+            changed.
         variant: Architecture of the model: a `Variant`, or `"s0"` … `"s4"`.
         data: Images like the training images, at the same size: a floating-point array of shape
             (count, height, width, channels), normalized by `preprocess_input`, or an iterable of
@@ -69,7 +74,8 @@ def unfuse(
 
     Returns:
         A model with random branches and the head of `deploy_model`. Its inference output equals
-        that of `deploy_model`, and so does its training-mode output on `data` as one batch.
+        that of `deploy_model`, and so does its training-mode output on `data` as one batch, if it
+        has no dropout. Normalizations in the head get the statistics of `data`.
 
     Raises:
         TypeError: If `deploy_model` is subclassed and has no graph, or if `data` is neither an
@@ -95,27 +101,72 @@ def unfuse(
             f"Expected a fused model. Received: {deploy_model.name!r}, which has train-time "
             "branches. Train this model itself."
         )
-    head = _head(deploy_model)
-    _require_fit(deploy_model, variant, head)
-    source = in_float32(deploy_model)
+    blocks, network = _architecture(deploy_model, variant)
     image = keras.Input(deploy_model.input_shape[1:], name="image")
-    model = build(variant, image, name=deploy_model.name, **head)
-    moments, sample = _measure(source, variant, _chunks(data, deploy_model.input_shape))
+    _require_fit(deploy_model, variant, network(image, deploy=True))
+    source = in_float32(deploy_model)
+    model = network(image, name=deploy_model.name)
+    norms = _head_norms(model)
+    chunks = _chunks(data, deploy_model.input_shape)
+    moments, outputs, sample = _measure(source, blocks, list(norms), chunks)
 
     rng = np.random.default_rng(seed)
-    for spec in variant.blocks():
+    for spec in blocks:
         block = model.get_layer(spec.name)
         kernel, bias = source.get_layer(f"{spec.name}_conv").get_weights()
         _Split(kernel, bias, block, moments.pop(spec.name), rng).assign()
         if spec.se_ratio:
             block.se_reduce.set_weights(source.get_layer(f"{spec.name}_se_reduce").get_weights())
             block.se_expand.set_weights(source.get_layer(f"{spec.name}_se_expand").get_weights())
-    if head["include_top"]:
-        model.get_layer(CLASSIFIER_NAME).set_weights(
-            source.get_layer(CLASSIFIER_NAME).get_weights()
-        )
-    _verify(model, source, variant, sample)
+    _restore_head(model, source, norms, outputs)
+    _verify(model, source, [spec.name for spec in blocks], sample)
     return copy_attachment(deploy_model, model)
+
+
+def _architecture(
+    model: keras.Model, variant: Variant
+) -> tuple[list[BlockSpec], Callable[..., MobileOneModel]]:
+    """Returns the blocks of a model, and the function that builds its network on an image."""
+    task = task_config(model)
+    if task is None:
+        return list(variant.blocks()), partial(build, variant, **_head(model))
+    stride = task.output_stride if isinstance(task, SegmentationConfig) else OUTPUT_STRIDES[0]
+    return list(variant.blocks(stride)), partial(build_task, task, variant)
+
+
+def _head_norms(model: MobileOneModel) -> dict[str, keras.layers.BatchNormalization]:
+    """Returns the normalizations outside the blocks by the names of their convolutions."""
+    return {
+        layer.name.removesuffix(NORM_SUFFIX) + CONV_SUFFIX: layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+
+
+def _restore_head(
+    model: MobileOneModel,
+    source: keras.Model,
+    norms: dict[str, keras.layers.BatchNormalization],
+    outputs: dict[str, OutputMoments],
+) -> None:
+    """Sets the weights of all layers outside the blocks.
+
+    A convolution keeps its kernel. The normalization behind it gets the statistics of its output
+    without the bias, and undoes itself but for the bias.
+    """
+    for layer in model.layers:
+        if layer.name in norms:
+            kernel, bias = source.get_layer(layer.name).get_weights()
+            mean, variance = (values[0] for values in outputs[layer.name].mean_and_variance())
+            layer.set_weights([kernel])
+            norm = norms[layer.name]
+            variance = _rounded(variance)
+            gamma = np.sqrt(variance + norm.epsilon)
+            norm.set_weights([gamma, mean, mean - bias, variance])
+        elif layer.weights and not isinstance(
+            layer, (MobileOneBlock, keras.layers.BatchNormalization)
+        ):
+            layer.set_weights(source.get_layer(layer.name).get_weights())
 
 
 def _head(model: keras.Model) -> dict[str, Any]:
@@ -132,15 +183,14 @@ def _head(model: keras.Model) -> dict[str, Any]:
     return {"include_top": False, "pooling": pooling}
 
 
-def _require_fit(model: keras.Model, variant: Variant, head: dict[str, Any]) -> None:
-    """Raises ValueError unless `model` has exactly the layers of a deploy model of `variant`."""
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+def _require_fit(model: keras.Model, variant: Variant, reference: keras.Model) -> None:
+    """Raises ValueError unless `model` has exactly the layers of `reference` of `variant`."""
+    if len(model.inputs) != 1 or len(model.outputs) != len(reference.outputs):
         raise InputValueError(
             "Expected a model with one input and one output. Received: "
             f"{model.name!r} with {len(model.inputs)} and {len(model.outputs)}."
         )
-    expected = _described(build(variant, keras.Input(model.input_shape[1:]), deploy=True, **head))
-    found = _described(model)
+    expected, found = _described(reference), _described(model)
     mistakes = [f"no layer {name!r}" for name in expected if name not in found]
     mistakes += [f"additional layer {name!r}" for name in found if name not in expected]
     mistakes += [
@@ -217,89 +267,31 @@ def _checked(batch: Any, input_shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 def _measure(
-    source: keras.Model, variant: Variant, chunks: Iterable[np.ndarray]
-) -> tuple[dict[str, "_PatchMoments"], np.ndarray]:
-    """Returns the moments of each block's input by the name of the block, and a few images."""
-    moments = {spec.name: _PatchMoments(spec) for spec in variant.blocks()}
+    source: keras.Model,
+    blocks: Iterable[BlockSpec],
+    convolutions: Iterable[str],
+    chunks: Iterable[np.ndarray],
+) -> tuple[dict[str, PatchMoments], dict[str, OutputMoments], np.ndarray]:
+    """Collects statistics of a model.
+
+    Returns:
+        The moments of each block's input by the name of the block, those of the output of each of
+        `convolutions` by its name, and a few images.
+    """
+    moments = {spec.name: PatchMoments(spec) for spec in blocks}
+    outputs = {name: OutputMoments() for name in convolutions}
     names = {layer.name for layer in source.layers}
-    first_layers = [f"{n}_pad" if f"{n}_pad" in names else f"{n}_conv" for n in moments]
-    inputs = keras.Model(source.input, [source.get_layer(name).input for name in first_layers])
+    first_layers = [f"{n}_pad" if f"{n}_pad" in names else f"{n}{CONV_SUFFIX}" for n in moments]
+    tensors = [source.get_layer(name).input for name in first_layers]
+    tensors += [source.get_layer(name).output for name in outputs]
+    inside = keras.Model(source.input, tensors)
     sample: Any = None
     for images in chunks:
         sample = images[:VERIFY_IMAGES] if sample is None else sample
-        for block_moments, tensor in zip(moments.values(), inputs(images), strict=True):
-            block_moments.add(tensor)
-    return moments, sample
-
-
-class _PatchMoments:
-    """Mean and covariance of the patches that the filters of a block see.
-
-    Args:
-        spec: The block.
-    """
-
-    def __init__(self, spec: BlockSpec) -> None:
-        self.spec = spec
-        self.count = 0
-        # Set by the first call of `add`: (channels,), (groups, 1, taps), (groups, taps, taps).
-        self.shift: Any = None
-        self.sums: Any = 0.0
-        self.products: Any = 0.0
-
-    def add(self, tensor: Tensor) -> None:
-        """Adds activations of shape (count, height, width, channels) to the moments."""
-        size, stride = self.spec.kernel_size, self.spec.strides
-        margin = (size - 1) // 2
-        height, width = (-(-side // stride) for side in tensor.shape[1:3])
-        tensor = ops.pad(tensor, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
-        if self.shift is None:
-            self.shift = ops.convert_to_numpy(ops.mean(tensor, axis=(0, 1, 2)))
-        # Without the shift, sums of squares would lose a small variance next to a large mean.
-        tensor = tensor - self.shift
-        taps = [
-            tensor[:, y : y + stride * height : stride, x : x + stride * width : stride]
-            for y in range(size)
-            for x in range(size)
-        ]
-        sums, products = (_depthwise_sums if self.spec.depthwise else _dense_sums)(taps)
-        self.count += len(tensor) * height * width
-        self.sums, self.products = self.sums + sums, self.products + products
-
-    def mean(self, filters: np.ndarray) -> np.ndarray:
-        """Returns the mean output of filters (groups, taps, outputs) as (groups, 1, outputs)."""
-        shift = np.tile(self.shift.astype(np.float64), self.spec.kernel_size**2)
-        if self.spec.depthwise:
-            shift = shift.reshape(self.spec.kernel_size**2, -1).T
-        return (self.sums / self.count + shift.reshape(self.sums.shape)) @ filters
-
-    def variance(self, filters: np.ndarray) -> np.ndarray:
-        """Returns the variance of the output of filters as (groups, 1, outputs)."""
-        mean = self.sums / self.count
-        covariance = self.products / self.count - mean * mean.swapaxes(1, 2)
-        return np.maximum(np.sum(filters * (covariance @ filters), axis=1, keepdims=True), 0)
-
-
-def _dense_sums(taps: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    patches = ops.concatenate(taps, axis=-1)
-    patches = ops.reshape(patches, (-1, patches.shape[-1]))
-    sums = ops.sum(patches, axis=0)[None, None]
-    return _float64(sums), _float64(ops.matmul(ops.transpose(patches), patches))[None]
-
-
-def _depthwise_sums(taps: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    def total(tensor: Tensor) -> np.ndarray:
-        return _float64(ops.sum(tensor, axis=(1, 2))).sum(axis=0)
-
-    products = np.empty((taps[0].shape[-1], len(taps), len(taps)))
-    for i, tap in enumerate(taps):
-        for j, other in enumerate(taps[: i + 1]):
-            products[:, i, j] = products[:, j, i] = total(tap * other)
-    return np.stack([total(tap) for tap in taps], axis=-1)[:, None], products
-
-
-def _float64(tensor: Tensor) -> np.ndarray:
-    return ops.convert_to_numpy(tensor).astype(np.float64)
+        collectors: list[Any] = [*moments.values(), *outputs.values()]
+        for collector, tensor in zip(collectors, inside(images), strict=True):
+            collector.add(tensor)
+    return moments, outputs, sample
 
 
 class _Split:
@@ -318,7 +310,7 @@ class _Split:
         kernel: np.ndarray,
         bias: np.ndarray,
         block: MobileOneBlock,
-        moments: _PatchMoments,
+        moments: PatchMoments,
         rng: np.random.Generator,
     ) -> None:
         self.block, self.moments, self.rng, self.shape = block, moments, rng, kernel.shape
@@ -430,27 +422,27 @@ def _filters(kernel: np.ndarray, depthwise: bool) -> np.ndarray:
 
 
 def _verify(
-    model: MobileOneModel, source: keras.Model, variant: Variant, images: np.ndarray
+    model: MobileOneModel, source: keras.Model, names: list[str], images: np.ndarray
 ) -> None:
-    """Raises ArithmeticError if the inference outputs of two models differ."""
-    names = [spec.name for spec in variant.blocks()]
+    """Raises ArithmeticError if the inference outputs of two models or their blocks differ."""
     features = [
-        keras.Model(m.input, [*(m.get_layer(name).output for name in names), m.output])(
+        keras.Model(m.input, [*(m.get_layer(name).output for name in names), *m.outputs])(
             images, training=False
         )
         for m in (source, in_float32(model))
     ]
     errors = [_relative_error(*pair) for pair in zip(*features, strict=True)]
-    if not errors[-1] <= VERIFY_TOLERANCE:
-        named = zip([*names, "the head"], errors, strict=True)
+    error = float(np.max(errors[len(names) :]))  # np.max keeps NaN
+    if not error <= VERIFY_TOLERANCE:
+        named = zip([*names, *["the head"] * len(model.outputs)], errors, strict=True)
         wrong = next(name for name, error in named if not error <= VERIFY_TOLERANCE)
         raise VerificationError(
-            f"The train-time model differs from {source.name!r} by {errors[-1]:.1e} of the "
+            f"The train-time model differs from {source.name!r} by {error:.1e} of the "
             f"output's largest magnitude; the limit is {VERIFY_TOLERANCE:.0e}. The first part "
             f"that differs is {wrong!r}."
         )
 
 
 def _relative_error(expected: np.ndarray, found: np.ndarray) -> float:
-    expected, found = _float64(expected), _float64(found)
+    expected, found = float64(expected), float64(found)
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), TINY))

@@ -80,7 +80,7 @@ def _fused(block: BlockSpec, channels: int) -> tuple[int, int]:
 def _branches(block: BlockSpec, channels: int) -> tuple[int, int]:
     """Counts the values in the kernels of all branches of a block, and the norms."""
     scale = block.kernel_size > 1
-    skip = channels == block.filters and block.strides == 1
+    skip = block.skip and channels == block.filters and block.strides == 1
     values = block.num_conv_branches * block.kernel_size**2 + scale
     return values * _pairs(block, channels), block.num_conv_branches + scale + skip
 

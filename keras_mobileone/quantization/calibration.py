@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_mobileone.data.image_config import ImageConfig
-from keras_mobileone.data.images import list_images, load_crops, spread
+from keras_mobileone.data.images import list_images, load_crops, load_stretched, spread
 from keras_mobileone.errors import InputValueError
 
 CALIBRATION_IMAGES = 200  # taken from a directory, spread evenly over its files
@@ -34,8 +34,13 @@ def calibration_batches(source: Any, config: ImageConfig) -> Iterator[np.ndarray
         source = spread(list_images(source), CALIBRATION_IMAGES)
     if isinstance(source, Sequence) and source and isinstance(source[0], (str, os.PathLike)):
         paths = [Path(path) for path in source]
-        for crop in load_crops(paths, (height, width), config.crop_fraction):
-            yield config.normalize(crop)[None]
+        images = (
+            load_stretched(paths, (height, width))
+            if config.stretch
+            else load_crops(paths, (height, width), config.crop_fraction)
+        )
+        for image in images:
+            yield config.normalize(image)[None]
         return
     batches = [source] if hasattr(source, "shape") else source
     if not isinstance(batches, Iterable):

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_mobileone.errors import InputValueError
+from keras_mobileone.models.folding import LINEAR_LAYERS, folded_weights, with_bias
 from keras_mobileone.models.graph import call_copy, rebuild
 
 Tensor = Any  # a backend tensor or an array
-LINEAR_LAYERS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 
 
 @dataclass(frozen=True)
@@ -151,9 +150,9 @@ def fold_batch_norms(traced: Trace) -> Trace:
             return args[0]
         if id(layer) not in folded:
             return call_copy(copies, layer, args, kwargs)
-        copy = layer.__class__.from_config({**layer.get_config(), "use_bias": True})
+        copy = with_bias(layer)
         output = copy(*args, **kwargs)
-        copy.set_weights(_folded_weights(layer, folded[id(layer)]))
+        copy.set_weights(folded_weights(layer, folded[id(layer)]))
         return output
 
     return trace(rebuild(traced.model, call_folded))
@@ -167,17 +166,3 @@ def _can_fold(traced: Trace, call: Call, following: Call) -> bool:
         and traced.times_called(call.layer) == traced.times_called(norm) == 1
         and all(output is not other for other in traced.model.outputs)
     )
-
-
-def _folded_weights(
-    layer: keras.Layer, norm: keras.layers.BatchNormalization
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns kernel and bias of a layer with the batch normalization after it folded in."""
-    kernel, *bias = (weight.astype(np.float64) for weight in layer.get_weights())
-    mean, variance = (np.float64(w) for w in (norm.moving_mean, norm.moving_variance))
-    scale = 1 / np.sqrt(variance + norm.epsilon)
-    scale = scale * np.float64(norm.gamma) if norm.scale else scale
-    shift = np.float64(norm.beta) if norm.center else 0.0
-    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    factors = scale.reshape(kernel.shape[-2:]) if depthwise else scale
-    return kernel * factors, ((bias[0] if bias else 0.0) - mean) * scale + shift

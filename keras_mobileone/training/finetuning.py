@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mobileone.applications import KNOWN_WEIGHTS, MobileOne
+from keras_mobileone.applications import MobileOne
 from keras_mobileone.data.imagenet import PRETRAINED_CLASSES, preprocess_input
 from keras_mobileone.data.pipeline import BadImages, sample_crops
 from keras_mobileone.data.sources import Source
@@ -21,6 +21,7 @@ from keras_mobileone.variants import Variant, get_variant
 from keras_mobileone.weights.loading import read_weights
 from keras_mobileone.weights.naming import is_fused
 from keras_mobileone.weights.pretrained import find_weights
+from keras_mobileone.weights.selection import KNOWN_WEIGHTS
 
 STATISTICS_IMAGES = 64
 

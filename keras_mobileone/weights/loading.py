@@ -3,17 +3,23 @@
 import os
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mobileone.data.image_config import read_image_config, set_image_config
+from keras_mobileone.data.image_config import (
+    read_image_config,
+    set_image_config,
+    stored_config,
+)
 from keras_mobileone.errors import InputValueError, first_line
+from keras_mobileone.models.attachment import TASK_KEY
 from keras_mobileone.models.fusing import fuse
 from keras_mobileone.models.network import CLASSIFIER_NAME, build
+from keras_mobileone.models.tasks import TaskConfig, set_task_config, task_from_dict
 from keras_mobileone.variants import Variant
 from keras_mobileone.weights.checkpoint import KERAS_SUFFIXES, read_checkpoint
 from keras_mobileone.weights.naming import APPLE, SCHEMES, detect_scheme, is_fused, slots
@@ -22,16 +28,24 @@ SHOWN_NAMES = 5  # how many names an error lists for each kind of mistake
 
 
 def model_from_weights(
-    variant: Variant, path: str | os.PathLike, *, deploy: bool = False, **arguments: Any
+    variant: Variant,
+    path: str | os.PathLike,
+    *,
+    deploy: bool = False,
+    builder: Callable[..., keras.Model] = build,
+    **arguments: Any,
 ) -> keras.Model:
     """Builds a MobileOne with the weights of a file.
+
+    If the network has another head than a classifier, the head keeps its initial weights.
 
     Args:
         variant: The architecture that the file belongs to.
         path: A safetensors file or a PyTorch pickle with the authors' or timm's names, fused or
             not, or a `.keras` or `.weights.h5` file that this package saved.
         deploy: Whether to return the fused model. If the weights are not fused, they are folded.
-        **arguments: Further arguments of `keras_mobileone.models.network.build`.
+        builder: Function that takes the variant, `deploy` and `arguments`, and builds the network.
+        **arguments: Further arguments of `builder`.
 
     Returns:
         A Functional `keras.Model`.
@@ -50,7 +64,7 @@ def model_from_weights(
             "unfused weights. For fine-tuning, build the deploy model and call `unfuse`, which "
             "restores branches."
         )
-    model = build(variant, deploy=fused, **arguments)
+    model = builder(variant, deploy=fused, **arguments)
     assign(model, variant, tensors, path)
     return fuse(model, verify=False) if deploy and not fused else model
 
@@ -184,13 +198,21 @@ def load_keras(path: str | os.PathLike) -> keras.Model:
         )
     try:
         model = keras.models.load_model(path, compile=False)
-        config = read_image_config(path)
+        config, task = read_image_config(path), read_task_config(path)
     except Exception as error:  # Keras raises many types for a damaged archive
         raise InputValueError(
             f"Keras can't load {path}: {_reason(error)}. Save or copy the file "
             "again if it is damaged, and import the modules of its custom layers if it has any."
         ) from error
+    if task is not None:
+        set_task_config(model, task)
     return model if config is None else set_image_config(model, config)
+
+
+def read_task_config(path: str | os.PathLike) -> TaskConfig | None:
+    """Returns what the model in a `.keras` file computes, or None for a classifier."""
+    stored = stored_config(path, TASK_KEY)
+    return None if stored is None else task_from_dict(stored)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""SSDLite over the stages of a MobileOne: anchors, matching, encoding, loss, decoding, NMS."""
