@@ -1,7 +1,7 @@
 """COCO's mean average precision of detections, computed by faster-coco-eval."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -194,3 +194,28 @@ def _nothing_found(images: Sequence[DenseImage], classes: Sequence[str]) -> Dete
         by_class,
         dict(by_class),
     )
+
+
+def detections_of(
+    decoded: Mapping[str, np.ndarray], size: tuple[int, int], images: Sequence[DenseImage]
+) -> list[Detections]:
+    """Converts decoded outputs of stretched images to boxes in pixels of the images.
+
+    Args:
+        decoded: Result of `decode_outputs` for a batch, with "xyxy" boxes in pixels of the input.
+            Rows for which there is no image are padding of the batch.
+        size: (height, width) of the input.
+        images: The images of the batch.
+    """
+    results = []
+    for row, image in enumerate(images):
+        count = int(decoded["num_detections"][row])
+        scale = np.array([image.size[1] / size[1], image.size[0] / size[0]] * 2)
+        results.append(
+            Detections(
+                decoded["boxes"][row, :count] * scale,
+                decoded["labels"][row, :count],
+                decoded["confidence"][row, :count],
+            )
+        )
+    return results

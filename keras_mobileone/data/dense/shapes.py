@@ -7,6 +7,7 @@ import numpy as np
 
 NAMES = ("background", "circle", "square")
 SPLITS = ("train", "val")
+LEAST_VISIBLE = 3  # pixels of a covered shape that has a box
 COLORS = ((40, 60, 50), (220, 70, 60), (70, 110, 230))
 
 
@@ -22,8 +23,8 @@ def draw_shapes(
 
     Returns:
         uint8 image (height, width, 3); uint8 mask (height, width) of indices in `NAMES`; float32
-        "xyxy" boxes (n, 4) of the visible pixels of each shape; int64 labels (n,), 0 for circles
-        and 1 for squares.
+        "xyxy" boxes (n, 4) of the visible pixels of each shape that is not covered; int64 labels
+        (n,), 0 for circles and 1 for squares.
     """
     rows, columns = np.mgrid[:height, :width]
     owner = np.zeros((height, width), np.int64)
@@ -39,7 +40,7 @@ def draw_shapes(
     boxes, labels = [], []
     for number, kind in enumerate(kinds, 1):
         ys, xs = np.nonzero(owner == number)
-        if len(ys):
+        if len(ys) and min(np.ptp(ys), np.ptp(xs)) >= LEAST_VISIBLE:
             boxes.append((xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
             labels.append(kind - 1)
     return image, mask, np.array(boxes, np.float32), np.array(labels, np.int64)
