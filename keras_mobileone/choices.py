@@ -45,3 +45,5 @@ ACCELERATORS = ("cpu", "gpu-fp16", "gpu-fp32", "nnapi")
 COOL_DOWN = 5.0  # seconds of rest before each process on a device
 
 SAVE_EVERY = 500  # training steps between two checkpoints
+
+DENSE_FORMATS = ("masks", "voc", "coco", "yolo")  # of images with masks or boxes

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # These packages are imported where they are used, and never at the top of a module.
 LATE = {"tensorflow", "jax", "torch", "PIL", "matplotlib", "ai_edge_litert", "h5py", "safetensors"}
 LATE |= {"tensorflow_datasets", "tensorboard", "tensorflow_model_optimization", "tf_keras"}
-LATE |= {"trustme", "segno"}
+LATE |= {"trustme", "segno", "faster_coco_eval"}
 # Only the command line needs these packages. No module that `import keras_mobileone` reads imports
 # them.
 COMMAND_LINE = {"click", "rich"}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_mobileone.choices import PRECISIONS, SAVE_EVERY
+from keras_mobileone.choices import DENSE_FORMATS, PRECISIONS, SAVE_EVERY
 from keras_mobileone.cli.console import KerasCommand, console, print_table, stop
 from keras_mobileone.cli.sources import VARIANT_CHOICE, Command
-from keras_mobileone.training.recipe import RECIPES, Recipe, get_recipe
+from keras_mobileone.training.recipe import RECIPES, TASKS, Recipe, get_recipe
 
 if TYPE_CHECKING:
     from keras_mobileone.training.distribution import Devices
@@ -20,7 +20,27 @@ if TYPE_CHECKING:
 def run_options(command: Command) -> Command:
     """Adds the options that `train` and `finetune` have in common."""
     for option in (
-        click.option("--data", required=True, help="Class folders, TFRecords or tfds:NAME."),
+        click.option(
+            "--data",
+            required=True,
+            help="Class folders, TFRecords or tfds:NAME; or images with masks or boxes.",
+        ),
+        click.option(
+            "--task",
+            type=click.Choice(TASKS),
+            help="Refuse a recipe that does not train this. By default, that of the recipe.",
+        ),
+        click.option(
+            "--labels",
+            type=click.Path(path_type=Path),
+            help="File of class names (and colors) of masks or boxes.",
+        ),
+        click.option(
+            "--format",
+            "data_format",
+            type=click.Choice(DENSE_FORMATS),
+            help="Format of masks or boxes, which is recognized otherwise.",
+        ),
         click.option(
             "--output", required=True, type=click.Path(path_type=Path), help="Directory of the run."
         ),
@@ -42,7 +62,11 @@ def run_options(command: Command) -> Command:
             type=click.Choice(PRECISIONS),
             help="Precision of a TFLite file to write.",
         ),
-        click.option("--skip-bad", is_flag=True, help="Leave out files that can't be decoded."),
+        click.option(
+            "--skip-bad",
+            is_flag=True,
+            help="Leave out files that can't be decoded, and bad annotations.",
+        ),
         click.option(
             "--data-service", metavar="GRPC://HOST:PORT", help="tf.data service for the input."
         ),
@@ -73,6 +97,8 @@ def train_command(recipe_name: str, teacher: Path | None, **options: Any) -> Non
     """Train a MobileOne model, then fuse, evaluate and export it.
 
     DATA contains train/ and val/ with class folders, or TFRecords as `write-tfrecords` writes them.
+    A recipe for segmentation or detection takes images with masks, or with boxes of VOC, COCO or
+    YOLO.
     Use --resume to continue an interrupted run with the same result. For several machines, run the
     same command on each of them with a different --index.
 
@@ -141,14 +167,23 @@ def recipes_command() -> None:
             recipe.variant.name,
             str(recipe.epochs),
             " → ".join(str(phase.image_size) for phase in recipe.phases),
-            recipe.augmentation or "crop, flip",
+            recipe.augmentation or CHANGES[recipe.task],
         )
         for recipe in RECIPES.values()
     ]
     print_table(("Recipe", "Network", "Epochs", "Pixels", "Augmentation"), rows)
     for recipe in RECIPES.values():
         console.print(f"{recipe.command}", soft_wrap=True)
-        console.print(f"    top-1: {recipe.expected_accuracy}; time: {recipe.expected_time}")
+        metric = {"segment": "mIoU", "detect": "mAP"}.get(recipe.task, "top-1")
+        console.print(f"    {metric}: {recipe.expected_accuracy}; time: {recipe.expected_time}")
+
+
+# What is changed at random besides the augmentation of a recipe.
+CHANGES = {
+    "classify": "crop, flip",
+    "segment": "scale, crop, flip, color",
+    "detect": "expand, crop, flip, color",
+}
 
 
 @contextmanager
@@ -168,7 +203,10 @@ def resumable(output: Path) -> Iterator[None]:
 
 
 def recipe_of(recipe: Recipe, options: dict[str, Any]) -> Recipe:
-    """Returns the recipe changed by --epochs and --set."""
+    """Returns the recipe changed by --epochs and --set, which must fit --task."""
+    from keras_mobileone.training.tasks import require_task
+
+    require_task(recipe, options.pop("task"))
     epochs, settings = options.pop("epochs"), options.pop("settings")
     return recipe.changed(([f"epochs={epochs}"] if epochs else []) + list(settings))
 
@@ -193,8 +231,17 @@ def print_report(report: "TrainingReport | None") -> None:
         ]
         print_table(("Model", "Right", "Top-1"), rows)
         console.print(f"Both give the same answer for {report.agreement} of {total} images.")
+    if report.scores is not None:
+        names = list(dict.fromkeys(name for found in report.scores.values() for name in found))
+        table = [
+            (model, *(f"{100 * found[name]:.2f} %" for name in names))
+            for model, found in report.scores.items()
+        ]
+        print_table(("Model", *names), table)
     if report.skipped:
-        console.print(f"{len(report.skipped)} broken files were left out: see report.json.")
+        console.print(
+            f"{len(report.skipped)} broken files or annotations were left out: see report.json."
+        )
     for precision, name in report.exports.items():
         console.print(f"{precision}: {Path(report.directory) / name}")
     console.print(f"{report.steps} steps, {report.seconds:.0f} s. Results: {report.directory}")

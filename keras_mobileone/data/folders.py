@@ -17,7 +17,7 @@ from keras_mobileone.data.images import (
     left_out_sentence,
     spread,
 )
-from keras_mobileone.data.shuffling import check_share, pass_range, permutation
+from keras_mobileone.data.shuffling import shuffled_positions
 from keras_mobileone.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -134,22 +134,11 @@ class ClassFolders:
         """Returns the images from a position on; see `Source.stream`. Skipping images is free."""
         import tensorflow as tf
 
-        check_share(start, worker, workers)
+        positions = shuffled_positions(self.images, start, seed, worker, workers)
         with tf.device("CPU"):
             files = tf.constant([os.fsencode(file) for file in self.files])
             labels = tf.constant(self.labels)
             root = tf.constant(os.path.join(os.fsencode(self.root), b""))
-
-        def one_pass(number: Any) -> Any:
-            first = number * self.images
-            lowest = tf.maximum(first, start)
-            lowest += (worker - lowest) % workers
-            end = tf.maximum(first + self.images, lowest)
-            positions = tf.range(lowest, end, workers)
-            chosen = positions - first
-            if seed is not None:
-                chosen = tf.gather(permutation(self.images, seed, number), chosen)
-            return tf.data.Dataset.from_tensor_slices((positions, chosen))
 
         def load(position: Any, image: Any) -> Any:
             name = files[image]
@@ -160,10 +149,7 @@ class ClassFolders:
                 "label": labels[image],
             }
 
-        passes = tf.data.Dataset.range(*pass_range(self.images, start, seed))
-        return passes.flat_map(one_pass).map(
-            load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
+        return positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def class_folders(root: str | os.PathLike) -> list[str]:

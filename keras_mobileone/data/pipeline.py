@@ -101,12 +101,7 @@ def training_batches(
         return image, element["label"], element["name"], whole
 
     def finish(images: Any, labels: Any, names: Any, whole: Any) -> Any:
-        if bad.skip:
-            whole = _note_broken(names, whole, bad)
-            substitute = tf.argmax(tf.cast(whole, tf.int32), output_type=tf.int32)
-            chosen = tf.where(whole, tf.range(batch_size), substitute)
-            images, labels = tf.gather(images, chosen), tf.gather(labels, chosen)
-        return images, labels
+        return replace_broken((images, labels), names, whole, bad)
 
     loaded = source.stream(start, seed, worker, workers).map(
         load, num_parallel_calls=tf.data.AUTOTUNE
@@ -152,7 +147,7 @@ def evaluation_batches(
         return image, element["label"], element["name"], whole
 
     def finish(images: Any, labels: Any, names: Any, whole: Any) -> Any:
-        return images, labels, tf.cast(_note_broken(names, whole, bad), tf.float32)
+        return images, labels, tf.cast(note_broken(names, whole, bad), tf.float32)
 
     blank = (tf.zeros((size, size, 3), tf.uint8), tf.zeros((), tf.int64), tf.constant(""), False)
     padding = tf.data.Dataset.from_tensors(blank).repeat()
@@ -179,24 +174,53 @@ def first_broken(elements: Any) -> str | None:
 
 
 def _transformed(transform: Any, element: Any, size: int, bad: BadImages) -> Any:
-    """Applies `transform` to the bytes of an image, and returns whether they could be decoded.
+    """Applies `transform` to the bytes of an image, and returns whether they could be decoded."""
+    import tensorflow as tf
+
+    blank = tf.zeros((size, size, 3), tf.uint8)
+    image, whole = attempted(transform, element["encoded"], blank, bad)
+    return tf.ensure_shape(image, (size, size, 3)), whole
+
+
+def attempted(decode: Any, encoded: Any, blank: Any, bad: BadImages) -> Any:
+    """Calls a function that decodes an image, or returns `blank` if it fails and `bad` allows it.
 
     A graph can't catch an error, but a dataset can leave out an element that raises one. This costs
     a sixth of the speed of the pipeline, so it is done only if broken images are to be skipped.
+
+    Returns:
+        The image, and whether it could be decoded.
     """
     import tensorflow as tf
 
     if not bad.skip:
-        return tf.ensure_shape(transform(element["encoded"]), (size, size, 3)), tf.constant(True)
-    blank = tf.zeros((size, size, 3), tf.uint8)
-    attempt = tf.data.Dataset.from_tensors(element["encoded"]).map(lambda e: (transform(e), True))
+        return decode(encoded), tf.constant(True)
+    attempt = tf.data.Dataset.from_tensors(encoded).map(lambda e: (decode(e), True))
     attempt = attempt.ignore_errors()
     attempt = attempt.concatenate(tf.data.Dataset.from_tensors((blank, False))).take(1)
-    image, whole = attempt.get_single_element()
-    return tf.ensure_shape(image, (size, size, 3)), whole
+    return attempt.get_single_element()
 
 
-def _note_broken(names: Any, whole: Any, bad: BadImages) -> Any:
+def replace_broken(batch: Any, names: Any, whole: Any, bad: BadImages) -> Any:
+    """Replaces the broken images of a batch by another one if `bad` allows them.
+
+    Args:
+        batch: Structure of tensors whose first axis is the batch.
+        names: Names of the files.
+        whole: Whether each image could be decoded.
+        bad: What to do about broken files; their names are added.
+    """
+    import tensorflow as tf
+
+    if not bad.skip:
+        return batch
+    whole = note_broken(names, whole, bad)
+    substitute = tf.argmax(tf.cast(whole, tf.int32), output_type=tf.int32)
+    chosen = tf.where(whole, tf.range(tf.size(whole)), substitute)
+    return tf.nest.map_structure(lambda tensor: tf.gather(tensor, chosen), batch)
+
+
+def note_broken(names: Any, whole: Any, bad: BadImages) -> Any:
     """Adds the names of broken files to `bad` if they are skipped, and returns `whole`."""
     if not bad.skip:
         return whole

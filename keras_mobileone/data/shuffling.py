@@ -57,6 +57,39 @@ def pass_range(images: int, start: int, seed: int | None) -> tuple[int, int]:
     return (0, 1) if seed is None else (start // images, (2**63 - 1) // images)
 
 
+def shuffled_positions(images: int, start: int, seed: int | None, worker: int, workers: int) -> Any:
+    """Makes the stream of images that `Source.stream` reads, if any image can be read directly.
+
+    Args:
+        images: Number of images in a pass.
+        start: Position of the first image, over all workers.
+        seed: Seed of the order, or None for one pass in stored order.
+        worker, workers: Selects the positions p with p % workers == worker.
+
+    Returns:
+        `tf.data.Dataset` of (position, index of the image), int64.
+
+    Raises:
+        ValueError: If the arguments do not describe a share of a stream.
+    """
+    import tensorflow as tf
+
+    check_share(start, worker, workers)
+
+    def one_pass(number: Any) -> Any:
+        first = number * images
+        lowest = tf.maximum(first, start)
+        lowest += (worker - lowest) % workers
+        end = tf.maximum(first + images, lowest)
+        positions = tf.range(lowest, end, workers)
+        chosen = positions - first
+        if seed is not None:
+            chosen = tf.gather(permutation(images, seed, number), chosen)
+        return tf.data.Dataset.from_tensor_slices((positions, chosen))
+
+    return tf.data.Dataset.range(*pass_range(images, start, seed)).flat_map(one_pass)
+
+
 def check_share(start: int, worker: int, workers: int) -> None:
     """Raises `ValueError` unless the arguments of `Source.stream` describe a share."""
     if start < 0:

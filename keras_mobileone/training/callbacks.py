@@ -4,8 +4,9 @@ import csv
 import io
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -19,14 +20,40 @@ CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
 
 
-def validate(trainer: Trainer, batches: Any, steps: int) -> dict[str, float]:
-    """Returns the loss, top-1 and top-5 of the weights, and of their averages if there are any."""
-    logs = trainer.evaluate(batches, steps=steps, verbose=0, return_dict=True)
-    results = {f"val_{name}": value for name, value in logs.items()}
+class Validation(NamedTuple):
+    """What is validated after each epoch.
+
+    Attributes:
+        batches: Dataset of all validation images.
+        steps: Number of its batches.
+        scores: Function that takes the trainer and returns further metrics, such as those of
+            detection, which need the outputs for all images at once.
+    """
+
+    batches: Any
+    steps: int
+    scores: Callable[[Trainer], dict[str, float]]
+
+
+def validate(
+    trainer: Trainer,
+    batches: Any,
+    steps: int,
+    scores: Callable[[Trainer], dict[str, float]] = lambda trainer: {},
+) -> dict[str, float]:
+    """Returns the metrics of the weights, and of their averages if there are any.
+
+    The arguments are those of `Validation`.
+    """
+
+    def measured() -> dict[str, float]:
+        logs = trainer.evaluate(batches, steps=steps, verbose=0, return_dict=True)
+        return logs | scores(trainer)
+
+    results = {f"val_{name}": value for name, value in measured().items()}
     if trainer.averages:
         with trainer.averaged_weights():
-            logs = trainer.evaluate(batches, steps=steps, verbose=0, return_dict=True)
-        results |= {f"val_average_{name}": value for name, value in logs.items()}
+            results |= {f"val_average_{name}": value for name, value in measured().items()}
     return results
 
 
@@ -36,7 +63,7 @@ class Recorder(keras.callbacks.Callback):
     Args:
         directory: Directory of the run, or None on machines that do not write.
         progress: Progress of the run, which is updated during training.
-        validation: Batches and their number for `validate`, or None.
+        validation: What is validated after each epoch, or None.
         save_every: Number of steps between checkpoints within an epoch.
         bad: The files that were left out so far, which the checkpoint names.
     """
@@ -45,7 +72,7 @@ class Recorder(keras.callbacks.Callback):
         self,
         directory: Path | None,
         progress: Progress,
-        validation: Any,
+        validation: Validation | None,
         save_every: int,
         bad: BadImages,
     ) -> None:

@@ -8,16 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from keras_mobileone.choices import INTEGER
-from keras_mobileone.data.imagenet import labels_of, preprocess_input
-from keras_mobileone.data.pipeline import BadImages, evaluation_batches, sample_crops
+from keras_mobileone.data.imagenet import labels_of
+from keras_mobileone.data.pipeline import BadImages, sample_crops
 from keras_mobileone.data.sources import Source
 from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.files import atomic_write
 from keras_mobileone.models.fusing import fuse
-from keras_mobileone.models.network import build
 from keras_mobileone.quantization.calibration import CALIBRATION_IMAGES
 from keras_mobileone.reports import Report
 from keras_mobileone.training.distribution import Devices
@@ -26,7 +24,6 @@ from keras_mobileone.training.trainer import Trainer
 
 TRAINED = "model.keras"
 DEPLOY = "deploy.keras"
-EVALUATION_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,16 @@ class TrainingReport(Report):
         steps: Number of steps of the whole training.
         history: A row of metrics for each epoch.
         top1: Number of validation images whose label is the best class, for the train-time and the
-            deploy model. None without validation images.
-        agreement: Number of validation images for which both models give the same best class.
+            deploy model. None without validation images, and for other tasks.
+        agreement: Number of validation images for which both models give the same best class; for
+            segmentation, the fraction of pixels. None for detection.
         averaged: Whether the finished model has the averaged weights.
         exports: TFLite files by precision.
         skipped: Files that could not be decoded and were left out.
         seconds: Seconds of training, including validation, over all resumptions.
         conditions: Devices and versions of the run.
+        scores: Metrics of validation of the train-time and the deploy model, for segmentation
+            (`miou`) and detection (`map`, `map50`, …).
     """
 
     directory: str
@@ -60,12 +60,13 @@ class TrainingReport(Report):
     steps: int
     history: list[dict]
     top1: dict[str, int] | None
-    agreement: int | None
+    agreement: float | None
     averaged: bool
     exports: dict[str, str]
     skipped: list[str]
     seconds: float
     conditions: dict[str, str]
+    scores: dict[str, dict[str, float]] | None = None
 
 
 def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, keras.Model]:
@@ -73,14 +74,7 @@ def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, 
 
     The models have the averaged weights if the recipe has averages.
     """
-    size = recipe.image_size
-    model = build(
-        recipe.variant,
-        keras.Input((size, size, 3), name="image"),
-        classes=trainer.classes,
-        classifier_activation=None,
-        dtype="float32",
-    )
+    model = trainer.task.build(recipe, trainer.classes, recipe.input_size, dtype="float32")
     variables = trainer.averages or trainer.network.weights
     model.set_weights([keras.ops.convert_to_numpy(variable) for variable in variables])
     models = {TRAINED: model, DEPLOY: fuse(model)}
@@ -88,24 +82,6 @@ def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, 
         with atomic_write(directory / name) as temporary:
             finished.save(temporary)
     return models
-
-
-def compare_models(
-    models: dict[str, keras.Model], recipe: Recipe, validation: Source, bad: BadImages
-) -> tuple[dict[str, int], int]:
-    """Counts the correct answers of each model, and the validation images on which all agree."""
-    batches = evaluation_batches(
-        validation, recipe.image_size, recipe.variant.crop_fraction, EVALUATION_BATCH, bad=bad
-    )
-    right, agreed = dict.fromkeys(models, 0), 0
-    for pixels, labels, weights in batches.as_numpy_iterator():
-        images, real = preprocess_input(pixels), weights > 0
-        answers = {name: m.predict_on_batch(images).argmax(1) for name, m in models.items()}
-        for name, answer in answers.items():
-            right[name] += int(((answer == labels) & real).sum())
-        first, *others = answers.values()
-        agreed += int((np.all([answer == first for answer in others], axis=0) & real).sum())
-    return right, agreed
 
 
 def export_files(

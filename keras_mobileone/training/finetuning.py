@@ -12,10 +12,11 @@ from keras_mobileone.applications import MobileOne
 from keras_mobileone.data.imagenet import PRETRAINED_CLASSES, preprocess_input
 from keras_mobileone.data.pipeline import BadImages, sample_crops
 from keras_mobileone.data.sources import Source
-from keras_mobileone.models.network import CLASSIFIER_NAME, build
+from keras_mobileone.models.network import CLASSIFIER_NAME
 from keras_mobileone.models.unfusing import unfuse
 from keras_mobileone.training.finalize import TrainingReport
-from keras_mobileone.training.recipe import RECIPES, Recipe
+from keras_mobileone.training.recipe import CLASSIFY, RECIPES, Recipe
+from keras_mobileone.training.tasks import make_task
 from keras_mobileone.training.train import train
 from keras_mobileone.variants import Variant, get_variant
 from keras_mobileone.weights.loading import read_weights
@@ -37,7 +38,8 @@ def finetune(
 ) -> TrainingReport | None:
     """Fine-tunes pretrained weights on images of any number of classes.
 
-    The features are loaded from `weights`, which may be train-time or fused (see `unfuse`). The
+    The recipe says whether the result is a classifier, a segmentation model or a detector. The
+    features are loaded from `weights`, which may be train-time or fused (see `unfuse`). The
     classifier starts at zero, so that early gradients do not disturb the pretrained features.
 
     Args:
@@ -94,7 +96,10 @@ def weights_path(variant: Variant, weights: str | os.PathLike) -> Path:
 def pretrained_network(
     recipe: Recipe, path: Path, source: Source, bad: BadImages | None = None
 ) -> keras.Model:
-    """Returns a train-time model with the features of a weight file and a classifier of zeros."""
+    """Returns a train-time model with the features of a weight file.
+
+    A classifier starts at zero, and the head of another task with random weights.
+    """
     variant = recipe.variant
     fused = is_fused(read_weights(variant, path))
     features = MobileOne(variant, include_top=False, weights=path, deploy=fused)
@@ -110,15 +115,11 @@ def pretrained_network(
             )
         )
         features = unfuse(features, variant, images)
-    model = build(
-        variant,
-        keras.Input((None, None, 3)),
-        classes=len(source.classes),
-        classifier_activation=None,
-    )
+    model = make_task(recipe).build(recipe, len(source.classes))
     for layer in features.layers:
         if layer.weights:
             model.get_layer(layer.name).set_weights(layer.get_weights())
-    classifier = model.get_layer(CLASSIFIER_NAME)
-    classifier.set_weights([np.zeros_like(array) for array in classifier.get_weights()])
+    if recipe.task == CLASSIFY:
+        classifier = model.get_layer(CLASSIFIER_NAME)
+        classifier.set_weights([np.zeros_like(array) for array in classifier.get_weights()])
     return model

@@ -112,11 +112,11 @@ class SGD(keras.optimizers.Optimizer):
         return super().from_config(config, custom_objects)
 
 
-def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> SGD:
+def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """Returns a recipe's optimizer for a training of `recipe.epochs` · `steps_per_epoch` steps.
 
     The learning rate rises linearly to its peak during the warm-up, and then falls as a half cosine
-    to 0. The weight decay falls as a half cosine over the whole training.
+    to 0. The weight decay of SGD falls as a half cosine over the whole training.
     """
     steps = recipe.epochs * steps_per_epoch
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
@@ -127,6 +127,8 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> SGD:
         )
     else:
         rate = keras.optimizers.schedules.CosineDecay(peak, steps)
+    if recipe.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
     decay = recipe.weight_decay
     if recipe.final_weight_decay != decay:
         decay = keras.optimizers.schedules.CosineDecay(

@@ -14,6 +14,9 @@ from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
 REFERENCE_BATCH = 256  # batch size to which the learning rate of a recipe refers
 AUGMENTATIONS = (None, "autoaugment", "randaugment")
 DTYPES = ("float32", "mixed_float16", "mixed_bfloat16")
+OPTIMIZERS = ("sgd", "adamw")
+CLASSIFY = "classify"
+TASKS = (CLASSIFY, "segment", "detect")
 NOT_MEASURED = "not measured"
 
 
@@ -61,6 +64,16 @@ class Recipe:
         crop_area: Smallest and largest area of a random crop as a fraction of the image.
         distillation: Weight of the teacher's loss in the total loss, or 0 for no teacher.
         temperature: Temperature of the softmax of teacher and student in the teacher's loss.
+        task: `"classify"`, `"segment"` or `"detect"`.
+        head: Settings of the head of a segmentation model or detector that differ from the
+            defaults; see `SegmentationConfig` and `DetectionConfig`.
+        evaluation_size: (height, width) of the finished model and of validation images of these
+            tasks, or None for squares of `image_size`.
+        scale: Random scale of segmentation; see `DenseAugmentation`. For these tasks, the strength
+            of a phase is that of the photometric distortion.
+        expand: Greatest factor by which the surroundings of images for detection are extended.
+        object_crop: Whether images for detection are cropped at random around an object.
+        optimizer: `"sgd"` or `"adamw"`, which has no `momentum` and a constant weight decay.
         dtype: Keras dtype policy.
         seed: Seed of the weights, the order and the augmentation.
         command: Command that runs the recipe.
@@ -88,6 +101,13 @@ class Recipe:
     crop_area: tuple[float, float] = (0.08, 1.0)
     distillation: float = 0.0
     temperature: float = 1.0
+    task: str = CLASSIFY
+    head: dict[str, Any] = field(default_factory=dict)
+    evaluation_size: tuple[int, int] | None = None
+    scale: tuple[float, float] | None = None
+    expand: float = 1.0
+    object_crop: bool = False
+    optimizer: str = "sgd"
     dtype: str = "float32"
     seed: int = 0
     command: str = field(default="", compare=False)
@@ -96,8 +116,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phases", tuple(self.phases))
-        if isinstance(self.crop_area, list):  # JSON has no tuples
-            object.__setattr__(self, "crop_area", tuple(self.crop_area))
+        for name in ("crop_area", "evaluation_size", "scale"):
+            if isinstance(getattr(self, name), list):  # JSON has no tuples
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "head", json.loads(json.dumps(self.head)))
+        size, scale = self.evaluation_size, self.scale
         area = self.crop_area
         starts = [phase.start for phase in self.phases]
         limits = {
@@ -116,6 +139,12 @@ class Recipe:
             "crop_area": isinstance(area, tuple) and len(area) == 2 and 0 < area[0] <= area[1] <= 1,
             "distillation": 0 <= self.distillation <= 1,
             "temperature": self.temperature > 0,
+            "task": self.task in TASKS,
+            "head": isinstance(self.head, dict) and (self.task != CLASSIFY or not self.head),
+            "evaluation_size": size is None or (len(size) == 2 and min(size) >= 32),
+            "scale": scale is None or (len(scale) == 2 and 0 < scale[0] <= scale[1]),
+            "expand": self.expand >= 1,
+            "optimizer": self.optimizer in OPTIMIZERS,
             "dtype": self.dtype in DTYPES,
         }
         for name, holds in limits.items():
@@ -174,6 +203,11 @@ class Recipe:
     def image_size(self) -> int:
         """Size in pixels at the end of training, which is the input size of the finished model."""
         return self.phases[-1].image_size
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the finished model in pixels."""
+        return self.evaluation_size or (self.image_size, self.image_size)
 
     def phase(self, epoch: int) -> Phase:
         """Returns the phase that `epoch` belongs to."""
@@ -380,6 +414,46 @@ _CI = Recipe(
     command="keras-mobileone train --data imagenette/ --recipe ci --output run/",
 )
 
+# For photographs with masks. The optimizer and the weight decay are those of ml-cvnets'
+# deeplabv3_mobilevit; the learning rate is 1e-3 at batch size 8.
+_SEGMENT = Recipe(
+    "segment",
+    S0,
+    task="segment",
+    epochs=60,
+    phases=(Phase(0, 256),),
+    batch_size=8,
+    optimizer="adamw",
+    learning_rate=0.032,
+    warmup_epochs=2,
+    weight_decay=0.01,
+    final_weight_decay=0.01,
+    label_smoothing=0.0,
+    ema_decay=0.998,
+    scale=(0.75, 2.5),
+    command="keras-mobileone finetune --data streets/ --recipe segment --output run/",
+)
+
+# For photographs with boxes. Expansion and crop are those of mmdetection's ssdlite.
+_DETECT = Recipe(
+    "detect",
+    S0,
+    task="detect",
+    epochs=120,
+    phases=(Phase(0, 320),),
+    batch_size=16,
+    optimizer="adamw",
+    learning_rate=0.016,
+    warmup_epochs=3,
+    weight_decay=0.01,
+    final_weight_decay=0.01,
+    label_smoothing=0.0,
+    ema_decay=0.998,
+    expand=4.0,
+    object_crop=True,
+    command="keras-mobileone finetune --data cells/ --recipe detect --output run/",
+)
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -397,5 +471,7 @@ RECIPES = {
         _IMAGENETTE_224,
         _IMAGENETTE_LONGER,
         _CI,
+        _SEGMENT,
+        _DETECT,
     )
 }

@@ -13,32 +13,25 @@ import keras
 
 from keras_mobileone.choices import SAVE_EVERY
 from keras_mobileone.data.folders import some
-from keras_mobileone.data.pipeline import (
-    Augmentation,
-    BadImages,
-    broken_image,
-    evaluation_batches,
-    first_broken,
-    training_batches,
-)
-from keras_mobileone.data.sources import Source, describe, open_source
+from keras_mobileone.data.pipeline import BadImages, broken_image, first_broken
+from keras_mobileone.data.sources import Source
 from keras_mobileone.errors import InputValueError, MissingPackageError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
-from keras_mobileone.models.network import build
-from keras_mobileone.training.callbacks import CHECKPOINT, Recorder
+from keras_mobileone.training.callbacks import CHECKPOINT, Recorder, Validation
 from keras_mobileone.training.checkpoint import Progress, broadcast_state, load_checkpoint
 from keras_mobileone.training.distribution import Devices, check_service, lost_machine, serve
 from keras_mobileone.training.finalize import (
     DEPLOY,
     TrainingReport,
-    compare_models,
     conditions,
     export_files,
     save_models,
 )
 from keras_mobileone.training.optimizer import make_optimizer
-from keras_mobileone.training.recipe import Phase, Recipe, get_recipe
+from keras_mobileone.training.recipe import CLASSIFY, Phase, Recipe, get_recipe
+from keras_mobileone.training.task import Task
+from keras_mobileone.training.tasks import make_task
 from keras_mobileone.training.trainer import Trainer
 
 RECIPE = "recipe.json"
@@ -61,9 +54,13 @@ def train(
     save_every: int = SAVE_EVERY,
     tensorboard: bool = False,
     exports: Sequence[str] = (),
+    labels: str | os.PathLike | Sequence[str] | None = None,
+    data_format: str | None = None,
     log: Callable[[str], object] | None = None,
 ) -> TrainingReport | None:
     """Trains a MobileOne model, then fuses, evaluates and exports it.
+
+    The recipe says whether it is a classifier, a segmentation model or a detector.
 
     All random numbers depend only on the seed of the recipe and the number of the step. A run that
     is killed and continued with `resume` therefore ends with the same weights as an uninterrupted
@@ -72,21 +69,26 @@ def train(
     Args:
         recipe: The training recipe; see `get_recipe`.
         data: Directory with `train/` and optionally `val/`, both with class folders; or directory
-            of TFRecords, as `write_tfrecords` writes them; or `"tfds:NAME"`.
+            of TFRecords, as `write_tfrecords` writes them; or `"tfds:NAME"`. For segmentation and
+            detection, a directory of images with masks or boxes; see
+            `keras_mobileone.data.dense.formats.open_dense`.
         output: Directory of the run, new or empty. It is created if it does not exist.
         resume: Whether to continue from the checkpoint in `output`.
         initial: Function that takes the source of training images and returns the train-time model
             with the initial weights. By default, the weights are random.
         teacher: Model that takes normalized images, for a recipe with distillation.
         devices: Devices to train on. By default, all devices of this machine.
-        skip_bad: Whether to leave out files that can't be decoded, instead of raising an error.
+        skip_bad: Whether to leave out files that can't be decoded, and bad annotations, instead of
+            raising an error.
         data_service: Address `grpc://host:port` of the dispatcher of a tf.data service, whose
             workers decode and augment the training images. The order of the images is then not
             deterministic, and a resumed run differs from an uninterrupted one.
         save_every: Number of steps between checkpoints within an epoch. One more checkpoint is
             written after each epoch.
         tensorboard: Whether to write TensorBoard logs too, which needs the package tensorboard.
-        exports: Precisions of the TFLite files to write; see `export_tflite`.
+        exports: Precisions of the TFLite files of a classifier to write; see `export_tflite`.
+        labels: File of class names, or the names, of masks or boxes. By default, those of the data.
+        data_format: Format of the masks or boxes. By default, it is recognized.
         log: Function called with a line about the training images and one about the validation
             images.
 
@@ -112,28 +114,31 @@ def train(
         require_exportable(precision)
     devices = devices or Devices()
     devices.share(recipe.batch_size)
-    source = open_source(data, "train")
+    task = make_task(recipe, labels, data_format, skip_bad)
+    check_task(task, exports, data_service)
+    source = task.open(data, "train")
     if source is None:
         raise InputValueError(
             f"Expected training images. Received: {data}, which has no training split."
         )
-    check_teacher(recipe, teacher, len(source.classes))
-    validation = open_source(data, "val", source.classes)
+    check_teacher(recipe, teacher, len(source.classes), task)
+    validation = task.open(data, "val", source)
     if source.images < recipe.batch_size:
         raise InputValueError(
             f"Expected at least one batch of {recipe.batch_size} training images. Received: "
             f"{source.images} in {data}. Lower it with --set batch_size=N."
         )
-    if len(source.classes) < 2:
+    if len(source.classes) < task.least_classes:
+        remedy = "Pass the directory that contains one folder for each class."
         raise InputValueError(
             f"Expected at least two classes. Received: {some(source.classes)} in "
-            f"{data}. Pass the directory that contains one folder for each class."
+            f"{data}.{f' {remedy}' if task.name == CLASSIFY else ''}"
         )
     check_service(data_service, skip_bad)
     if log is not None and devices.chief:
-        log(f"Training: {describe(source)}")
+        log(f"Training: {task.describe(source)}")
         if validation is not None:
-            log(f"Validation: {describe(validation)}")
+            log(f"Validation: {task.describe(validation)}")
     directory = Path(output)
     logs = [tensorboard_callback(directory / "tensorboard")] if tensorboard else []
     steps_per_epoch = source.images // recipe.batch_size
@@ -147,7 +152,7 @@ def train(
         if devices.chief:
             open_run(directory, recipe, source.classes)
         devices.require_same(work_of(recipe, source, validation), "recipe and data")
-        trainer = make_trainer(recipe, len(source.classes), steps_per_epoch, devices, teacher)
+        trainer = make_trainer(recipe, len(source.classes), steps_per_epoch, devices, teacher, task)
         if devices.chief and not fresh:
             progress = load_checkpoint(directory / CHECKPOINT, trainer)
             bad.names.update(progress.skipped)
@@ -156,16 +161,17 @@ def train(
             trainer.reset_averages()
         if devices.workers > 1:
             progress.step = broadcast_state(trainer, progress.step, devices)
-        run = Run(recipe, source, validation, trainer, devices, bad, steps_per_epoch, data_service)
+        run = Run(
+            recipe, source, validation, trainer, devices, bad, steps_per_epoch, task, data_service
+        )
         place = directory if devices.chief else None
         recorder = Recorder(place, progress, run.validation(), save_every, bad)
         run.fit(progress, [recorder, *(logs if devices.chief else [])])
     if not devices.chief:
         return None
     models = save_models(recipe, trainer, directory)
-    right, agreed = (None, None)
-    if validation is not None:
-        right, agreed = compare_models(models, recipe, validation, bad)
+    compared = {} if validation is None else task.compare(models, recipe, validation, bad)
+    problems = [*task.left_out(source), *(task.left_out(validation) if validation else ())]
     report = TrainingReport(
         directory=str(directory),
         recipe=recipe,
@@ -174,19 +180,20 @@ def train(
         validation_images=validation.images if validation else 0,
         steps=progress.step,
         history=progress.history,
-        top1=right,
-        agreement=agreed,
+        top1=compared.get("top1"),
+        agreement=compared.get("agreement"),
         averaged=bool(trainer.averages),
         exports={},
-        skipped=sorted(bad.names),
+        skipped=[*sorted(bad.names), *problems],
         seconds=round(progress.seconds, 1),
         conditions=conditions(recipe, devices),
+        scores=compared.get("scores"),
     )
     # The report is written before the exports. If an export fails, the report exists, and `resume`
     # repeats only the exports.
     report.save(directory / REPORT)
     files = export_files(models[DEPLOY], recipe, source, exports, directory, bad)
-    report = dataclasses.replace(report, exports=files, skipped=sorted(bad.names))
+    report = dataclasses.replace(report, exports=files, skipped=[*sorted(bad.names), *problems])
     report.save(directory / REPORT)
     return report
 
@@ -202,6 +209,7 @@ class Run:
     devices: Devices
     bad: BadImages
     steps_per_epoch: int
+    task: Task
     data_service: str | None = None
 
     def fit(self, progress: Progress, callbacks: list) -> None:
@@ -255,16 +263,13 @@ class Run:
     def training(self, phase: Phase, step: int) -> Any:
         """Returns the training batches of `phase`, from `step` on."""
         recipe, devices = self.recipe, self.devices
-        augmentation = Augmentation(
-            phase.image_size, recipe.crop_area, recipe.augmentation, phase.strength
-        )
 
         def batches(size: int) -> Any:
-            made = training_batches(
+            made = self.task.training_batches(
                 self.source,
-                augmentation,
+                recipe,
+                phase,
                 size,
-                seed=recipe.seed,
                 start=step * recipe.batch_size,
                 worker=devices.worker,
                 workers=devices.workers,
@@ -274,16 +279,15 @@ class Run:
 
         return devices.distribute(batches, recipe.batch_size)
 
-    def validation(self) -> Any:
-        """Returns the batches of all validation images and their number, or None."""
+    def validation(self) -> Validation | None:
+        """Returns what is validated after each epoch, or None without validation images."""
         source, recipe, devices = self.val_source, self.recipe, self.devices
         if source is None:
             return None
         batches = devices.distribute(
-            lambda size: evaluation_batches(
+            lambda size: self.task.evaluation_batches(
                 source,
-                recipe.image_size,
-                recipe.variant.crop_fraction,
+                recipe,
                 size,
                 worker=devices.worker,
                 workers=devices.workers,
@@ -292,7 +296,13 @@ class Run:
             ),
             recipe.batch_size,
         )
-        return batches, -(-source.images // recipe.batch_size)
+
+        def scores(trainer: Trainer) -> dict[str, float]:
+            if devices.workers > 1:  # one machine can't call the network alone
+                return {}
+            return self.task.scores(trainer, source, recipe, self.bad)
+
+        return Validation(batches, -(-source.images // recipe.batch_size), scores)
 
 
 def check_run(directory: Path, recipe: Recipe, classes: Sequence[str], resume: bool) -> None:
@@ -347,21 +357,27 @@ def work_of(recipe: Recipe, source: Source, validation: Source | None) -> str:
 
 
 def make_trainer(
-    recipe: Recipe, classes: int, steps_per_epoch: int, devices: Devices, teacher: Any = None
+    recipe: Recipe,
+    classes: int,
+    steps_per_epoch: int,
+    devices: Devices,
+    teacher: Any = None,
+    task: Task | None = None,
 ) -> Trainer:
     """Returns a compiled trainer around a network with random weights."""
     keras.utils.set_random_seed(recipe.seed)
+    task = task or make_task(recipe)
     with devices.scope():
-        network = build(
-            recipe.variant,
-            keras.Input((None, None, 3), name="image"),
-            classes=classes,
-            classifier_activation=None,
-            synchronized=devices.synchronized,
-            dtype=recipe.dtype,
-        )
-        trainer = Trainer(network, recipe, teacher, workers=devices.workers)
+        network = task.build(recipe, classes, synchronized=devices.synchronized, dtype=recipe.dtype)
+        for phase in recipe.phases:
+            task.prepare(network, recipe, (phase.image_size, phase.image_size))
+        task.prepare(network, recipe, recipe.input_size)
+        trainer = Trainer(network, recipe, teacher, devices.workers, task, classes)
         optimizer = make_optimizer(recipe, steps_per_epoch)
+        if recipe.optimizer == "adamw":  # as for SGD, biases and BatchNorm are not decayed
+            optimizer.exclude_from_weight_decay(
+                [v for v in trainer.trainable_variables if len(v.shape) < 2]
+            )
         if recipe.dtype == "mixed_float16":  # `compile` uses the dtype of the trainer
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         trainer.compile(optimizer)
@@ -369,7 +385,19 @@ def make_trainer(
     return trainer
 
 
-def check_teacher(recipe: Recipe, teacher: Any, classes: int) -> None:
+def check_task(task: Task, exports: Sequence[str], data_service: str | None) -> None:
+    """Raises ValueError if options are given that only the training of classifiers has."""
+    if task.name == CLASSIFY:
+        return
+    for option, value in (("exports", list(exports)), ("data_service", data_service)):
+        if value:
+            raise InputValueError(
+                f"`{option}` is for classifiers. Received: {option}={value!r} with a recipe for "
+                f"the task {task.name!r}. Leave it out."
+            )
+
+
+def check_teacher(recipe: Recipe, teacher: Any, classes: int, task: Task | None = None) -> None:
     """Raises an error unless a fitting teacher is given exactly if the recipe has distillation."""
     if (teacher is not None) != (recipe.distillation > 0):
         raise InputValueError(
@@ -377,11 +405,8 @@ def check_teacher(recipe: Recipe, teacher: Any, classes: int) -> None:
             f"{'a' if teacher is not None else 'no'} teacher. Pass a teacher (--teacher) for a "
             "recipe with distillation, and for no other."
         )
-    if teacher is not None and teacher.output_shape != (None, classes):
-        raise InputValueError(
-            f"Expected a teacher with one output for each of the {classes} classes. Received: "
-            f"{teacher.name!r} with outputs of shape {teacher.output_shape}."
-        )
+    if teacher is not None:
+        (task or make_task(recipe)).check_teacher(teacher, recipe, classes)
 
 
 def tensorboard_callback(directory: Path) -> keras.callbacks.Callback:

@@ -13,26 +13,30 @@ from keras_mobileone.layers.block import folded_inference
 from keras_mobileone.layers.fused_updates import move_average, moved
 from keras_mobileone.models.graph import ends_in_softmax
 from keras_mobileone.training.recipe import Recipe
+from keras_mobileone.training.task import Classification, Task
 
 
 class Trainer(keras.Model):
-    """Trains a classifier with label smoothing, distillation, averaged weights and exact metrics.
+    """Trains a network with label smoothing, distillation, averaged weights and exact metrics.
 
     Args:
-        network: Functional model from normalized images to logits.
+        network: Functional model from normalized images to the outputs of the task.
         recipe: Recipe with the label smoothing, the distillation and the decay of the averages.
-        teacher: Keras model from normalized images to logits or probabilities of the same classes,
-            or None. The images are resized if it takes another size.
+        teacher: Keras model from normalized images to the same outputs, or None. A classifier may
+            return probabilities. The images are resized if it takes another size.
         workers: Number of machines that train together.
+        task: What the network computes. By default, it classifies images.
+        classes: Number of classes. By default, that of the network's logits.
 
     Input shape:
         RGB images of shape (batch, height, width, 3) and any dtype, with values in [0, 255]. They
         are normalized on the device.
 
     Output shape:
-        float32 logits of shape (batch, classes).
+        float32 logits of shape (batch, classes), or the outputs of another task.
 
-    The metrics are plain cross-entropy, without smoothing and distillation, top-1 and top-5.
+    The metrics are the plain loss, without smoothing and distillation, and those of the task, which
+    for classifiers are top-1 and top-5.
     `averages` contains the moving average of each weight of the network, including BatchNorm
     statistics. After each step, average ← decay · average + (1 − decay) · weight.
     """
@@ -43,10 +47,13 @@ class Trainer(keras.Model):
         recipe: Recipe,
         teacher: keras.Model | None = None,
         workers: int = 1,
+        task: Task | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__(name=f"{network.name}_trainer")
         self.network = network
-        self.classes = network.output_shape[-1]
+        self.task: Any = task or Classification()
+        self.classes = classes or network.output_shape[-1]
         # Keras (3.15) reduces metrics over the first axis if there are several machines.
         self.metric_shape = (1,) if workers > 1 else ()
         self.smoothing = recipe.label_smoothing
@@ -56,7 +63,9 @@ class Trainer(keras.Model):
         self.teacher: Any = teacher
         if teacher is not None:
             teacher.trainable = False
-            self.teacher_softmax = ends_in_softmax(teacher)
+            self.teacher_softmax = isinstance(self.task, Classification) and ends_in_softmax(
+                teacher
+            )
         self.averages = []
         if self.decay is not None:
             for weight in network.weights:
@@ -75,16 +84,15 @@ class Trainer(keras.Model):
         # of images including the padding of the last validation batch, and its metrics are built by
         # a symbolic call, which is not possible with several workers.
         self.loss_mean = keras.metrics.Mean(name="loss")
-        self.top1_mean = keras.metrics.Mean(name="top1")
-        self.top5_mean = keras.metrics.Mean(name="top5")
+        self.task_metrics = self.task.make_metrics(self.classes)
         self.built = True
 
     def call(self, images: Any, training: bool | None = None) -> Any:
         images = preprocess_input(images)
         if training:
-            return ops.cast(self.network(images, training=True), "float32")
+            return self.task.outputs(self.network, images, training=True)
         with folded_inference():
-            return ops.cast(self.network(images, training=False), "float32")
+            return self.task.outputs(self.network, images, training=False)
 
     def compute_loss(
         self,
@@ -94,50 +102,47 @@ class Trainer(keras.Model):
         sample_weight: Any = None,
         training: bool | None = True,
     ) -> Any:
-        """Returns the mean cross-entropy, with smoothing and distillation during training."""
+        """Returns the mean loss, with smoothing and distillation during training."""
         losses = self.image_losses(x, y, y_pred, training)
-        if sample_weight is not None:
+        if sample_weight is not None and len(losses.shape):
             losses = losses * sample_weight
         return ops.mean(losses) / replicas()
 
     def image_losses(self, images: Any, labels: Any, logits: Any, training: bool | None) -> Any:
-        """Returns the losses of the images, shape (batch,)."""
-        smoothing = self.smoothing if training else 0.0
-        targets = ops.one_hot(labels, self.classes) * (1 - smoothing) + smoothing / self.classes
-        losses = keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
+        """Returns the losses of the images, shape (batch,), or the loss of the batch, shape ()."""
+        losses = self.task.losses(labels, logits, self.smoothing if training else 0.0)
         if self.teacher is None or not training:
             return losses
-        divergence = keras.losses.kl_divergence(
-            ops.softmax(self.teacher_logits(images) / self.temperature),
-            ops.softmax(logits / self.temperature),
-        )
+        divergence = self.task.divergence(self.teacher_logits(images), logits, self.temperature)
         # The factor T² preserves the size of the gradient (Hinton et al., arXiv 1503.02531, section
         # 2).
         soft = self.temperature**2 * divergence
         return (1 - self.distillation) * losses + self.distillation * soft
 
     def teacher_logits(self, images: Any) -> Any:
-        """Returns the teacher's logits without gradient, float32 of shape (batch, classes)."""
+        """Returns the teacher's float32 logits without gradient, in the shape of the student's."""
         images = preprocess_input(images)
+        wanted = tuple(images.shape[1:3])
         size = self.teacher.input_shape[1:3]
-        if None not in size and size != tuple(images.shape[1:3]):
+        if None not in size and size != wanted:
             images = ops.image.resize(images, size, antialias=True)
-        outputs = ops.cast(self.teacher(images, training=False), "float32")
+        outputs = self.teacher(images, training=False)
+        outputs = keras.tree.map_structure(lambda tensor: ops.cast(tensor, "float32"), outputs)
         if self.teacher_softmax:
             outputs = ops.log(ops.maximum(outputs, keras.config.epsilon()))
-        return ops.stop_gradient(outputs)
+        outputs = self.task.teacher_outputs(outputs, wanted)
+        return keras.tree.map_structure(ops.stop_gradient, outputs)
 
     @property
     def metrics(self) -> list:
-        return [self.loss_mean, self.top1_mean, self.top5_mean]
+        return [self.loss_mean, *self.task_metrics]
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict:
         self.loss_mean.update_state(
-            self.image_losses(x, y, y_pred, training=False), sample_weight=sample_weight
+            self.image_losses(x, y, y_pred, training=False),
+            sample_weight=self.task.loss_weight(y, sample_weight),
         )
-        for metric, count in ((self.top1_mean, 1), (self.top5_mean, min(5, self.classes))):
-            hits = ops.cast(ops.in_top_k(ops.cast(y, "int32"), y_pred, count), "float32")
-            metric.update_state(hits, sample_weight=sample_weight)
+        self.task.update_metrics(self.task_metrics, y, y_pred, sample_weight)
         return {
             metric.name: ops.reshape(metric.result(), self.metric_shape) for metric in self.metrics
         }
