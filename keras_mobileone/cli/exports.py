@@ -80,6 +80,11 @@ def size_option(command: Command) -> Command:
     type=click.Choice(INTEGER_TYPES),
     help="Output type of int8.",
 )
+@click.option(
+    "--raw-boxes",
+    is_flag=True,
+    help="For a detector: leave decoding and suppression of boxes to MediaPipe.",
+)
 @click.option("--usage", type=click.Path(path_type=Path), help=USAGE_HELP)
 @about_options
 def export_tflite_command(
@@ -95,6 +100,7 @@ def export_tflite_command(
     plain: bool,
     input_dtype: str,
     output_dtype: str,
+    raw_boxes: bool,
     usage: Path | None,
     labels_file: Path | None,
     **about: Any,
@@ -126,6 +132,7 @@ def export_tflite_command(
             plain=plain,
             labels=labels,
             about=About(**about),
+            nms=not raw_boxes,
         )
     page = tflite_usage(report)
     rows = [

@@ -9,6 +9,7 @@ import keras
 from keras_mobileone.data.imagenet import NUM_CLASSES, classes, unique_labels
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.attachment import attached
+from keras_mobileone.models.tasks import task_config
 
 
 def check_labels(labels: Sequence[str] | None, outputs: int, name: str) -> None:
@@ -89,15 +90,17 @@ def default_labels(model: keras.Model, labels: Sequence[str] | None) -> list[str
         ValueError: If the labels do not fit the outputs (see `check_labels`), or if labels are
             given for a model that is not a classifier.
     """
-    shape = model.output_shape
-    outputs = shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
+    shape, task = model.output_shape, task_config(model)
+    classifies = isinstance(shape, tuple) and len(shape) == 2
+    outputs = task.classes if task is not None else shape[1] if classifies else None
     if labels is None:
         labels = getattr(attached(model), "labels", None)
     if labels is None:
-        return unique_labels(classes()) if outputs == NUM_CLASSES else None
+        return unique_labels(classes()) if outputs == NUM_CLASSES and task is None else None
     if outputs is None:
         raise InputValueError(
-            "Labels need a model with one output of shape (batch, classes). "
+            "Labels need a classifier with one output of shape (batch, classes), a segmentation "
+            "model or a detector of this package. "
             f"Received: {model.name!r} with output shape {shape}. Leave the labels out."
         )
     check_labels(labels, outputs, model.name)

@@ -29,6 +29,7 @@ from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import Complexity, model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import as_functional, ends_in_softmax, in_float32
+from keras_mobileone.models.tasks import task_config
 from keras_mobileone.reports import Report
 
 CoreMLTools = Any  # the module coremltools, which is imported late
@@ -274,6 +275,13 @@ def _labels(
             raise InputValueError(
                 "Labels need a classifier. Received: labels with classifier=False. Leave out one "
                 "of them."
+            )
+        return None
+    if task_config(model) is not None:
+        if labels is not None or classifier:
+            raise InputValueError(
+                "A Core ML classifier needs a model that classifies whole images. Received: "
+                f"{model.name!r}, which does not. Leave out labels and classifier."
             )
         return None
     found = default_labels(model, config.labels if labels is None else labels)

@@ -27,6 +27,7 @@ from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputValueError, VerificationError
 from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.export.report import ExportReport
+from keras_mobileone.export.tasks import FileForm
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import convert
@@ -82,6 +83,7 @@ def export_tflite(
     labels: Sequence[str] | None = None,
     about: About | None = None,
     verify: bool = True,
+    nms: bool = True,
 ) -> ExportReport:
     """Writes `model` as a TFLite file with a fixed batch of 1, metadata and labels.
 
@@ -115,6 +117,10 @@ def export_tflite(
         about: Description, author, license and version for the metadata.
         verify: Whether to refuse an error beyond the limit of the precision (`ERROR_LIMITS`). With
             `plain` there is no limit.
+        nms: For a detector, whether the file decodes the boxes and suppresses overlapping ones
+            itself, by the operator `TFLite_Detection_PostProcess`, which runs on the CPU. False:
+            the file returns the offsets from the anchors and the probabilities of the classes, and
+            MediaPipe, which finds the anchors in the metadata, does both.
 
     Returns:
         An `ExportReport`.
@@ -137,6 +143,13 @@ def export_tflite(
     _check_arguments(path, precision, calibration, input_dtype, output_dtype)
     functional = copy_attachment(model, as_functional(model))
     _check_input(functional)
+    form = FileForm(functional, nms)
+    if output_dtype != "float32" and form.model is not functional and nms:
+        raise InputValueError(
+            "A detector that suppresses boxes itself returns float32. Received: "
+            f"output_dtype={output_dtype!r}. Leave it out, or pass nms=False."
+        )
+    functional = form.model
     config = image_config(functional, normalize)
     file, wrapped = config_of_file(config, normalize)
     classes = default_labels(functional, config.labels if labels is None else labels)
@@ -155,13 +168,14 @@ def export_tflite(
         if images is not None and not plain:
             source = equalize(deploy, wrapped.normalize(images) if wrapped else images).model
         content = convert(source, precision, images, wrapped, input_dtype, output_dtype, names)
-    content = with_metadata(content, model.name, about or About(), classes, file)
-    compared, deviation = _compare(in_float32(functional), config, content, names, images)
+    described = with_metadata(content, model.name, about or About(), classes, file)
+    compared, deviation = _compare(in_float32(functional), config, described, names, images)
     if verify and not plain:
         _check_deviation(deviation, precision, model.name, compared)
+    content = form.finish(content)
     return write_file(
         path,
-        content,
+        with_metadata(content, model.name, about or About(), classes, file, form.metadata),
         file,
         classes,
         precision=precision,

@@ -165,10 +165,15 @@ class Byte(int):
     """A number that a schema stores in one byte, such as an enumeration or the type of a union."""
 
 
+class Float(float):
+    """A number that a schema stores as float32."""
+
+
 def encode(table: Table, identifier: bytes) -> bytes:
     """Encodes a table, given as a dict from field number to value, as a flatbuffer.
 
-    Values are tables, lists of tables, arrays of float32, strings, `Byte`, and unsigned 32-bit
+    Values are tables, lists of tables, arrays of float32 or uint32, strings, bytes (aligned to 16
+    bytes, as flatbuffers inside flatbuffers need it), `Byte`, `Float`, and unsigned 32-bit
     integers. Empty strings are left out.
     """
     import flatbuffers
@@ -178,12 +183,18 @@ def encode(table: Table, identifier: bytes) -> bytes:
     return bytes(builder.Output())
 
 
-def _write(builder: "flatbuffers.Builder", value: str | np.ndarray | list | dict) -> int:
+def _write(builder: "flatbuffers.Builder", value: str | bytes | np.ndarray | list | dict) -> int:
     """Writes a value that is stored by reference, and returns its offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, np.ndarray):
-        return builder.CreateNumpyVector(value.astype(np.float32))
+        exact = value.dtype == np.uint32
+        return builder.CreateNumpyVector(value if exact else value.astype(np.float32))
+    if isinstance(value, bytes):
+        builder.StartVector(1, len(value), 16)
+        builder.head -= len(value)
+        builder.Bytes[builder.head : builder.head + len(value)] = value
+        return builder.EndVector()
     if isinstance(value, list):
         places = [_write(builder, item) for item in value]
         builder.StartVector(4, len(places), 4)
@@ -191,7 +202,7 @@ def _write(builder: "flatbuffers.Builder", value: str | np.ndarray | list | dict
             builder.PrependUOffsetTRelative(place)
         return builder.EndVector()
     fields = {
-        number: item if isinstance(item, int) else _write(builder, item)
+        number: item if isinstance(item, (int, Float)) else _write(builder, item)
         for number, item in value.items()
         if not isinstance(item, str) or item
     }
@@ -199,6 +210,8 @@ def _write(builder: "flatbuffers.Builder", value: str | np.ndarray | list | dict
     for number, item in fields.items():
         if isinstance(value[number], Byte):
             builder.PrependUint8Slot(number, item, 0)
+        elif isinstance(value[number], Float):
+            builder.PrependFloat32Slot(number, item, 0.0)
         elif isinstance(value[number], int):
             builder.PrependUint32Slot(number, item, 0)
         else:

@@ -19,20 +19,25 @@ from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.flatbuffer import Table, TensorInfo
+from keras_mobileone.litert.task_metadata import (
+    LABELS_FILE,
+    ClassifierMetadata,
+    TaskMetadata,
+)
+from keras_mobileone.litert.task_metadata import PARSER_VERSION as CUSTOM_PARSER_VERSION
 
 FIELD = "TFLITE_METADATA"
 CONFIG_FIELD = "KERAS_MOBILEONE_IMAGE_CONFIG"
 IDENTIFIER = b"M001"
-# The oldest version of the schema that has all fields that are used here.
+# The oldest version of the schema that has all fields that are used here without custom metadata.
 PARSER_VERSION = "1.0.0"
-LABELS_FILE = "labels.txt"
 # Codes of the schema's enumerations and unions.
-TENSOR_AXIS_LABELS = flatbuffer.Byte(2)  # AssociatedFileType
 RGB = flatbuffer.Byte(1)  # ColorSpaceType
-FEATURE, IMAGE = flatbuffer.Byte(1), flatbuffer.Byte(2)  # ContentProperties
+IMAGE = flatbuffer.Byte(2)  # ContentProperties
 NORMALIZATION = flatbuffer.Byte(1)  # ProcessUnitOptions
 # Zip archives contain a date. A fixed one keeps repeated exports identical.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+CLASSIFIER = ClassifierMetadata()
 
 
 def with_metadata(
@@ -41,6 +46,7 @@ def with_metadata(
     about: About,
     labels: Sequence[str] | None,
     config: ImageConfig,
+    task: TaskMetadata = CLASSIFIER,
 ) -> bytes:
     """Adds metadata and labels to a TFLite file.
 
@@ -51,17 +57,21 @@ def with_metadata(
         labels: Names of the classes, or None for a model that has none.
         config: How the file takes images. Standard fields give size, mean and standard deviation to
             any client. The whole configuration is also stored as JSON for this package.
+        task: The descriptions that depend on what the file computes.
 
     Returns:
         The content of the new file. The labels are in a zip archive after the model.
     """
     inputs, outputs = flatbuffer.inputs_and_outputs(content)
-    subgraph = {
+    subgraph: Table = {
         2: [_input_tensor(tensor, config) for tensor in inputs],
-        3: [_output_tensor(tensor, labels) for tensor in outputs],
+        3: [task.output(tensor, labels) for tensor in outputs],
     }
+    custom = task.custom()
+    if custom is not None:
+        subgraph[9] = [{0: custom.name, 1: custom.data}]
     fields = {0: name, 1: about.text(name), 2: about.version, 3: [subgraph], 4: about.author}
-    fields |= {5: about.license, 7: PARSER_VERSION}
+    fields |= {5: about.license, 7: PARSER_VERSION if custom is None else CUSTOM_PARSER_VERSION}
     described = flatbuffer.with_buffer(content, FIELD, flatbuffer.encode(fields, IDENTIFIER))
     stored = json.dumps(replace(config, labels=None).to_dict()).encode()
     described = flatbuffer.with_buffer(described, CONFIG_FIELD, stored)
@@ -163,16 +173,6 @@ def _input_tensor(tensor: TensorInfo, config: ImageConfig) -> Table:
         4: [{0: NORMALIZATION, 1: {0: mean, 1: std}}],
         5: {0: (255 - mean) / std, 1: -mean / std},
     }
-
-
-def _output_tensor(tensor: TensorInfo, labels: Sequence[str] | None) -> Table:
-    """Describes an output of a file as a table of the schema."""
-    fields: Table = {0: tensor.name, 1: "outputs of the model", 3: {0: FEATURE, 1: {}}}
-    if labels is None:
-        return fields
-    description = "names of the classes in the order of the scores"
-    file = {0: LABELS_FILE, 1: description, 2: TENSOR_AXIS_LABELS}
-    return fields | {1: "score of each class", 6: [file]}
 
 
 def _with_label_file(content: bytes, labels: Sequence[str]) -> bytes:

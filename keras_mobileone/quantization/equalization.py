@@ -118,7 +118,9 @@ def apply_factors(group: ScalingGroup, t: np.ndarray) -> None:
     layer.set_weights([kernel / t.reshape(shape), *(b / t for b in bias)])
     for call in group.absorbers:
         kernel, *bias = call.layer.get_weights()
-        call.layer.set_weights([kernel * t[:, None], *bias])
+        # The axis before the last is that of the input channels, also of depthwise kernels.
+        kernel[..., group.channels(call.inputs[0]), :] *= t[:, None]
+        call.layer.set_weights([kernel, *bias])
 
 
 def largest_weights(call: Call) -> np.ndarray:

@@ -10,6 +10,7 @@ from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.attachment import CONFIG_KEY
 from keras_mobileone.models.fusing import has_blocks
 from keras_mobileone.models.graph import call_copy, in_float32, rebuild, require_graph
+from keras_mobileone.models.tasks import task_config
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.qat_model import (
     KERNELS,
@@ -76,6 +77,11 @@ def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Mod
             "Quantization-aware training needs a fused model. "
             f"Received: {model.name!r}, which has MobileOne blocks. "
             "Fold them first: keras_mobileone.fuse(model)."
+        )
+    if task_config(model) is not None:
+        raise InputValueError(
+            "Quantization-aware training is for classifiers. "
+            f"Received: {model.name!r}, which segments or detects. Use `quantize` after training."
         )
     config = image_config(model, normalize=True)
     traced = trace(in_float32(model))

@@ -1,17 +1,18 @@
 """Finds the channels that can be rescaled without changing the outputs of the model.
 
-A positive factor of a channel passes through ReLU, padding, pooling, resizing and the
-multiplication by a gate. If output channel i of a convolution is divided by t_i, and input channel
-i of every layer that takes it is multiplied by t_i, the outputs of the model do not change, as long
-as each path from the convolution ends in a layer that can absorb the factor.
+A positive factor of a channel passes through ReLU, padding, pooling, resizing, the multiplication
+by a gate, and a concatenation of channels, behind which the channel has another index. If output
+channel i of a convolution is divided by t_i, and input channel i of every layer that takes it is
+multiplied by t_i, the outputs of the model do not change, as long as each path from the convolution
+ends in a layer that can absorb the factor.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 from keras import layers
 
-from keras_mobileone.quantization.trace import Call, Trace, is_linear
+from keras_mobileone.quantization.trace import Call, Tensor, Trace, is_linear
 
 # Layers that pass a positive factor of a channel through.
 HOMOGENEOUS_LAYERS = (
@@ -40,11 +41,19 @@ class ScalingGroup:
         producer: Call of the convolution, whose output channels can be divided.
         calls: Calls that pass the factor on, in order.
         absorbers: Calls of the convolutions and dense layers that absorb the factor.
+        starts: Index of the first of the channels in each tensor behind a concatenation, by the id
+            of the symbolic tensor; 0 in all others.
     """
 
     producer: Call
     calls: list[Call]
     absorbers: list[Call]
+    starts: dict[int, int] = field(default_factory=dict)
+
+    def channels(self, tensor: Tensor) -> slice:
+        """Returns which channels of a tensor are those of the convolution."""
+        start = self.starts.get(id(tensor), 0)
+        return slice(start, start + self.producer.output.shape[-1])
 
     @property
     def pooled(self) -> bool:
@@ -89,6 +98,7 @@ def _scaling_group(trace: Trace, producer: Call) -> ScalingGroup | Blocked:
     if trace.times_called(producer.layer) > 1:
         return Blocked(name, "it is called more than once")
     inside, calls, absorbers = [producer.output], list[Call](), list[Call]()
+    starts: dict[int, int] = {}
     for tensor in inside:  # the list grows during the loop
         if any(tensor is output for output in trace.model.outputs):
             return Blocked(name, "its channels are an output of the model")
@@ -97,17 +107,34 @@ def _scaling_group(trace: Trace, producer: Call) -> ScalingGroup | Blocked:
                 return Blocked(name, f"both inputs of {call.layer.name} carry its channels")
             if absorbs(call) and trace.times_called(call.layer) == 1:
                 absorbers.append(call)
-            elif passes_factors(call) and call.output.shape[-1] == tensor.shape[-1]:
+            elif joins_channels(call) or (
+                passes_factors(call) and call.output.shape[-1] == tensor.shape[-1]
+            ):
                 calls.append(call)
                 inside.append(call.output)
+                before = channels_before(call, tensor) if joins_channels(call) else 0
+                starts[id(call.output)] = starts.get(id(tensor), 0) + before
             else:
                 return Blocked(name, f"{call.layer.name} does not pass a factor through")
-    return ScalingGroup(producer, calls, absorbers)
+    return ScalingGroup(producer, calls, absorbers, starts)
 
 
 def absorbs(call: Call) -> bool:
     """Returns whether the kernel of a layer can absorb a factor of an input channel."""
     return call.is_linear and getattr(call.layer, "groups", 1) == 1
+
+
+def joins_channels(call: Call) -> bool:
+    """Returns whether a layer concatenates channels, each tensor once."""
+    layer, inputs = call.layer, call.inputs
+    last = isinstance(layer, layers.Concatenate) and layer.axis in (-1, len(inputs[0].shape) - 1)
+    return last and len({id(tensor) for tensor in inputs}) == len(inputs)
+
+
+def channels_before(call: Call, tensor: Tensor) -> int:
+    """Returns how many channels a concatenation puts before those of a tensor."""
+    position = next(i for i, other in enumerate(call.inputs) if other is tensor)
+    return sum(other.shape[-1] for other in call.inputs[:position])
 
 
 def passes_factors(call: Call) -> bool:

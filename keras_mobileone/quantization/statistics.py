@@ -76,10 +76,10 @@ def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> lis
     sums = [
         GroupStatistics(
             [TensorStatistics(np.zeros(1), False, np.zeros(1)) for _ in stored],
-            [_taps(call) for call in calls],
+            [_taps(call)[:, group.channels(call.inputs[0])] for call in calls],
             [np.zeros(1) for _ in calls],
         )
-        for stored, calls in zip(tensors, dense, strict=True)
+        for group, stored, calls in zip(groups, tensors, dense, strict=True)
     ]
     rng = np.random.default_rng(SEED)
     for start in range(0, len(images), BATCH_SIZE):
@@ -89,13 +89,16 @@ def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> lis
             values, gradients = _forward_and_backward(trace, tensors, dense, batch, rng)
         else:
             values = trace.run(batch)
-        for stored, calls, total in zip(tensors, dense, sums, strict=True):
+        for group, stored, calls, total in zip(groups, tensors, dense, sums, strict=True):
             for tensor, statistics in zip(stored, total.tensors, strict=True):
-                _add_range(statistics, values[id(tensor)])
+                own = group.channels(tensor)
+                _add_range(statistics, values[id(tensor)][..., own])
                 if backward:
-                    _add_sensitivity(statistics, values[id(tensor)], gradients[id(tensor)])
+                    gradient = gradients[id(tensor)][..., own]
+                    _add_sensitivity(statistics, values[id(tensor)][..., own], gradient)
             for i, call in enumerate(calls if backward else ()):
-                squares = _weight_gradient_squares(call, values, gradients)
+                own = group.channels(call.inputs[0])
+                squares = _weight_gradient_squares(call, own, values, gradients)
                 total.kernel_sensitivity[i] = total.kernel_sensitivity[i] + squares
     return sums
 
@@ -164,12 +167,15 @@ def _add_sensitivity(statistics: TensorStatistics, value: Tensor, gradient: Tens
 
 
 def _weight_gradient_squares(
-    call: Call, values: dict[int, Tensor], gradients: dict[int, Tensor]
+    call: Call, own: slice, values: dict[int, Tensor], gradients: dict[int, Tensor]
 ) -> np.ndarray:
-    """Returns the squared gradient of a 1×1 kernel, summed over the batch, shape (in, out)."""
+    """Returns the squared gradient of a 1×1 kernel, summed over the batch, shape (in, out).
+
+    Of the input channels only `own` are in the result.
+    """
     import tensorflow as tf
 
-    value, gradient = values[id(call.inputs[0])], gradients[id(call.output)]
+    value, gradient = values[id(call.inputs[0])][..., own], gradients[id(call.output)]
     stride = getattr(call.layer, "strides", (1, 1))
     if value.shape.rank == 4:
         value = value[:, :: stride[0], :: stride[1]][:, : gradient.shape[1], : gradient.shape[2]]

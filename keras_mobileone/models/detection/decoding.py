@@ -40,6 +40,9 @@ def decode_outputs(
 ) -> dict[str, Tensor]:
     """Converts the outputs of a detector to detections, with non-maximum suppression by class.
 
+    As in TFLite's `TFLite_Detection_PostProcess`, the suppression sees whole boxes, which are then
+    clipped to the image.
+
     Args:
         predictions: Outputs of the model, see `detection_loss`.
         config: Configuration of the detector.
@@ -70,10 +73,6 @@ def decode_outputs(
         "xyxy",
         image_size,
     )
-    height, width, _ = image_shape(image_size)
-    limits = ops.convert_to_tensor([width, height, width, height], "float32")
-    boxes = ops.clip(boxes, 0.0, limits)
-
     flat = ops.reshape(scores, (-1, anchors * classes))
     scores, indices = ops.top_k(flat, min(candidates, anchors * classes))
     labels = ops.cast(indices % classes, "int32")
@@ -97,6 +96,8 @@ def _best(
     labels = ops.take_along_axis(labels, order, axis=1)
     boxes = ops.take_along_axis(boxes, ops.expand_dims(order, 2), axis=1)
     found = scores >= 0
+    height, width, _ = image_shape(image_size)
+    boxes = ops.clip(boxes, 0.0, ops.convert_to_tensor([width, height, width, height], "float32"))
     boxes = bounding_boxes.convert_format(
         boxes, "xyxy", config.bounding_box_format, *image_shape(image_size)[:2]
     )
