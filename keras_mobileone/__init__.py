@@ -42,6 +42,24 @@ if TYPE_CHECKING:
     from keras_mobileone.evaluation.comparison import Comparison, compare
     from keras_mobileone.evaluation.confidence import Confidence, measure_confidence
     from keras_mobileone.evaluation.corruptions import CorruptionEvaluation, evaluate_corruptions
+    from keras_mobileone.evaluation.dense_accuracy import (
+        DetectionEvaluation,
+        SegmentationEvaluation,
+        evaluate_detection,
+        evaluate_segmentation,
+    )
+    from keras_mobileone.evaluation.dense_pictures import (
+        DetectedPhotograph,
+        SegmentedPhotograph,
+        detect,
+        segment,
+    )
+    from keras_mobileone.evaluation.dense_predictor import (
+        Detector,
+        Segmenter,
+        load_detector,
+        load_segmenter,
+    )
     from keras_mobileone.evaluation.predictor import Predictor, load_predictor
     from keras_mobileone.evaluation.robustness import RobustnessEvaluation, evaluate_robustness
     from keras_mobileone.export.coreml import CoreMLReport, export_coreml
@@ -142,6 +160,24 @@ _NAMES = {
         "CorruptionEvaluation",
         "evaluate_corruptions",
     ),
+    "evaluation.dense_accuracy": (
+        "DetectionEvaluation",
+        "SegmentationEvaluation",
+        "evaluate_detection",
+        "evaluate_segmentation",
+    ),
+    "evaluation.dense_pictures": (
+        "DetectedPhotograph",
+        "SegmentedPhotograph",
+        "detect",
+        "segment",
+    ),
+    "evaluation.dense_predictor": (
+        "Detector",
+        "Segmenter",
+        "load_detector",
+        "load_segmenter",
+    ),
     "evaluation.predictor": (
         "Predictor",
         "load_predictor",
@@ -225,7 +261,10 @@ __all__ = [
     "CoreMLReport",
     "CorruptionEvaluation",
     "DeployReport",
+    "DetectedPhotograph",
     "DetectionConfig",
+    "DetectionEvaluation",
+    "Detector",
     "Devices",
     "Equalization",
     "Evaluation",
@@ -256,6 +295,9 @@ __all__ = [
     "Recipe",
     "RobustnessEvaluation",
     "SegmentationConfig",
+    "SegmentationEvaluation",
+    "SegmentedPhotograph",
+    "Segmenter",
     "Steps",
     "TrainingReport",
     "Variant",
@@ -265,10 +307,13 @@ __all__ = [
     "decode_detections",
     "decode_predictions",
     "deploy",
+    "detect",
     "equalize",
     "evaluate",
     "evaluate_corruptions",
+    "evaluate_detection",
     "evaluate_robustness",
+    "evaluate_segmentation",
     "evaluation_crop",
     "export",
     "export_coreml",
@@ -283,14 +328,17 @@ __all__ = [
     "image_config",
     "list_models",
     "load_benchmark",
+    "load_detector",
     "load_image",
     "load_predictor",
+    "load_segmenter",
     "measure_confidence",
     "model_card",
     "model_complexity",
     "preprocess_input",
     "quantize",
     "quantize_aware",
+    "segment",
     "set_image_config",
     "tf_keras_to_keras",
     "train",

@@ -8,6 +8,16 @@ import click
 
 from keras_mobileone.choices import BENCHMARKS, CORRUPTED
 from keras_mobileone.cli.console import KerasCommand, console, print_table, progress_steps
+from keras_mobileone.cli.dense import (
+    CLASSIFY,
+    DENSE_OPTIONS,
+    chosen_task,
+    dense_data_options,
+    evaluate_dense,
+    require_model,
+    require_options_of,
+    task_option,
+)
 from keras_mobileone.cli.sources import (
     CLASSES_HELP,
     load_source,
@@ -30,6 +40,13 @@ Printed = tuple[Any, Callable[[Any], None]]
 ONLY_CORRUPTED = ("corrupt", "corruptions", "severities", "seed", "workers", "cache", "state")
 ONLY_MADE = ("seed", "workers", "cache")
 ONLY_PLAIN = ("classes_file", "confidence")
+# Options of classifiers by parameter, besides `ONLY_CORRUPTED`, which need --benchmark.
+CLASSIFIER_OPTIONS = {
+    "benchmark": "--benchmark",
+    "crop_fraction": "--crop-fraction",
+    "classes_file": "--classes",
+    "confidence": "--calibration",
+}
 
 
 class Numbers(click.ParamType):
@@ -48,6 +65,8 @@ class Numbers(click.ParamType):
 @click.command("evaluate", cls=KerasCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
 @source_options
+@task_option
+@dense_data_options
 @click.option(
     "--crop-fraction",
     type=float,
@@ -76,6 +95,7 @@ def evaluate_command(
     variant: str | None,
     weights: str | None,
     model_file: Path | None,
+    task: str | None,
     crop_fraction: float | None,
     limit: int | None,
     benchmark: str | None,
@@ -84,7 +104,10 @@ def evaluate_command(
     json_file: Path | None,
     **options: Any,
 ) -> None:
-    """Evaluate top-1 and top-5 on class folders, or on a robustness benchmark.
+    """Evaluate a classifier, a segmentation model or a detector.
+
+    Classifiers: top-1 and top-5 on class folders, or on a robustness benchmark. Segmentation:
+    mIoU on images with masks. Detection: COCO's mAP on images with boxes of VOC, COCO or YOLO.
 
     The folders are named by WordNet id for a model of ImageNet's classes. For any other model there
     is one folder for each output, in sorted order or as --classes says. With --benchmark, DIRECTORY
@@ -95,16 +118,26 @@ def evaluate_command(
              keras-mobileone evaluate imagenet/val --model mobileone_s0_int8.tflite
              keras-mobileone evaluate imagenet-a/ --benchmark imagenet-a
              keras-mobileone evaluate imagenet/val --benchmark imagenet-c --corrupt --limit 500
+             keras-mobileone evaluate camvid/ --task segment --model deploy.keras
+             keras-mobileone evaluate bccd/ --task detect --model model_int8.tflite --json map.json
     """
+    require_model(task, model_file)
+    dense = {name: options.pop(name, None) for name in DENSE_OPTIONS}
     given = {name: value for name, value in options.items() if value}
     require_fitting(benchmark, real_labels, given)
     if json_file:
         require_writable(json_file)
     predictor, own_crop = load_source(variant, weights, model_file)
+    task = chosen_task(predictor, task)
+    own = {**given, "benchmark": benchmark, "crop_fraction": crop_fraction}
+    others = DENSE_OPTIONS if task == CLASSIFY else CLASSIFIER_OPTIONS
+    require_options_of(task, {**dense, **own}, others)
     common: dict[str, Any] = {"limit": limit, "threads": threads}
     with progress_steps() as step:
         common["progress"] = step("Evaluating")
-        if benchmark is None:
+        if task != CLASSIFY:
+            result = evaluate_dense(task, predictor, directory, {**dense, **common})
+        elif benchmark is None:
             result = plain(predictor, directory, crop_fraction or own_crop, given, common)
         elif benchmark == CORRUPTED:
             result = corrupted(predictor, directory, crop_fraction, given, common)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -10,8 +10,10 @@ import numpy as np
 from keras_mobileone.data.image_config import ImageConfig, image_config, image_shape
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.flatbuffer import read_tflite
-from keras_mobileone.litert.metadata import read_file_config
+from keras_mobileone.litert.metadata import read_file_config, read_file_task
 from keras_mobileone.litert.runner import LiteRTRunner
+from keras_mobileone.models.segmentation import SegmentationConfig
+from keras_mobileone.models.tasks import TaskConfig, task_config
 from keras_mobileone.weights.loading import load_keras
 
 
@@ -22,11 +24,13 @@ class Predictor(Protocol):
         name: Name of the model or file, for reports.
         image_config: How the model takes images.
         classes: Number of scores; None if the output does not have shape (batch, classes).
+        task: What a segmentation model or a detector computes; None for a classifier.
     """
 
     name: str
     image_config: ImageConfig
     classes: int | None
+    task: TaskConfig | None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Computes the scores of a batch.
@@ -36,6 +40,18 @@ class Predictor(Protocol):
 
         Returns:
             float32 (batch, classes): the outputs of the model, logits or probabilities.
+        """
+        ...
+
+    def outputs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Computes all outputs for a batch, by name.
+
+        Args:
+            pixels: uint8 (batch, height, width, 3), RGB.
+
+        Returns:
+            Arrays whose first axis is the batch. A single output of a Keras model has the name
+            "output".
         """
         ...
 
@@ -94,6 +110,18 @@ def as_predictor(
     return source
 
 
+def segmentation_of(outputs: Any, size: tuple[int | None, ...]) -> SegmentationConfig | None:
+    """Recognizes a segmentation model of another tool: it has logits for each pixel of its input.
+
+    Args:
+        outputs: Shape of the only output; anything else for several outputs.
+        size: (height, width) of the input.
+    """
+    if not isinstance(outputs, tuple) or len(outputs) != 4 or outputs[1:3] != tuple(size):
+        return None
+    return SegmentationConfig(outputs[3]) if outputs[3] and None not in size else None
+
+
 class KerasPredictor:
     """Runs a Keras model.
 
@@ -113,9 +141,14 @@ class KerasPredictor:
         self.image_config = config or image_config(model)
         outputs = model.output_shape
         self.classes = outputs[1] if isinstance(outputs, tuple) and len(outputs) == 2 else None
+        self.task = task_config(model) or segmentation_of(outputs, image_shape(model)[:2])
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         return self.model.predict_on_batch(self.image_config.normalize(pixels))
+
+    def outputs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        found = self(pixels)
+        return found if isinstance(found, dict) else {"output": found}
 
 
 class LiteRTPredictor:
@@ -151,7 +184,14 @@ class LiteRTPredictor:
         outputs = self._runner.outputs[0]
         self.classes = outputs.shape[1] if len(outputs.shape) == 2 else None
         self._output_name = outputs.name
+        self.task = read_file_task(content) or segmentation_of(
+            outputs.shape if len(self._runner.outputs) == 1 else None, shape[1:3]
+        )
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        return self.outputs(pixels)[self._output_name]
+
+    def outputs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         images = self.image_config.normalize(pixels)
-        return np.concatenate([self._runner(image[None])[self._output_name] for image in images])
+        found = [self._runner(image[None]) for image in images]
+        return {name: np.concatenate([row[name] for row in found]) for name in found[0]}

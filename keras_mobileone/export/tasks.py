@@ -46,11 +46,11 @@ class FileForm:
                 "Leave it out."
             )
         if isinstance(task, SegmentationConfig):
-            self.metadata = SegmenterMetadata()
+            self.metadata = SegmenterMetadata(task.to_dict())
         elif isinstance(task, DetectionConfig):
             settings = postprocess_settings(model)
             self.model = detector_outputs(model, background=nms)
-            self.metadata = DetectorMetadata(settings, nms)
+            self.metadata = DetectorMetadata(settings, nms, task.to_dict())
             self._settings = settings if nms else None
 
     def finish(self, content: bytes) -> bytes:

@@ -25,9 +25,11 @@ from keras_mobileone.litert.task_metadata import (
     TaskMetadata,
 )
 from keras_mobileone.litert.task_metadata import PARSER_VERSION as CUSTOM_PARSER_VERSION
+from keras_mobileone.models.tasks import TaskConfig, task_from_dict
 
 FIELD = "TFLITE_METADATA"
 CONFIG_FIELD = "KERAS_MOBILEONE_IMAGE_CONFIG"
+TASK_FIELD = "KERAS_MOBILEONE_TASK_CONFIG"
 IDENTIFIER = b"M001"
 # The oldest version of the schema that has all fields that are used here without custom metadata.
 PARSER_VERSION = "1.0.0"
@@ -75,6 +77,9 @@ def with_metadata(
     described = flatbuffer.with_buffer(content, FIELD, flatbuffer.encode(fields, IDENTIFIER))
     stored = json.dumps(replace(config, labels=None).to_dict()).encode()
     described = flatbuffer.with_buffer(described, CONFIG_FIELD, stored)
+    if task.config is not None:
+        stored = json.dumps(task.config).encode()
+        described = flatbuffer.with_buffer(described, TASK_FIELD, stored)
     return described if labels is None else _with_label_file(described, labels)
 
 
@@ -102,6 +107,19 @@ def read_file_config(content: bytes) -> ImageConfig | None:
     _, height, width, _ = flatbuffer.inputs_and_outputs(content)[0][0].shape
     mean, std = (values if len(values) == 3 else values * 3 for values in statistics)
     return ImageConfig((height, width), mean, std, labels=labels)
+
+
+def read_file_task(content: bytes) -> TaskConfig | None:
+    """Reads from the metadata of a TFLite file what it computes.
+
+    Args:
+        content: Content of the file.
+
+    Returns:
+        The configuration that this package stored in a segmentation model or a detector, else None.
+    """
+    stored = flatbuffer.read_buffer(content, TASK_FIELD)
+    return None if stored is None else task_from_dict(json.loads(stored))
 
 
 def require_file_config(content: bytes) -> ImageConfig:

@@ -6,7 +6,7 @@ are written.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,7 +33,14 @@ class CustomMetadata(NamedTuple):
 
 
 class TaskMetadata(Protocol):
-    """The part of the metadata that depends on the task of a file."""
+    """The part of the metadata that depends on the task of a file.
+
+    Attributes:
+        config: What the file computes, as the `to_dict` of a `SegmentationConfig` or a
+            `DetectionConfig`; None for a classifier.
+    """
+
+    config: dict[str, Any] | None
 
     def output(self, tensor: TensorInfo, labels: Sequence[str] | None) -> Table:
         """Describes an output of the file."""
@@ -52,6 +59,8 @@ def label_file(kind: Byte) -> list[Table]:
 class ClassifierMetadata:
     """The metadata of a classifier, or of any other model without a task."""
 
+    config: dict[str, Any] | None = None
+
     def output(self, tensor: TensorInfo, labels: Sequence[str] | None) -> Table:
         """Describes the scores of the classes."""
         fields: Table = {0: tensor.name, 1: "outputs of the model", 3: {0: FEATURE, 1: {}}}
@@ -66,7 +75,14 @@ class ClassifierMetadata:
 
 
 class SegmenterMetadata:
-    """The metadata of a file that returns the logits of each pixel."""
+    """The metadata of a file that returns the logits of each pixel.
+
+    Args:
+        config: The configuration of the model, as plain data.
+    """
+
+    def __init__(self, config: dict[str, Any] | None = None) -> None:
+        self.config = config
 
     def output(self, tensor: TensorInfo, labels: Sequence[str] | None) -> Table:
         """Describes the logits."""
@@ -86,10 +102,13 @@ class DetectorMetadata:
         settings: The anchors, and the settings of the suppression.
         nms: Whether the file suppresses overlapping boxes itself. Otherwise MediaPipe decodes the
             offsets and suppresses, for which it needs the anchors.
+        config: The configuration of the model, as plain data.
     """
 
-    def __init__(self, settings: PostProcess, nms: bool) -> None:
-        self._settings, self._nms = settings, nms
+    def __init__(
+        self, settings: PostProcess, nms: bool, config: dict[str, Any] | None = None
+    ) -> None:
+        self._settings, self._nms, self.config = settings, nms, config
 
     def output(self, tensor: TensorInfo, labels: Sequence[str] | None) -> Table:
         """Describes boxes, classes, scores or the number of detections."""

@@ -3,19 +3,21 @@
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import keras
 
 from keras_mobileone.choices import INTEGER
+from keras_mobileone.data.image_config import image_config, set_image_config
 from keras_mobileone.data.imagenet import labels_of
 from keras_mobileone.data.pipeline import BadImages, sample_crops
 from keras_mobileone.data.sources import Source
 from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.files import atomic_write
 from keras_mobileone.models.fusing import fuse
+from keras_mobileone.models.tasks import task_config
 from keras_mobileone.quantization.calibration import CALIBRATION_IMAGES
 from keras_mobileone.reports import Report
 from keras_mobileone.training.distribution import Devices
@@ -69,14 +71,19 @@ class TrainingReport(Report):
     scores: dict[str, dict[str, float]] | None = None
 
 
-def save_models(recipe: Recipe, trainer: Trainer, directory: Path) -> dict[str, keras.Model]:
+def save_models(
+    recipe: Recipe, trainer: Trainer, directory: Path, classes: Sequence[str]
+) -> dict[str, keras.Model]:
     """Writes the finished model, train-time and fused, both in float32 and with logits.
 
-    The models have the averaged weights if the recipe has averages.
+    The models have the averaged weights if the recipe has averages. Segmentation models and
+    detectors carry the names of their classes.
     """
     model = trainer.task.build(recipe, trainer.classes, recipe.input_size, dtype="float32")
     variables = trainer.averages or trainer.network.weights
     model.set_weights([keras.ops.convert_to_numpy(variable) for variable in variables])
+    if task_config(model) is not None:
+        set_image_config(model, replace(image_config(model), labels=tuple(labels_of(classes))))
     models = {TRAINED: model, DEPLOY: fuse(model)}
     for name, finished in models.items():
         with atomic_write(directory / name) as temporary:

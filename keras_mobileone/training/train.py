@@ -169,7 +169,7 @@ def train(
         run.fit(progress, [recorder, *(logs if devices.chief else [])])
     if not devices.chief:
         return None
-    models = save_models(recipe, trainer, directory)
+    models = save_models(recipe, trainer, directory, source.classes)
     compared = {} if validation is None else task.compare(models, recipe, validation, bad)
     problems = [*task.left_out(source), *(task.left_out(validation) if validation else ())]
     report = TrainingReport(

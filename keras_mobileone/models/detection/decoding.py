@@ -63,16 +63,41 @@ def decode_outputs(
 
         The rows behind the last detection are −1.
     """
-    scores = ops.softmax(ops.cast(predictions[CLASSES_OUTPUT], "float32"), axis=2)
-    scores = scores[:, :, BACKGROUND + 1 :]
-    anchors, classes = scores.shape[1:]
-    boxes = decode_boxes(
+    probabilities = ops.softmax(ops.cast(predictions[CLASSES_OUTPUT], "float32"), axis=2)
+    return decode_probabilities(
         predictions[BOXES_OUTPUT],
-        config.anchors(image_size),
-        config.variances,
-        "xyxy",
+        probabilities[:, :, BACKGROUND + 1 :],
+        config,
         image_size,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+        candidates=candidates,
     )
+
+
+def decode_probabilities(
+    offsets: Tensor,
+    scores: Tensor,
+    config: DetectionConfig,
+    image_size: tuple[int, int],
+    *,
+    score_threshold: float = SCORE_THRESHOLD,
+    iou_threshold: float = IOU_THRESHOLD,
+    max_detections: int = MAX_DETECTIONS,
+    candidates: int = CANDIDATES,
+) -> dict[str, Tensor]:
+    """Converts offsets and probabilities to detections; see `decode_outputs`.
+
+    Args:
+        offsets: float32 (batch, anchors, 4), the offsets from the anchors.
+        scores: float32 (batch, anchors, classes), the probabilities of the classes without the
+            background.
+        config, image_size, score_threshold, iou_threshold, max_detections, candidates: See
+            `decode_outputs`.
+    """
+    anchors, classes = scores.shape[1:]
+    boxes = decode_boxes(offsets, config.anchors(image_size), config.variances, "xyxy", image_size)
     flat = ops.reshape(scores, (-1, anchors * classes))
     scores, indices = ops.top_k(flat, min(candidates, anchors * classes))
     labels = ops.cast(indices % classes, "int32")
