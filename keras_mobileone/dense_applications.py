@@ -147,7 +147,7 @@ def MobileOneSSDLite(
     Examples:
         >>> model = km.MobileOneSSDLite("s0", 3, (96, 96, 3), weights=None, deploy=True)
         >>> tuple(model.output["bbox_regression"].shape), tuple(model.output["cls_logits"].shape)
-        ((None, 300, 4), (None, 300, 4))
+        ((None, 312, 4), (None, 312, 4))
     """
     config = DetectionConfig(classes, bounding_box_format, **head)
     return _build(variant, config, input_shape, weights, deploy, name)

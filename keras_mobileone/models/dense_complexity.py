@@ -61,7 +61,7 @@ def dense_complexity(variant: Variant, head: Head) -> DenseComplexity:
     Examples:
         >>> counts = dense_complexity(km.VARIANTS["s0"], DENSE_HEADS["detect"][0])
         >>> round(counts.macs / 1e9, 2)
-        0.72
+        0.71
     """
     image = keras.Input((*head.image_size, 3))
     model = build_task(head.config, variant, image, deploy=True)

@@ -90,7 +90,30 @@ def find_scaling_groups(trace: Trace) -> tuple[list[ScalingGroup], list[Blocked]
                 blocked.append(found)
             else:
                 groups.append(found)
-    return groups, blocked
+    while True:
+        kept, lonely = _without_lonely(groups)
+        if not lonely:
+            return groups, blocked
+        groups, blocked = kept, blocked + lonely
+
+
+def _without_lonely(groups: list[ScalingGroup]) -> tuple[list[ScalingGroup], list[Blocked]]:
+    """Separates the groups that share a concatenation with channels that cannot be rescaled.
+
+    The tensors of a concatenation have one integer range. A group that were rescaled to its own
+    range would be small in that of the others.
+    """
+    rescaled = {id(c.output) for group in groups for c in (group.producer, *group.calls)}
+    kept, lonely = list[ScalingGroup](), list[Blocked]()
+    for group in groups:
+        joins = [call for call in group.calls if joins_channels(call)]
+        alone = [c for c in joins if any(id(tensor) not in rescaled for tensor in c.inputs)]
+        if alone:
+            reason = f"{alone[0].layer.name} also joins channels that cannot be rescaled"
+            lonely.append(Blocked(group.producer.layer.name, reason))
+        else:
+            kept.append(group)
+    return kept, lonely
 
 
 def _scaling_group(trace: Trace, producer: Call) -> ScalingGroup | Blocked:
