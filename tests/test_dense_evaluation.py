@@ -157,6 +157,7 @@ def test_a_detector_that_returns_the_truth_scores_one(boxes):
     assert km.evaluate_detection(swapped, boxes).scores.map == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_shifted_box_has_the_precision_computed_by_hand(boxes):
     # 5 of 20 columns away: IoU 15 / 25 = 0.6, which passes the thresholds 0.5 and 0.55; the IoU of
     # the cat is a little less than 0.6 after rounding, so it is shifted by less.
@@ -221,6 +222,7 @@ def files(segmenter, detector, tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 def test_a_segmentation_file_scores_as_keras(segmenter, files, shapes):
     expected = km.evaluate_segmentation(segmenter, shapes)
     assert 0 < expected.miou < 1
@@ -233,6 +235,7 @@ def test_a_segmentation_file_scores_as_keras(segmenter, files, shapes):
     assert found.images == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["keras detect", "detect", "raw"])
 def test_a_detection_file_finds_what_keras_finds(file, detector, files, noise):
     pixels = (noise(2, SIDE, 96, 3) * 40 + 120).clip(0, 255).astype(np.uint8)
@@ -248,6 +251,7 @@ def test_a_detection_file_finds_what_keras_finds(file, detector, files, noise):
         assert np.abs(found.scores[:count] - other.scores[:count]).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_planted_objects_survive_each_file(boxes, tmp_path):
     model = fixed_detector()
     for name, settings in (("nms", {}), ("raw", {"nms": False})):
@@ -286,6 +290,7 @@ def test_masks_have_the_size_of_the_photograph(stripes):
 # The command line
 
 
+@pytest.mark.slow
 def test_evaluate_prints_and_saves_the_scores(files, shapes, tmp_path):
     result = run("evaluate", shapes, "--model", files["segment"], "--json", tmp_path / "a.json")
     assert result.exit_code == 0, result.output
@@ -304,6 +309,7 @@ def test_evaluate_prints_and_saves_the_scores(files, shapes, tmp_path):
     assert set(saved["scores"]["by_class"]) == set(NAMES[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["segment", "detect"])
 def test_predict_writes_pictures_and_json(task, files, shapes, tmp_path):
     output, results = tmp_path / "seen", tmp_path / "seen.json"
@@ -354,6 +360,7 @@ def bad(shapes, files, tiny_model, tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -387,6 +394,7 @@ def test_bad_input_is_one_sentence(arguments, words, bad, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_broken_images_are_left_out_if_asked_for(files, bad, tmp_path):
     out = tmp_path / "result.json"
     options = ("--skip-bad", "--json", out)

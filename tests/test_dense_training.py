@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.numpy import load_file
 
+import keras_mobileone as km
 from keras_mobileone.cli import main
 from keras_mobileone.data.dense.mask_codes import IGNORE
 from keras_mobileone.data.dense.shapes import NAMES, write_shapes
@@ -75,9 +76,10 @@ def runs(shapes, tmp_path_factory):
     The detector is trained by the command.
     """
     root = tmp_path_factory.mktemp("runs")
-    segmented = train(SEGMENT, shapes, root / "segment", save_every=2)
+    segmented = train(SEGMENT, shapes, root / "segment", save_every=2, tensorboard=True)
     DETECT.save(root / "detect.json")
-    result = command(shapes, root / "detect", root / "detect.json", "--task", "detect")
+    options = ("--task", "detect", "--tensorboard")
+    result = command(shapes, root / "detect", root / "detect.json", *options)
     assert result.exit_code == 0, result.output
     assert "8 images with" in result.output and "boxes of 2 classes" in result.output
     assert "map50" in result.output
@@ -101,7 +103,7 @@ def test_what_a_run_leaves(task, runs):
     report, directory = runs[task]
     assert {path.name for path in directory.iterdir()} == {
         *("checkpoint.safetensors", "classes.txt", "deploy.keras", "log.csv", "model.keras"),
-        *("recipe.json", "report.json"),
+        *("recipe.json", "report.json", "tensorboard"),
     }
     assert get_recipe(directory / "recipe.json") == RECIPES[task]
     names = NAMES if task == "segment" else NAMES[1:]
@@ -115,6 +117,39 @@ def test_what_a_run_leaves(task, runs):
     model = load_model(directory)
     assert task_config(model).classes == len(names)
     assert model.input_shape[1:3] == RECIPES[task].input_size
+    assert km.image_config(model).labels == names
+
+
+@pytest.mark.slow
+@TASKS
+def test_pictures_of_predictions_are_in_the_logs(task, runs):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, directory = runs[task]
+    logs = EventAccumulator(str(directory / "tensorboard" / "pictures"), {"tensors": 0})
+    logs.Reload()
+    tags = logs.Tags()["tensors"]
+    assert tags == [f"prediction {number}" for number in range(4)]
+    for tag in tags:
+        width, height, picture = (value for value in logs.Tensors(tag)[-1].tensor_proto.string_val)
+        assert int(width) == 640
+        assert int(height) >= 480
+        assert picture.startswith(b"\x89PNG")
+        assert [event.step for event in logs.Tensors(tag)] == [0, 1]
+
+
+@pytest.mark.slow
+@TASKS
+def test_evaluate_gives_the_metrics_of_training(task, runs, shapes):
+    report, directory = runs[task]
+    expected = report.scores["deploy.keras"]
+    if task == "segment":
+        assert km.evaluate_segmentation(directory / "deploy.keras", shapes).miou == pytest.approx(
+            expected["miou"], abs=1e-6
+        )
+    else:
+        found = km.evaluate_detection(directory / "deploy.keras", shapes).scores
+        assert found.map == pytest.approx(expected["map"], abs=1e-6)
 
 
 @pytest.mark.slow

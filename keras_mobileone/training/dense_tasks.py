@@ -1,7 +1,8 @@
 """The tasks of segmentation and detection, as parts of the training loop."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +13,20 @@ from keras import ops
 from keras_mobileone.compat import run_through_graph
 from keras_mobileone.data.dense.augmentation import DenseAugmentation
 from keras_mobileone.data.dense.batches import evaluation_batches, training_batches
-from keras_mobileone.data.dense.description import DETECT, SEGMENT
+from keras_mobileone.data.dense.description import DETECT, SEGMENT, DenseImage
 from keras_mobileone.data.dense.formats import open_dense
 from keras_mobileone.data.dense.mask_codes import IGNORE
 from keras_mobileone.data.dense.source import DenseSource
 from keras_mobileone.data.image_config import ImageConfig, set_image_config
 from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.data.images import load_image, spread, stretched
 from keras_mobileone.data.pipeline import BadImages
 from keras_mobileone.errors import InputValueError
+from keras_mobileone.evaluation.dense_pictures import (
+    SHOWN_SCORE,
+    DetectedPhotograph,
+    SegmentedPhotograph,
+)
 from keras_mobileone.evaluation.detection import coco_scores, detections_of, require_coco_eval
 from keras_mobileone.evaluation.segmentation import mask_confusion, mean_iou
 from keras_mobileone.models.detection.config import DetectionConfig
@@ -133,6 +140,32 @@ class DenseTask(Task):
         size = tuple(images.shape[1:3])
         return super().outputs(self.networks.get(size, network), images, training)
 
+    def pictures(
+        self, predict: Callable[[Any], Tensor], source: DenseSource, recipe: Recipe, count: int
+    ) -> list[np.ndarray]:
+        images, photographs = [], []
+        for image in spread(source.data.images, count):
+            with suppress(InputValueError):  # validation names or skips broken files
+                photographs.append(load_image(image.path))
+                images.append(image)
+        if not images:
+            return []
+        pixels = np.stack([stretched(photograph, recipe.input_size) for photograph in photographs])
+        found = self.found(predict(pixels), images, source.classes, recipe.input_size)
+        return [
+            result.draw(photograph) for result, photograph in zip(found, photographs, strict=True)
+        ]
+
+    def found(
+        self,
+        outputs: Tensor,
+        images: Sequence[DenseImage],
+        classes: Sequence[str],
+        size: tuple[int, int],
+    ) -> list[Any]:
+        """Converts outputs for images of (height, width) pixels to what can be drawn."""
+        raise NotImplementedError
+
 
 def with_layers_of(network: keras.Model, other: keras.Model) -> keras.Model:
     """Returns the graph of `other` over the layers of `network` that have variables.
@@ -225,6 +258,18 @@ class Segmentation(DenseTask):
         scores = {name: {"miou": mean_iou(np.asarray(c))} for name, c in confusions.items()}
         return {"scores": scores, "agreement": agreed / pixels if pixels else None}
 
+    def found(
+        self,
+        outputs: Tensor,
+        images: Sequence[DenseImage],
+        classes: Sequence[str],
+        size: tuple[int, int],
+    ) -> list[Any]:
+        return [
+            SegmentedPhotograph(image.size, {}, tuple(classes), np.asarray(logits))
+            for image, logits in zip(images, outputs, strict=True)
+        ]
+
     @staticmethod
     def _valid(targets: Tensor) -> tuple[Tensor, Tensor]:
         """Returns which pixels have a class, as float32, and their classes, 0 for the others."""
@@ -310,6 +355,21 @@ class Detection(DenseTask):
             for name, model in models.items()
         }
         return {"scores": scores}
+
+    def found(
+        self,
+        outputs: Tensor,
+        images: Sequence[DenseImage],
+        classes: Sequence[str],
+        size: tuple[int, int],
+    ) -> list[Any]:
+        config = self.trained
+        decoded = decode_outputs(outputs, config, size, score_threshold=SHOWN_SCORE)
+        arrays = {name: ops.convert_to_numpy(value) for name, value in decoded.items()}
+        return [
+            DetectedPhotograph(image.size, [], tuple(classes), detections)
+            for image, detections in zip(images, detections_of(arrays, size, images), strict=True)
+        ]
 
     def _precisions(
         self, predict: Any, source: DenseSource, recipe: Recipe, config: Any, bad: BadImages

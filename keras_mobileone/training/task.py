@@ -8,10 +8,11 @@ not depend on it.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mobileone.data.imagenet import preprocess_input
@@ -132,6 +133,19 @@ class Task(ABC):
     def scores(self, trainer: Any, source: Any, recipe: Recipe, bad: BadImages) -> dict[str, float]:
         """Returns further metrics of validation, which need all outputs at once."""
         return {}
+
+    def pictures(
+        self, predict: Callable[[Any], Tensor], source: Any, recipe: Recipe, count: int
+    ) -> list[np.ndarray]:
+        """Returns pictures of predictions, uint8 (height, width, 3), for tasks that have them.
+
+        Args:
+            predict: Function from uint8 pixels (batch, height, width, 3) to outputs.
+            source: The images, of which `count` are taken.
+            recipe: The recipe.
+            count: Largest number of pictures.
+        """
+        return []
 
     @abstractmethod
     def compare(

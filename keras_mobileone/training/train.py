@@ -15,7 +15,7 @@ from keras_mobileone.choices import SAVE_EVERY
 from keras_mobileone.data.folders import some
 from keras_mobileone.data.pipeline import BadImages, broken_image, first_broken
 from keras_mobileone.data.sources import Source
-from keras_mobileone.errors import InputValueError, MissingPackageError
+from keras_mobileone.errors import InputValueError
 from keras_mobileone.export.tflite import require_exportable
 from keras_mobileone.files import atomic_write
 from keras_mobileone.training.callbacks import CHECKPOINT, Recorder, Validation
@@ -29,6 +29,7 @@ from keras_mobileone.training.finalize import (
     save_models,
 )
 from keras_mobileone.training.optimizer import make_optimizer
+from keras_mobileone.training.pictures import tensorboard_callbacks
 from keras_mobileone.training.recipe import CLASSIFY, Phase, Recipe, get_recipe
 from keras_mobileone.training.task import Task
 from keras_mobileone.training.tasks import make_task
@@ -85,7 +86,8 @@ def train(
             deterministic, and a resumed run differs from an uninterrupted one.
         save_every: Number of steps between checkpoints within an epoch. One more checkpoint is
             written after each epoch.
-        tensorboard: Whether to write TensorBoard logs too, which needs the package tensorboard.
+        tensorboard: Whether to write TensorBoard logs too, which needs the package tensorboard. For
+            segmentation and detection they hold pictures of predictions.
         exports: Precisions of the TFLite files of a classifier to write; see `export_tflite`.
         labels: File of class names, or the names, of masks or boxes. By default, those of the data.
         data_format: Format of the masks or boxes. By default, it is recognized.
@@ -140,7 +142,9 @@ def train(
         if validation is not None:
             log(f"Validation: {task.describe(validation)}")
     directory = Path(output)
-    logs = [tensorboard_callback(directory / "tensorboard")] if tensorboard else []
+    logs: list[keras.callbacks.Callback] = []
+    if tensorboard:
+        logs = tensorboard_callbacks(directory / "tensorboard", task, recipe, validation or source)
     steps_per_epoch = source.images // recipe.batch_size
     progress, bad = Progress(), BadImages(skip_bad)
     if devices.chief:
@@ -407,18 +411,6 @@ def check_teacher(recipe: Recipe, teacher: Any, classes: int, task: Task | None 
         )
     if teacher is not None:
         (task or make_task(recipe)).check_teacher(teacher, recipe, classes)
-
-
-def tensorboard_callback(directory: Path) -> keras.callbacks.Callback:
-    """Returns Keras' TensorBoard callback, which writes once in each epoch."""
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(
-            "TensorBoard logs need the package tensorboard: pip install "
-            "'keras-mobileone[tensorboard]'."
-        ) from error
-    return keras.callbacks.TensorBoard(directory, write_graph=False)
 
 
 @contextmanager
