@@ -232,6 +232,40 @@ def test_a_static_folder_measures_and_classifies(chromium, site):
     assert [e for e in chromium.call("errors") if "favicon" not in e] == []
 
 
+def write_film(path) -> None:
+    """Writes the example photograph as a raw film, which Chromium's fake camera shows."""
+    image = load_image(example_path()).convert("YCbCr")
+    half = image.resize((image.width // 2, image.height // 2))
+    planes = [image.getchannel(0), half.getchannel(1), half.getchannel(2)]
+    frame = b"FRAME\n" + b"".join(plane.tobytes() for plane in planes)
+    header = f"YUV4MPEG2 W{image.width} H{image.height} F30:1 Ip A1:1 C420jpeg\n"
+    path.write_bytes(header.encode() + 10 * frame)
+
+
+def test_the_camera_is_classified(site, tmp_path):
+    write_film(tmp_path / "cat.y4m")
+    camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    film = f"--use-file-for-fake-video-capture={tmp_path / 'cat.y4m'}"
+    with Chromium(*camera, film) as chromium:
+        chromium.open(site, permissions=["camera"])
+        chromium.call("click", selector="#camera")
+        chromium.call("wait", source="() => video.videoWidth === 224 && video.currentTime > 0.2")
+        assert chromium.call("text", selector="#camera") == "Take it"
+        chromium.call("click", selector="#camera")
+        chromium.call("wait", source="() => answers.querySelectorAll('.track').length === 5")
+        first, *_ = chromium.call("text", selector="#answers").splitlines()
+        assert "cat" in first, first
+        # The camera is off again.
+        assert chromium.call("evaluate", source="() => video.srcObject === null && video.hidden")
+
+
+def test_a_camera_that_is_refused_is_told(chromium, site):
+    chromium.open(site)
+    chromium.call("click", selector="#camera")
+    chromium.call("wait", source="() => !problem.hidden")
+    assert "camera can't be used" in chromium.problem()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_narrow_screen_needs_no_horizontal_scrolling(chromium, site, scheme):
     chromium.open(site, width=360, height=700, colorScheme=scheme)
