@@ -12,6 +12,7 @@ import keras_mobileone as km
 from keras_mobileone.cli import main
 from keras_mobileone.data.dense.shapes import NAMES, voc_xml, write_shapes
 from keras_mobileone.data.image_config import ImageConfig, set_image_config
+from keras_mobileone.evaluation import dense_accuracy
 from keras_mobileone.models.detection.config import DetectionConfig
 from keras_mobileone.models.detection.encoding import encode_boxes
 from keras_mobileone.models.segmentation import SegmentationConfig
@@ -111,11 +112,13 @@ LABELS = np.array([0, 1])
 
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory):
-    """Returns a data set of two images of 128×64 pixels with the same two boxes."""
+    """Returns a data set of an image of 128×64 and one of 512×256 pixels, with the same objects."""
     root = tmp_path_factory.mktemp("boxes")
-    for name in ("a", "b"):
-        save_image(root / "images" / "val" / f"{name}.png", np.full((64, 128, 3), 90, np.uint8))
-        text = voc_xml(f"{name}.png", (64, 128), BOXES * (2, 1, 2, 1), ["cat", "dog"])
+    for name, scale in (("a", 1), ("b", 4)):
+        size = (64 * scale, 128 * scale)
+        save_image(root / "images" / "val" / f"{name}.png", np.full((*size, 3), 90, np.uint8))
+        scaled = BOXES * (2, 1, 2, 1) * scale
+        text = voc_xml(f"{name}.png", size, scaled, ["cat", "dog"])
         path = root / "Annotations" / "val" / f"{name}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -148,11 +151,13 @@ def fixed_detector(found=BOXES, labels=LABELS, names=("cat", "dog"), confidence=
     return described(keras.Model(image, outputs), HEAD, names)
 
 
-def test_a_detector_that_returns_the_truth_scores_one(boxes):
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_detector_that_returns_the_truth_scores_one(batch, boxes, monkeypatch):
+    monkeypatch.setattr(dense_accuracy, "BATCH_SIZE", batch)
     result = km.evaluate_detection(fixed_detector(), boxes)
     assert (result.images, result.objects) == (2, 4)
     assert result.scores.map == result.scores.map50 == result.scores.map75 == pytest.approx(1)
-    assert result.scores.map_large is None
+    assert result.scores.map_large == pytest.approx(1)  # both objects of the second image
     swapped = fixed_detector(labels=LABELS[::-1], names=("dog", "cat"))
     assert km.evaluate_detection(swapped, boxes).scores.map == pytest.approx(1)
 
