@@ -18,6 +18,7 @@ import keras_mobileone
 from keras_mobileone.cli import main, prediction
 from keras_mobileone.cli.console import progress_steps
 from keras_mobileone.cli.prediction import probabilities
+from keras_mobileone.evaluation import predictor
 
 EXPORT = ("export", "tflite", "--model", "{model}")
 
@@ -132,7 +133,7 @@ def test_help_and_usage_errors_import_no_keras(run_python):
 
 
 @pytest.mark.slow
-def test_fuse_then_export_then_evaluate_then_predict(model_file, folder, tmp_path):
+def test_fuse_then_export_then_evaluate_then_predict(model_file, folder, tmp_path, monkeypatch):
     fused, exported = tmp_path / "fused.keras", tmp_path / "tiny.tflite"
     assert run("fuse", model_file, fused).exit_code == 0
     assert all(
@@ -146,9 +147,19 @@ def test_fuse_then_export_then_evaluate_then_predict(model_file, folder, tmp_pat
     assert result.exit_code == 0, result.stderr
     assert "pixels (1, 64, 64, 3) uint8" in result.output
     out = tmp_path / "result.json"
-    result = run("evaluate", classes, "--model", exported, "--limit", 3, "--json", out)
+    threads = []
+
+    class Runner(predictor.LiteRTRunner):
+        def __init__(self, content, number=1):
+            threads.append(number)
+            super().__init__(content, number)
+
+    monkeypatch.setattr(predictor, "LiteRTRunner", Runner)
+    options = ("--limit", 3, "--threads", 2, "--json", out)
+    result = run("evaluate", classes, "--model", exported, *options)
     assert result.exit_code == 0, result.stderr
     assert json.loads(out.read_text())["images"] == 3
+    assert threads == [2]
     result = run("predict", classes / "n01440764" / "0.png", "--model", exported, "--top", 2)
     assert result.exit_code == 0, result.stderr
     assert result.output.count("%") == 2

@@ -127,7 +127,7 @@ def evaluate_command(
     require_fitting(benchmark, real_labels, given)
     if json_file:
         require_writable(json_file)
-    predictor, own_crop = load_source(variant, weights, model_file)
+    predictor, own_crop = load_source(variant, weights, model_file, threads=threads)
     task = chosen_task(predictor, task)
     own = {**given, "benchmark": benchmark, "crop_fraction": crop_fraction}
     others = DENSE_OPTIONS if task == CLASSIFY else CLASSIFIER_OPTIONS

@@ -57,6 +57,7 @@ def load_source(
     model_file: Path | None,
     classifier_activation: str | None = "softmax",
     size: int | None = None,
+    threads: int = 1,
 ) -> tuple["Predictor", float]:
     """Loads the model that `source_options` ask for.
 
@@ -64,6 +65,7 @@ def load_source(
         variant, weights, model_file: The values of the options.
         classifier_activation: Activation of a model that is built from a variant.
         size: Side of the square input of a model that is built from a variant. By default, 224.
+        threads: Number of CPU threads for a TFLite file.
 
     Returns:
         The predictor and its crop fraction.
@@ -79,7 +81,7 @@ def load_source(
                 f"Received: --model {model_file} with one of them. Omit one."
             )
         with without_native_logs():
-            predictor = load_predictor(model_file)
+            predictor = load_predictor(model_file, threads)
         return predictor, predictor.image_config.crop_fraction
     network, weights = get_variant(variant or "s0"), weights or "imagenet"
     model = MobileOne(
