@@ -157,6 +157,7 @@ def benchmark_command(
              keras-mobileone benchmark --show phone.json result.json
     """
     if not files:
+        require_device(android, {})  # which names a file that --android has taken
         raise click.UsageError("Missing argument 'FILES...'.", click.get_current_context())
     if json_file:
         require_writable(json_file)
