@@ -1,5 +1,6 @@
 """Turns a source of encoded images into the batches for training and validation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,23 +92,14 @@ def training_batches(
         `tf.data.Dataset` of (images, labels): uint8 (batch_size, size, size, 3), int64
         (batch_size,).
     """
-    import tensorflow as tf
-
     bad = bad or BadImages()
 
-    def load(element: Any) -> Any:
-        key = tf.random.fold_in(tf.constant([seed, 1], tf.int32), element["position"])
+    def load(element: Any, key: Any) -> Any:
         image, whole = _transformed(lambda e: augmentation(e, key), element, augmentation.size, bad)
-        return image, element["label"], element["name"], whole
+        return image, element["label"], whole
 
-    def finish(images: Any, labels: Any, names: Any, whole: Any) -> Any:
-        return replace_broken((images, labels), names, whole, bad)
-
-    loaded = source.stream(start, seed, worker, workers).map(
-        load, num_parallel_calls=tf.data.AUTOTUNE
-    )
-    batches = loaded.batch(batch_size, drop_remainder=True).map(finish)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    stream = source.stream(start, seed, worker, workers)
+    return shuffled_batches(stream, load, batch_size, seed, bad)
 
 
 def evaluation_batches(
@@ -144,19 +136,82 @@ def evaluation_batches(
         image, whole = _transformed(
             lambda e: evaluation_crop(e, size, crop_fraction), element, size, bad
         )
-        return image, element["label"], element["name"], whole
+        return image, element["label"], whole
 
-    def finish(images: Any, labels: Any, names: Any, whole: Any) -> Any:
-        return images, labels, tf.cast(note_broken(names, whole, bad), tf.float32)
+    blank = (tf.zeros((size, size, 3), tf.uint8), tf.zeros((), tf.int64))
+    return padded_batches(source, load, batch_size, blank, bad, worker, workers, replicas)
 
-    blank = (tf.zeros((size, size, 3), tf.uint8), tf.zeros((), tf.int64), tf.constant(""), False)
-    padding = tf.data.Dataset.from_tensors(blank).repeat()
+
+def shuffled_batches(
+    stream: Any, load: Callable[..., Any], batch_size: int, seed: int, bad: BadImages
+) -> Any:
+    """Makes the batches of `training_batches` from a stream of encoded images.
+
+    Args:
+        stream: Dataset of the elements of a source.
+        load: Function from an element and the key of its random numbers to its image, its target,
+            and whether the image could be decoded.
+        batch_size: Number of images in a batch.
+        seed: Seed of the keys, which also depend on the position in the stream.
+        bad: What to do about broken files.
+
+    Returns:
+        `tf.data.Dataset` of (images, targets).
+    """
+    import tensorflow as tf
+
+    def load_at_position(element: Any) -> Any:
+        key = tf.random.fold_in(tf.constant([seed, 1], tf.int32), element["position"])
+        image, target, whole = load(element, key)
+        return image, target, element["name"], whole
+
+    def finish(images: Any, targets: Any, names: Any, whole: Any) -> Any:
+        return replace_broken((images, targets), names, whole, bad)
+
+    loaded = stream.map(load_at_position, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = loaded.batch(batch_size, drop_remainder=True).map(finish)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def padded_batches(
+    source: Any,
+    load: Callable[..., Any],
+    batch_size: int,
+    blank: tuple[Any, Any],
+    bad: BadImages,
+    worker: int,
+    workers: int,
+    replicas: int,
+) -> Any:
+    """Makes the batches of `evaluation_batches` from the encoded images of a source.
+
+    Args:
+        source: Source of the images.
+        load: Function from an element to its image, its target, and whether the image could be
+            decoded.
+        batch_size: Number of images in a batch.
+        blank: Image and target of the padding.
+        bad: What to do about broken files.
+        worker, workers, replicas: As in `evaluation_batches`.
+
+    Returns:
+        `tf.data.Dataset` of (images, targets, weights).
+    """
+    import tensorflow as tf
+
+    def load_named(element: Any) -> Any:
+        image, target, whole = load(element)
+        return image, target, element["name"], whole
+
+    def finish(images: Any, targets: Any, names: Any, whole: Any) -> Any:
+        return images, targets, tf.cast(note_broken(names, whole, bad), tf.float32)
+
+    padding = tf.data.Dataset.from_tensors((*blank, tf.constant(""), False)).repeat()
     steps = -(-source.images // (batch_size * replicas))
-    images = steps * batch_size * (replicas // workers)
     loaded = source.stream(worker=worker, workers=workers).map(
-        load, num_parallel_calls=tf.data.AUTOTUNE
+        load_named, num_parallel_calls=tf.data.AUTOTUNE
     )
-    padded = loaded.concatenate(padding).take(images)
+    padded = loaded.concatenate(padding).take(steps * batch_size * (replicas // workers))
     batches = padded.batch(batch_size, drop_remainder=True).map(finish)
     return batches.prefetch(tf.data.AUTOTUNE)
 

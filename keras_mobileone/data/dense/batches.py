@@ -8,7 +8,12 @@ from keras_mobileone.data.dense.description import SEGMENT
 from keras_mobileone.data.dense.mask_codes import IGNORE
 from keras_mobileone.data.dense.source import DenseSource
 from keras_mobileone.data.dense.windows import PADDING, move_image, pad_boxes, whole_image
-from keras_mobileone.data.pipeline import BadImages, attempted, note_broken, replace_broken
+from keras_mobileone.data.pipeline import (
+    BadImages,
+    attempted,
+    padded_batches,
+    shuffled_batches,
+)
 
 
 def training_batches(
@@ -42,24 +47,15 @@ def training_batches(
         or {"boxes": float32 (batch_size, n, 4), "labels": int64 (batch_size, n)}, "xyxy" in pixels
         of the result, where n is `source.most_boxes` and padding is −1.
     """
-    import tensorflow as tf
-
     bad = bad or BadImages()
 
-    def load(element: Any) -> Any:
-        key = tf.random.fold_in(tf.constant([seed, 1], tf.int32), element["position"])
+    def load(element: Any, key: Any) -> Any:
         image, whole = _decoded(element, bad)
         image, annotation = augmentation(image, element, key)
-        return image, _targets(annotation, source), element["name"], whole
+        return image, _targets(annotation, source), whole
 
-    def finish(images: Any, targets: Any, names: Any, whole: Any) -> Any:
-        return replace_broken((images, targets), names, whole, bad)
-
-    loaded = source.stream(start, seed, worker, workers).map(
-        load, num_parallel_calls=tf.data.AUTOTUNE
-    )
-    batches = loaded.batch(batch_size, drop_remainder=True).map(finish)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    stream = source.stream(start, seed, worker, workers)
+    return shuffled_batches(stream, load, batch_size, seed, bad)
 
 
 def evaluation_batches(
@@ -94,21 +90,10 @@ def evaluation_batches(
         image, whole = _decoded(element, bad)
         move = whole_image(image, size)
         pixels = tf.cast(tf.round(move_image(image, move)), tf.uint8)
-        return pixels, _targets(moved(element, move), source), element["name"], whole
+        return pixels, _targets(moved(element, move), source), whole
 
-    def finish(images: Any, targets: Any, names: Any, whole: Any) -> Any:
-        return images, targets, tf.cast(note_broken(names, whole, bad), tf.float32)
-
-    images = tf.zeros((*size, 3), tf.uint8)
-    blank = (images, _no_targets(source, size), tf.constant(""), False)
-    padding = tf.data.Dataset.from_tensors(blank).repeat()
-    steps = -(-source.images // (batch_size * replicas))
-    loaded = source.stream(worker=worker, workers=workers).map(
-        load, num_parallel_calls=tf.data.AUTOTUNE
-    )
-    padded = loaded.concatenate(padding).take(steps * batch_size * (replicas // workers))
-    batches = padded.batch(batch_size, drop_remainder=True).map(finish)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    blank = (tf.zeros((*size, 3), tf.uint8), _no_targets(source, size))
+    return padded_batches(source, load, batch_size, blank, bad, worker, workers, replicas)
 
 
 def _decoded(element: Any, bad: BadImages) -> Any:
