@@ -16,7 +16,8 @@ _API_CHECK = Path(__file__).parent / "api_check" / "ApiCheck.java"
 # Packages that the APK brings with it.
 _OWN_PACKAGES = ("kotlin.*", "org.bytedeco.*", "org.tensorflow.*", "io.github.kerasmobileone.*")
 _REFERENCE = re.compile(r"\[ERROR\] [^:]*:(?P<name>[^:]+)\.class:(?P<line>\d+): (?P<what>.*)")
-# A newer call of Android's is allowed where one of these words stands at most so many lines before.
+# Calls that are newer than the lowest API level are allowed if one of these words stands at most
+# this number of lines before them.
 _GUARD = re.compile(r"SDK_INT|@RequiresApi|@TargetApi")
 _GUARD_LINES = 15
 

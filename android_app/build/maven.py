@@ -1,7 +1,7 @@
 """Fetching libraries from Maven Central into Maven's local repository.
 
-Maven resolves each set of libraries by itself, so that the versions of one program do not decide
-those of another. All sets are modules of one generated Maven project.
+Maven resolves each set of libraries separately, so that the versions in one set do not affect
+those in the others. All sets are modules of one generated Maven project.
 """
 
 import hashlib

@@ -33,7 +33,7 @@ class StoredResult(val name: String, val benchmark: Benchmark?) {
     }
 }
 
-/** Results on the disk, each a JSON file that is written whole or not at all. */
+/** Results on the disk, each in a JSON file that is written atomically. */
 class History(private val directory: File) {
 
     /** All results, the newest first. */

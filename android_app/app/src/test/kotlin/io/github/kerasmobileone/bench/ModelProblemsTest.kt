@@ -26,7 +26,7 @@ import org.robolectric.annotation.Config
 @Config(sdk = [24, 36], qualifiers = PHONE)
 class ModelProblemsTest {
 
-    /** A directory of files as documents of another app. */
+    /** Offers the files of a directory as a document provider does. */
     class Directory : ContentProvider() {
         override fun onCreate() = true
         override fun getType(uri: Uri) = "application/octet-stream"

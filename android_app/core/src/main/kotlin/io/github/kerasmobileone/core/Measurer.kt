@@ -34,7 +34,7 @@ internal class Measurer(
     }
 
     /**
-     * Loads the candidate anew and measures one round; returns null if it was cancelled.
+     * Loads the candidate in a new session and measures one round; returns null if it was cancelled.
      *
      * @throws EngineException if the engine refuses the file or fails.
      */

@@ -25,7 +25,7 @@ internal class Metadata(private val entry: (String) -> ByteArray?, private val f
         return if (lines.last().isEmpty()) lines.dropLast(1) else lines
     }
 
-    /** Returns how the file takes RGB images; for a file of another tool by its standard metadata. */
+    /** Returns how the file takes RGB images. Files of other tools are read by TFLite's standard metadata. */
     fun imageConfig(input: TensorInfo): ImageConfig? = try {
         val stored = entry("KERAS_MOBILEONE_IMAGE_CONFIG")
         if (stored == null) standardConfig(input) else storedConfig(String(stored, Charsets.UTF_8))

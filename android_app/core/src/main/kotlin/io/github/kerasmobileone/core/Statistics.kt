@@ -103,7 +103,7 @@ private fun mean(values: List<Double>): Double =
     values.fold(BigDecimal.ZERO) { sum, value -> sum + BigDecimal(value) }.toDouble() / values.size
 
 /**
- * Returns the time of one candidate over that of another one of the same benchmark.
+ * Returns the ratio of the times of two candidates in one benchmark.
  *
  * The two medians of a round are divided, and the median of these quotients over the rounds is
  * returned, so that a drift of the device, which changes both times, cancels out. If the numbers of

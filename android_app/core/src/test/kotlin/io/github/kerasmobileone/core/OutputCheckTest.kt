@@ -57,7 +57,7 @@ class OutputCheckTest {
     }
 
     @Test
-    fun `outputs of another size are wrong`() {
+    fun `outputs of a different size are wrong`() {
         assertEquals(1.0, difference(FakeEngine(outputSize = { if (it == Accelerator.CPU) 3 else 4 })))
     }
 
