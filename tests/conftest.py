@@ -1,6 +1,6 @@
 """Fixtures shared by the tests: the reference files, small networks, random parameters."""
 
-import importlib
+import importlib.util
 import json
 import os
 import shlex
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import keras_mobileone
+from keras_mobileone.quantization import qat_model
 
 PROJECT = Path(__file__).parents[1]
 STAND_IN = Path(__file__).with_name("stand_in_adb.py")
@@ -67,6 +68,26 @@ def shared() -> Path:
 def fixed_seed():
     """Makes initializers draw the same values in any order of the tests."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def tf_keras_stays_keras_3():
+    """Fails the test that makes `tf.keras` Keras 2 for the tests after it.
+
+    Importing tensorflow-model-optimization other than by `qat_packages` does.
+    """
+    before = os.environ.get(qat_model.LEGACY_VARIABLE)
+    yield
+    assert os.environ.get(qat_model.LEGACY_VARIABLE) == before
+
+
+@pytest.fixture
+def qat_packages():
+    """Returns tensorflow-model-optimization and tf-keras, imported without side effects."""
+    for name in ("tensorflow_model_optimization", "tf_keras"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name}: pip install keras-mobileone[qat]")
+    return qat_model.packages()
 
 
 @pytest.fixture(scope="session")

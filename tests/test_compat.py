@@ -1,7 +1,6 @@
 """Tests the private parts of Keras and related packages that are used, and that no others are."""
 
 import ast
-import importlib.util
 from pathlib import Path
 
 import keras
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 
 from keras_mobileone import MobileOneBlock, compat
-from keras_mobileone.quantization import qat_model
 from keras_mobileone.training.optimizer import SGD
 
 PACKAGE = Path(compat.__file__).parent
@@ -61,12 +59,8 @@ def test_variable_index():
     assert [compat.variable_index(optimizer, v) for v in variables] == [0, 1, 2]
 
 
-def test_output_quantizer_variables():
-    # importorskip is not used because importing tensorflow-model-optimization on its own has side
-    # effects.
-    if importlib.util.find_spec("tensorflow_model_optimization") is None:
-        pytest.skip("needs tensorflow-model-optimization")
-    tfmot, tf_keras = qat_model.packages()
+def test_output_quantizer_variables(qat_packages):
+    tfmot, tf_keras = qat_packages
     wrapped = tfmot.quantization.keras.quantize_model(
         tf_keras.Sequential([tf_keras.layers.ReLU(input_shape=(3,))])
     )

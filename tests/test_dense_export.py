@@ -250,8 +250,8 @@ def signal_to_noise(content, images, names, expected):
     ]
 
 
+@pytest.mark.usefixtures("qat_packages")
 def test_training_for_int8_is_refused(segmenter, detector):
-    pytest.importorskip("tensorflow_model_optimization")
     for model in (segmenter, detector):
         with pytest.raises(ValueError, match=r"classifiers.*Received.*Use `quantize`"):
             km.quantize_aware(model)
