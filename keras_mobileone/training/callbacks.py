@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,18 +21,20 @@ LOG = "log.csv"
 
 
 class Validation(NamedTuple):
-    """What is validated after each epoch.
+    """What is validated, and when.
 
     Attributes:
         batches: Dataset of all validation images.
         steps: Number of its batches.
         scores: Function that takes the trainer and returns further metrics, such as those of
             detection, which need the outputs for all images at once.
+        epochs: The epochs, counted from 1, after which it is validated.
     """
 
     batches: Any
     steps: int
     scores: Callable[[Trainer], dict[str, float]]
+    epochs: Container[int]
 
 
 def validate(
@@ -43,7 +45,7 @@ def validate(
 ) -> dict[str, float]:
     """Returns the metrics of the weights, and of their averages if there are any.
 
-    The arguments are those of `Validation`.
+    The arguments are attributes of `Validation`.
     """
 
     def measured() -> dict[str, float]:
@@ -58,12 +60,12 @@ def validate(
 
 
 class Recorder(keras.callbacks.Callback):
-    """Validates after each epoch, and writes the checkpoint and the log.
+    """Validates, and writes the checkpoint and the log.
 
     Args:
         directory: Directory of the run, or None on machines that do not write.
         progress: Progress of the run, which is updated during training.
-        validation: What is validated after each epoch, or None.
+        validation: What is validated, or None.
         save_every: Number of steps between checkpoints within an epoch.
         bad: The files that were left out so far, which the checkpoint names.
     """
@@ -107,8 +109,9 @@ class Recorder(keras.callbacks.Callback):
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self.validation is not None:
-            logs |= validate(self.model, *self.validation)
+        if self.validation is not None and epoch + 1 in self.validation.epochs:
+            batches, steps, scores, _ = self.validation
+            logs |= validate(self.model, batches, steps, scores)
         optimizer = self.model.optimizer
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
@@ -122,9 +125,10 @@ def write_log(path: Path, history: list[dict]) -> None:
     """Writes the rows of all epochs as CSV.
 
     They are taken from the history in the checkpoint, so that a resumed run has the log of an
-    uninterrupted one."""
+    uninterrupted one. The cells of an epoch that was not validated are empty."""
+    names = list(dict.fromkeys(name for row in history for name in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, history[0], lineterminator="\n")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     with atomic_write(path) as temporary:

@@ -73,6 +73,8 @@ class Recipe:
             of a phase is that of the photometric distortion.
         expand: Greatest factor by which the surroundings of images for detection are extended.
         object_crop: Whether images for detection are cropped at random around an object.
+        validate_every: Number of epochs from one validation to the next. The last epoch is always
+            validated.
         optimizer: `"sgd"` or `"adamw"`, which has no `momentum` and a constant weight decay.
         dtype: Keras dtype policy.
         seed: Seed of the weights, the order and the augmentation.
@@ -107,6 +109,7 @@ class Recipe:
     scale: tuple[float, float] | None = None
     expand: float = 1.0
     object_crop: bool = False
+    validate_every: int = 1
     optimizer: str = "sgd"
     dtype: str = "float32"
     seed: int = 0
@@ -125,6 +128,7 @@ class Recipe:
         starts = [phase.start for phase in self.phases]
         limits = {
             "epochs": self.epochs >= 1,
+            "validate_every": self.validate_every >= 1,
             "phases": starts[:1] == [0] and starts == sorted(set(starts)),
             "batch_size": self.batch_size >= 1,
             "learning_rate": self.learning_rate > 0,

@@ -286,7 +286,7 @@ class Run:
         return devices.distribute(batches, recipe.batch_size)
 
     def validation(self) -> Validation | None:
-        """Returns what is validated after each epoch, or None without validation images."""
+        """Returns what is validated, or None without validation images."""
         source, recipe, devices = self.val_source, self.recipe, self.devices
         if source is None:
             return None
@@ -308,7 +308,9 @@ class Run:
                 return {}
             return self.task.scores(trainer, source, recipe, self.bad)
 
-        return Validation(batches, -(-source.images // recipe.batch_size), scores)
+        steps, every = -(-source.images // recipe.batch_size), recipe.validate_every
+        epochs = {*range(every, recipe.epochs, every), recipe.epochs}
+        return Validation(batches, steps, scores, epochs)
 
 
 def check_run(directory: Path, recipe: Recipe, classes: Sequence[str], resume: bool) -> None:
