@@ -1,5 +1,6 @@
 """Tests the training of segmentation models and detectors by the loop of `train`."""
 
+import csv
 import dataclasses
 import json
 
@@ -56,6 +57,7 @@ DETECT = dataclasses.replace(
     scale=None,
     expand=1.5,
     object_crop=True,
+    validate_every=2,
     head={"extra_filters": [16], "scales": [0.2, 0.4, 0.6, 0.8]},
 )
 RECIPES = {recipe.task: recipe for recipe in (SEGMENT, DETECT)}
@@ -109,8 +111,14 @@ def test_what_a_run_leaves(task, runs):
     names = NAMES if task == "segment" else NAMES[1:]
     assert (directory / "classes.txt").read_text().split() == list(names)
     metric = {"segment": "miou", "detect": "map50"}[task]
-    first, *_, last = report.history
-    assert {"loss", "val_loss", f"val_{metric}", f"val_average_{metric}"} <= set(first)
+    first, last = report.history
+    validated = {"val_loss", f"val_{metric}", f"val_average_{metric}"}
+    assert validated <= set(last)
+    assert validated & set(first) == (validated if task == "segment" else set())
+    with open(directory / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == [first["loss"], last["loss"]]
+    assert rows[0]["val_loss"] == (str(first["val_loss"]) if task == "segment" else "")
     assert last["loss"] < first["loss"]
     stored = json.loads((directory / "report.json").read_text())
     assert stored["scores"] == report.scores
@@ -184,6 +192,54 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(task, runs, shapes, 
     report = train(RECIPES[task], shapes, tmp_path / "run", resume=True, save_every=3)
     same_state(directory, tmp_path / "run")
     assert report.history[-1]["val_loss"] == whole.history[-1]["val_loss"]
+
+
+TWO_DEVICES = """
+import sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from keras_mobileone.training.distribution import Devices
+from keras_mobileone.training.recipe import get_recipe
+from keras_mobileone.training.train import make_trainer
+
+def halves(tree):  # the first device gets one image of four, the second the others
+    return [tf.nest.map_structure(lambda t: t[part], tree) for part in (slice(1), slice(1, 4))]
+
+rng = np.random.default_rng(0)
+trainer = make_trainer(get_recipe(sys.argv[1]), 2, 1, Devices())
+images = rng.integers(0, 256, (4, 64, 64, 3)).astype("uint8")
+trainer.task.prepare(trainer.network, get_recipe(sys.argv[1]), (64, 64))
+outputs = trainer(images, training=False)
+masks = rng.integers(0, 2, (4, 64, 64)).astype("uint8")
+masks[0, :50] = 255
+boxes = np.tile(np.float32([[8, 8, 40, 40], [20, 10, 60, 60]]), (4, 1, 1))
+labels = np.int64([[1, -1], [0, 1], [0, 1], [1, 0]])
+targets = masks if trainer.task.name == "segment" else {"boxes": boxes, "labels": labels}
+whole = float(trainer.compute_loss(images, targets, outputs))
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+parts = list(zip(halves(images), halves(targets), halves(outputs)))
+
+def share(context):
+    return parts[context.replica_id_in_sync_group]
+
+distributed = strategy.experimental_distribute_values_from_function(share)
+losses = strategy.run(lambda part: trainer.compute_loss(*part), (distributed,))
+losses = [float(loss) for loss in strategy.experimental_local_results(losses)]
+print(whole, *losses)
+"""
+
+
+@TASKS
+def test_two_devices_compute_the_loss_of_one(task, tmp_path, run_python):
+    """The shares of a batch hold different numbers of labeled pixels, or of objects."""
+    RECIPES[task].save(tmp_path / "recipe.json")
+    output = run_python(TWO_DEVICES, tmp_path / "recipe.json")
+    whole, *parts = map(float, output.split()[-3:])
+    assert sum(parts) == pytest.approx(whole, rel=1e-5)
+    assert min(parts) > 0
 
 
 @pytest.mark.slow

@@ -32,9 +32,11 @@ from keras_mobileone.evaluation.segmentation import mask_confusion, mean_iou
 from keras_mobileone.models.detection.config import DetectionConfig
 from keras_mobileone.models.detection.decoding import decode_outputs
 from keras_mobileone.models.detection.loss import (
+    BACKGROUND,
     BOXES_OUTPUT,
     CLASSES_OUTPUT,
     detection_loss,
+    detection_targets,
     smooth_l1,
 )
 from keras_mobileone.models.segmentation import SegmentationConfig
@@ -336,7 +338,8 @@ class Detection(DenseTask):
         pass
 
     def loss_weight(self, targets: Tensor, weights: Any) -> Any:
-        return None if weights is None else ops.sum(weights)
+        _, classes = detection_targets(targets, self.trained, self.size)  # padding has no objects
+        return ops.sum(ops.cast(classes > BACKGROUND, "float32"))
 
     def scores(
         self, trainer: Any, source: DenseSource, recipe: Recipe, bad: BadImages

@@ -102,7 +102,10 @@ class Task(ABC):
 
     @abstractmethod
     def losses(self, targets: Tensor, outputs: Tensor, smoothing: float) -> Tensor:
-        """Returns the losses of the images (batch,), or one loss of the batch ()."""
+        """Returns the losses of the images (batch,), or one loss of the batch ().
+
+        The loss of a batch is a mean over what `loss_weight` counts.
+        """
 
     @abstractmethod
     def divergence(self, teacher: Tensor, outputs: Tensor, temperature: float) -> Tensor:
@@ -127,7 +130,7 @@ class Task(ABC):
         """Updates the metrics with a batch, whose padding has weight 0 unless `weights` is None."""
 
     def loss_weight(self, targets: Tensor, weights: Any) -> Any:
-        """Returns the weights with which `losses` enter the mean over all batches."""
+        """Returns the weights with which `losses` enter the mean over all batches and replicas."""
         return weights
 
     def scores(self, trainer: Any, source: Any, recipe: Recipe, bad: BadImages) -> dict[str, float]:

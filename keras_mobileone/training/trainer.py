@@ -104,7 +104,11 @@ class Trainer(keras.Model):
     ) -> Any:
         """Returns the mean loss, with smoothing and distillation during training."""
         losses = self.image_losses(x, y, y_pred, training)
-        if sample_weight is not None and len(losses.shape):
+        if not len(losses.shape):
+            # A mean over what the batch of this replica contains, such as its objects.
+            weight = self.task.loss_weight(y, sample_weight)
+            return losses * weight / ops.maximum(sum_over_replicas(weight), 1)
+        if sample_weight is not None:
             losses = losses * sample_weight
         return ops.mean(losses) / replicas()
 
@@ -194,3 +198,12 @@ def replicas() -> int:
     import tensorflow as tf
 
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(value: Any) -> Any:
+    """Returns the sum of a tensor over all replicas, within a step."""
+    if replicas() == 1:
+        return value
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
