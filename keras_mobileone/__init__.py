@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from keras_mobileone.evaluation.confidence import Confidence, measure_confidence
     from keras_mobileone.evaluation.corruptions import CorruptionEvaluation, evaluate_corruptions
     from keras_mobileone.evaluation.dense_accuracy import (
+        DenseEvaluation,
         DetectionEvaluation,
         SegmentationEvaluation,
         evaluate_detection,
@@ -161,6 +162,7 @@ _NAMES = {
         "evaluate_corruptions",
     ),
     "evaluation.dense_accuracy": (
+        "DenseEvaluation",
         "DetectionEvaluation",
         "SegmentationEvaluation",
         "evaluate_detection",
@@ -260,6 +262,7 @@ __all__ = [
     "Confidence",
     "CoreMLReport",
     "CorruptionEvaluation",
+    "DenseEvaluation",
     "DeployReport",
     "DetectedPhotograph",
     "DetectionConfig",

@@ -258,11 +258,15 @@ def test_a_detection_file_finds_what_keras_finds(file, detector, files, noise):
 
 @pytest.mark.slow
 def test_planted_objects_survive_each_file(boxes, tmp_path):
-    model = fixed_detector()
+    model = fixed_detector(confidence=3)  # scores of 0.91 and 0.79
+    pixels = np.zeros((1, SIDE, SIDE, 3), np.uint8)
     for name, settings in (("nms", {}), ("raw", {"nms": False})):
         km.export_tflite(model, tmp_path / f"{name}.tflite", **settings)
         result = km.evaluate_detection(tmp_path / f"{name}.tflite", boxes)
         assert result.scores.map == pytest.approx(1), name
+        detector = km.load_detector(tmp_path / f"{name}.tflite")
+        for threshold, labels in ((0.5, [0, 1]), (0.85, [0]), (0.95, [])):
+            assert detector(pixels, threshold)[0].labels.tolist() == labels, name
 
 
 # Photographs

@@ -46,45 +46,13 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class SegmentationEvaluation(Report):
-    """Result of `evaluate_segmentation`.
+class DenseEvaluation(Report):
+    """What the results of `evaluate_segmentation` and `evaluate_detection` have in common.
 
     Attributes:
         model: Name of the model or file.
         data: Directory and split.
         images: Number of images that were evaluated.
-        miou: Mean IoU of the classes that occur as label or prediction, in [0, 1].
-        pixel_accuracy: Fraction of pixels whose class is right.
-        iou_by_class: IoU of each class; None for classes that never occur.
-        confusion: Number of pixels for each pair of label (row) and predicted class (column), in
-            the order of `iou_by_class`.
-        image_size: (height, width) of the input, at which pixels are counted, as in training.
-        images_per_second: Speed of the evaluation, including the decoding of the files.
-        left_out: A sentence for each bad annotation, and the name of each broken file.
-    """
-
-    model: str
-    data: str
-    images: int
-    miou: float
-    pixel_accuracy: float
-    iou_by_class: dict[str, float | None]
-    confusion: list[list[int]]
-    image_size: tuple[int, int]
-    images_per_second: float
-    left_out: list[str]
-
-
-@dataclass(frozen=True)
-class DetectionEvaluation(Report):
-    """Result of `evaluate_detection`.
-
-    Attributes:
-        model: Name of the model or file.
-        data: Directory and split.
-        images: Number of images that were evaluated.
-        objects: Number of objects in them, without those that are ignored.
-        scores: COCO's average precisions, in [0, 1].
         image_size: (height, width) of the input.
         images_per_second: Speed of the evaluation, including the decoding of the files.
         left_out: A sentence for each bad annotation, and the name of each broken file.
@@ -93,11 +61,44 @@ class DetectionEvaluation(Report):
     model: str
     data: str
     images: int
-    objects: int
-    scores: DetectionScores
     image_size: tuple[int, int]
     images_per_second: float
     left_out: list[str]
+
+
+@dataclass(frozen=True)
+class SegmentationEvaluation(DenseEvaluation):
+    """Result of `evaluate_segmentation`.
+
+    Pixels are counted at the input size, as in training.
+
+    Attributes:
+        model, data, images, image_size, images_per_second, left_out: See `DenseEvaluation`.
+        miou: Mean IoU of the classes that occur as label or prediction, in [0, 1].
+        pixel_accuracy: Fraction of pixels whose class is right.
+        iou_by_class: IoU of each class; None for classes that never occur.
+        confusion: Number of pixels for each pair of label (row) and predicted class (column), in
+            the order of `iou_by_class`.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    iou_by_class: dict[str, float | None]
+    confusion: list[list[int]]
+
+
+@dataclass(frozen=True)
+class DetectionEvaluation(DenseEvaluation):
+    """Result of `evaluate_detection`.
+
+    Attributes:
+        model, data, images, image_size, images_per_second, left_out: See `DenseEvaluation`.
+        objects: Number of objects in the images, without those that are ignored.
+        scores: COCO's average precisions, in [0, 1].
+    """
+
+    objects: int
+    scores: DetectionScores
 
 
 def evaluate_segmentation(
@@ -161,9 +162,7 @@ def evaluate_segmentation(
     seconds = time.perf_counter() - start
     ious = iou_by_class(confusion)
     return SegmentationEvaluation(
-        model=segmenter.name,
-        data=opened.name,
-        images=images,
+        **_common(segmenter, opened, images, seconds, bad),
         miou=mean_iou(confusion),
         pixel_accuracy=pixel_accuracy(confusion),
         iou_by_class={
@@ -171,9 +170,6 @@ def evaluate_segmentation(
             for name, iou in zip(names, ious, strict=True)
         },
         confusion=confusion.tolist(),
-        image_size=segmenter.size,
-        images_per_second=round(images / seconds, 1),
-        left_out=[*opened.problems, *sorted(bad.names)],
     )
 
 
@@ -239,14 +235,9 @@ def evaluate_detection(
     _require_some(len(truth), opened)
     seconds = time.perf_counter() - start
     return DetectionEvaluation(
-        model=detector.name,
-        data=opened.name,
-        images=len(truth),
+        **_common(detector, opened, len(truth), seconds, bad),
         objects=sum(int((~image.ignored).sum()) for image in truth),
         scores=coco_scores(truth, found, names),
-        image_size=detector.size,
-        images_per_second=round(len(truth) / seconds, 1),
-        left_out=[*opened.problems, *sorted(bad.names)],
     )
 
 
@@ -313,6 +304,20 @@ def _opened(
         )
     _require_some(len(opened.images), opened)
     return opened if limit is None else replace(opened, images=tuple(spread(opened.images, limit)))
+
+
+def _common(
+    model: DensePredictor, data: DenseData, images: int, seconds: float, bad: BadImages
+) -> dict[str, Any]:
+    """Returns the fields of `DenseEvaluation`."""
+    return {
+        "model": model.name,
+        "data": data.name,
+        "images": images,
+        "image_size": model.size,
+        "images_per_second": round(images / seconds, 1),
+        "left_out": [*data.problems, *sorted(bad.names)],
+    }
 
 
 def _require_some(images: int, data: DenseData) -> None:
