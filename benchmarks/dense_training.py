@@ -158,6 +158,23 @@ def markdown(name: str, results: str) -> str:
     return "\n\n".join([markdown_table(header, rows), text, *pictures, curve])
 
 
+def short() -> str:
+    """Returns a table of the stored trainings: the metric of the Keras model and of int8."""
+    rows = []
+    for title, name, metric in (
+        ("segmentation, CamVid", "camvid", "mean IoU"),
+        ("detection, BCCD", "bccd", "mAP, IoU 0.5"),
+    ):
+        r = json.loads((RESULTS / name / "results.json").read_text(encoding="utf-8"))
+        cells = [
+            percent(one["miou"] if "miou" in one else one["scores"]["map50"])
+            for one in r["evaluation"].values()
+        ]
+        hours = f"{r['run']['seconds'] / 3600:.1f} h"
+        rows.append([title, metric, *cells, hours])
+    return markdown_table(["MobileOne-S0", "validation", "float32", "int8", "training"], rows)
+
+
 def segment_rows(found: dict) -> list[list[str]]:
     """Returns the rows of mean IoU, pixel accuracy and the IoU of each class."""
     rows = [("mean IoU", "miou"), ("pixel accuracy", "pixel_accuracy")]

@@ -20,7 +20,7 @@ INCLUDED = re.compile(r'--8<-- "([^"]+)"')
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pictures of the stored results, which lie outside of docs/."""
-    for path in sorted(RESULTS.rglob("*.png")):
+    for path in sorted([*RESULTS.rglob("*.png"), *RESULTS.rglob("*.jpg")]):
         source = f"results/{path.relative_to(RESULTS).as_posix()}"
         files.append(File.generated(config, source, abs_src_path=str(path)))
     return files

@@ -194,6 +194,29 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(task, runs, shapes, 
     assert report.history[-1]["val_loss"] == whole.history[-1]["val_loss"]
 
 
+@pytest.mark.slow
+@TASKS
+def test_the_stored_results_of_a_run(task, runs, shapes, tmp_path, load_script, monkeypatch):
+    """The script of the documentation stores what a page is made of."""
+    script = load_script("dense_training")
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
+    arguments = ["script", "shapes", "--run", runs[task][1], "--data", shapes]
+    monkeypatch.setattr("sys.argv", list(map(str, arguments)))
+    script.main()
+    names = {path.name for path in (tmp_path / "shapes").iterdir()}
+    assert names == {
+        *("recipe.json", "log.csv", "results.json", "curve.png"),
+        *("picture0.jpg", "picture1.jpg", "picture2.jpg"),
+    }
+    stored = json.loads((tmp_path / "shapes" / "results.json").read_text())
+    metric = {"segment": "miou", "detect": "map50"}[task]
+    keras_scores = stored["evaluation"]["float32"]
+    found = keras_scores.get("scores", keras_scores)[metric]
+    assert found == pytest.approx(runs[task][0].scores["deploy.keras"][metric], abs=1e-6)
+    page = script.markdown("shapes", "results")
+    assert f"{100 * found:.1f} %" in page and "2 epochs" in page
+
+
 TWO_DEVICES = """
 import sys
 import numpy as np
