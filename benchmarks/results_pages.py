@@ -15,7 +15,6 @@ from pathlib import Path
 import analysis
 import browser
 import corruptions
-import dense_training
 import fused
 import peers
 import study
@@ -44,8 +43,6 @@ ROBUSTNESS_PAGE = DOCS / "guides" / "robustness.md"
 ANDROID_PAGE = DOCS / "guides" / "android.md"
 IOS_PAGE = DOCS / "guides" / "ios.md"
 BROWSER_PAGE = DOCS / "browser.md"
-SEGMENTATION_PAGE = DOCS / "segmentation.md"
-DETECTION_PAGE = DOCS / "detection.md"
 # A package index shows README.md without the repository around it.
 RAW = "https://raw.githubusercontent.com/keras-mobileone/keras-mobileone/main"
 QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
@@ -305,11 +302,6 @@ def imagenette(document: Path) -> str:
     return f"{text}\n\n![Accuracy over the epochs]({picture})"
 
 
-def dense_run(name: str, document: Path) -> str:
-    """Returns what a training of a segmentation model or detector reached."""
-    return dense_training.markdown(name, address(dense_training.RESULTS / name, document))
-
-
 def branches() -> str:
     """Returns a comparison of one branch with four, over the seeds."""
     r = json.loads(BRANCHES.read_text(encoding="utf-8"))
@@ -413,7 +405,7 @@ def fused_sentence(result: dict, picture: str) -> str:
 
 
 SECTIONS = {
-    README: {"family": family, "demo": short_demo, "dense": dense_training.short},
+    README: {"family": family, "demo": short_demo},
     RESULTS_PAGE: {
         "demo": partial(demo, RESULTS_PAGE),
         "normalization": normalization,
@@ -438,8 +430,6 @@ SECTIONS = {
     ROBUSTNESS_PAGE: {"robustness": robustness, "corruptions": corrupted},
     ANDROID_PAGE: {"usage": partial(usage, False)},
     BROWSER_PAGE: {"browser": in_browser},
-    SEGMENTATION_PAGE: {"camvid": partial(dense_run, "camvid", SEGMENTATION_PAGE)},
-    DETECTION_PAGE: {"bccd": partial(dense_run, "bccd", DETECTION_PAGE)},
     IOS_PAGE: {"usage": partial(usage, True)},
 }
 
