@@ -21,7 +21,7 @@ from keras_mobileone.data.pipeline import BadImages, sample_crops
 from keras_mobileone.data.sources import open_source
 from keras_mobileone.training import finalize
 from keras_mobileone.training.recipe import Phase, Recipe, get_recipe
-from keras_mobileone.training.train import averaging_decay, train
+from keras_mobileone.training.train import train
 from keras_mobileone.variants import Variant
 
 IMAGES, BATCH, EPOCHS = 36, 8, 4  # a pass is not an integer number of batches
@@ -360,15 +360,3 @@ def importable(name) -> bool:
     import importlib.util
 
     return importlib.util.find_spec(name) is not None
-
-
-@pytest.mark.parametrize(
-    ("steps", "decay"), [(24, 19 / 24), (592, 0.99), (500, 0.99), (400, 0.9875), (3, 0.5)]
-)
-def test_the_averages_of_a_short_run_forget_its_first_weights(steps, decay):
-    """They did not: a run of 24 steps with a decay of 0.998 returned what it began with."""
-    recipe = dataclasses.replace(get_recipe("finetune"), ema_decay=0.99)
-    assert averaging_decay(recipe, steps) == pytest.approx(decay)
-    assert averaging_decay(dataclasses.replace(recipe, ema_decay=None), steps) is None
-    if steps > 10:
-        assert averaging_decay(recipe, steps) ** steps < 0.02

@@ -12,7 +12,7 @@ from keras import ops
 Tensor = Any  # a tensor or variable of Keras' backend
 
 
-def move_average(average: Tensor, value: Tensor, decay: float) -> None:
+def move_average(average: Tensor, value: Tensor, decay: Tensor | float) -> None:
     """Assigns decay · average + (1 − decay) · value to `average`.
 
     The update subtracts a difference, so that an average that equals its value does not change.
@@ -20,7 +20,7 @@ def move_average(average: Tensor, value: Tensor, decay: float) -> None:
     Args:
         average: Variable to update.
         value: Tensor or variable with the shape and dtype of `average`.
-        decay: Weight of the old average, in [0, 1].
+        decay: Weight of the old average, in [0, 1]; a number or a scalar.
     """
     resource = resource_of(average)
     if resource is None:
@@ -30,14 +30,14 @@ def move_average(average: Tensor, value: Tensor, decay: float) -> None:
 
     tf.raw_ops.ResourceApplyGradientDescent(
         var=resource,
-        alpha=tf.constant(1 - decay, average.dtype),
+        alpha=ops.cast(1 - decay, average.dtype),
         delta=ops.subtract(average, value),
     )
 
 
-def moved(average: Tensor, value: Tensor, decay: float) -> Tensor:
+def moved(average: Tensor, value: Tensor, decay: Tensor | float) -> Tensor:
     """Returns the tensor that `move_average` assigns."""
-    return average - (1 - decay) * (average - value)
+    return average - ops.cast(1 - decay, average.dtype) * (average - value)
 
 
 def resource_of(variable: Tensor) -> Tensor | None:

@@ -39,8 +39,6 @@ RECIPE = "recipe.json"
 CLASSES = "classes.txt"
 REPORT = "report.json"
 READ_AHEAD = 64  # batches that the input pipeline may prepare ahead of the training
-# A run is at least so many times as long as the span of its averages, 1 / (1 − decay) steps.
-SHORTEST_SPANS = 5
 
 
 def train(
@@ -380,9 +378,7 @@ def make_trainer(
         for phase in recipe.phases:
             task.prepare(network, recipe, (phase.image_size, phase.image_size))
         task.prepare(network, recipe, recipe.input_size)
-        decay = averaging_decay(recipe, recipe.epochs * steps_per_epoch)
-        averaged = dataclasses.replace(recipe, ema_decay=decay)
-        trainer = Trainer(network, averaged, teacher, devices.workers, task, classes)
+        trainer = Trainer(network, recipe, teacher, devices.workers, task, classes)
         optimizer = make_optimizer(recipe, steps_per_epoch)
         if recipe.optimizer == "adamw":  # as for SGD, biases and BatchNorm are not decayed
             optimizer.exclude_from_weight_decay(
@@ -393,17 +389,6 @@ def make_trainer(
         trainer.compile(optimizer)
         trainer.optimizer.build(trainer.trainable_variables)
     return trainer
-
-
-def averaging_decay(recipe: Recipe, steps: int) -> float | None:
-    """Returns the decay of the averages for a run of so many steps.
-
-    They span at most a fifth of the run. With a longer span the averages of a short run, which are
-    what it returns, would still consist of the weights that it began with.
-    """
-    if recipe.ema_decay is None:
-        return None
-    return min(recipe.ema_decay, 1 - SHORTEST_SPANS / max(steps, 2 * SHORTEST_SPANS))
 
 
 def check_task(task: Task, exports: Sequence[str], data_service: str | None) -> None:

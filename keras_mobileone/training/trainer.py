@@ -38,7 +38,8 @@ class Trainer(keras.Model):
     The metrics are the plain loss, without smoothing and distillation, and those of the task, which
     for classifiers are top-1 and top-5.
     `averages` contains the moving average of each weight of the network, including BatchNorm
-    statistics. After each step, average ← decay · average + (1 − decay) · weight.
+    statistics. After each step, average ← decay · average + (1 − decay) · weight, where the decay
+    rises to that of the recipe; see `warmed_up`.
     """
 
     def __init__(
@@ -157,14 +158,17 @@ class Trainer(keras.Model):
         if not self.averages:
             return outputs
         if keras.backend.backend() != "jax":
+            decay = warmed_up(self.decay, self.optimizer.iterations)
             for average, weight in zip(self.averages, self.network.weights, strict=True):
-                move_average(average, weight, self.decay)
+                move_average(average, weight, decay)
             return outputs
         logs, (trainable, fixed, *rest) = outputs
+        optimizer = dict(zip(map(id, self.optimizer.variables), rest[0], strict=True))
+        decay = warmed_up(self.decay, optimizer[id(self.optimizer.iterations)])
         values = dict(zip(map(id, self.trainable_variables), trainable, strict=True))
         values |= zip(map(id, self.non_trainable_variables), fixed, strict=True)
         for average, weight in zip(self.averages, self.network.weights, strict=True):
-            values[id(average)] = moved(values[id(average)], values[id(weight)], self.decay)
+            values[id(average)] = moved(values[id(average)], values[id(weight)], decay)
         return logs, (trainable, [values[id(v)] for v in self.non_trainable_variables], *rest)
 
     def reset_averages(self) -> None:
@@ -189,6 +193,19 @@ class Trainer(keras.Model):
         # Keras (3.15) would reduce a batch over the replicas here, which
         # MultiWorkerMirroredStrategy does not allow. All layers are already built at this point.
         pass
+
+
+def warmed_up(decay: float, steps: Any) -> Any:
+    """Returns the decay of the averages after so many steps, which rises to `decay`.
+
+    It is at most (1 + steps) / (10 + steps), as in
+    [tf.train.ExponentialMovingAverage](https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage),
+    so that the averages span at most a ninth of the run. Otherwise those of a short run, which are
+    what it returns, would still contain the weights that it began with, and above all the initial
+    variances of 1 of batch normalization, which may be hundreds of times larger than the true ones.
+    """
+    done = ops.cast(steps, "float32")
+    return ops.minimum(decay, (1 + done) / (10 + done))
 
 
 def replicas() -> int:
