@@ -32,6 +32,7 @@ from keras_mobileone.models.graph import output_names
 from keras_mobileone.models.tasks import task_config
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.ptq import quantize_images
+from keras_mobileone.weights.loading import load_keras
 
 RESULT = Path(__file__).parent / "results" / "dense_quantization.json"
 SIZE = 256  # of the segmentation models, in pixels
@@ -94,7 +95,7 @@ def untrained(data: dict[str, Path], counts: tuple[int, int]) -> list[dict]:
 
 def trained(path: Path, data: Path, calibration: int, limit: int | None) -> list[dict]:
     """Returns mIoU or mAP of a trained model in float and in int8."""
-    model = keras.saving.load_model(path, compile=False)
+    model = load_keras(path)
     config = task_config(model)
     if config is None:
         raise SystemExit(f"Expected a segmentation model or detector. Received: {path}.")
