@@ -11,7 +11,7 @@ from typing import Any
 import study
 from drawing import BLUE, GREY, RED, clean, figure, label_points, logarithmic
 from mobile_former import peer as mobile_former
-from study import Study, conditions_text, milliseconds, ratio, scatter_text
+from study import Study, by_column, conditions_text, milliseconds, ratio, scatter_text
 
 from keras_mobileone.benchmarking.baselines import PEERS
 from keras_mobileone.choices import DEPLOY_PRECISIONS
@@ -31,31 +31,17 @@ def prepare(files: Path) -> None:
 
 def measure(files: Path, rounds: int, runs: int) -> dict:
     """Measures every network in every precision, with one thread and with two."""
-    jobs = [
-        (network, precision) for precision in DEPLOY_PRECISIONS for network in NETWORKS.values()
-    ]
-    rows, conditions = [], {}
-    for threads in THREADS:
-        timed, found = study.time_files(jobs, files, threads=threads, rounds=rounds, runs=runs)
-        rows += timed
-        # The conditions are those of the first result. The number of threads is in the rows.
-        conditions = conditions or {k: v for k, v in found.items() if k != "threads"}
+    rows, conditions = study.time_columns(
+        list(NETWORKS.values()), DEPLOY_PRECISIONS, THREADS, files, rounds=rounds, runs=runs
+    )
     for row in rows:
         row |= {"top1": NETWORKS[row["name"]].top1, "source": NETWORKS[row["name"]].source}
     return {"conditions": conditions, "rows": rows}
 
 
-def by_column(result: dict) -> dict[tuple[str, int], dict[str, dict]]:
-    """Returns the rows by (precision, threads) and then by the name of the network."""
-    columns = {column: {} for column in COLUMNS}
-    for row in result["rows"]:
-        columns[row["precision"], row["threads"]][row["name"]] = row
-    return columns
-
-
 def table(result: dict) -> str:
     """Returns a table of accuracy, size, and latency with its ratio to S0 in the same column."""
-    columns = by_column(result)
+    columns = by_column(result["rows"])
     header = ["", "top-1", "parameters", "MACs"]
     header += [f"{precision}, {threads}" for precision, threads in COLUMNS]
     rows = []
@@ -90,7 +76,7 @@ def unbeaten(rows: Iterable[dict]) -> list[str]:
 
 def frontier(result: dict) -> str:
     """Returns sentences on the networks of the Pareto front on this machine."""
-    columns = by_column(result)
+    columns = by_column(result["rows"])
     lists = [
         f"{', '.join(unbeaten(columns[precision, 1].values()))} in {precision}"
         for precision in ("float32", "int8")
@@ -111,7 +97,7 @@ def markdown(result: dict, picture: str) -> str:
         "% is published, "
         f"not measured here ({sources(result)}). "
     )
-    columns = by_column(result).values()
+    columns = by_column(result["rows"]).values()
     text += scatter_text([(row, rows[REFERENCE]) for rows in columns for row in rows.values()])
     parts = [table(result), frontier(result), text + conditions_text(result["conditions"])]
     return "\n\n".join([*parts, f"![Published top-1 against latency]({picture})"])
@@ -125,7 +111,7 @@ def _short(name: str) -> str:
 def draw(result: dict) -> Any:
     """Draws accuracy against latency with one thread, for float32 and int8."""
     page, axes = figure(12, 5.2, columns=2)
-    columns = by_column(result)
+    columns = by_column(result["rows"])
     for axis, precision in zip(axes, ("float32", "int8"), strict=True):
         rows = columns[precision, 1].values()
         logarithmic(axis)

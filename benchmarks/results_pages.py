@@ -15,6 +15,8 @@ from pathlib import Path
 import analysis
 import browser
 import corruptions
+import dense_pages
+import dense_peers
 import fused
 import peers
 import study
@@ -38,6 +40,8 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 RESULTS_PAGE = DOCS / "benchmarks" / "index.md"
 LATENCY_PAGE = DOCS / "benchmarks" / "latency.md"
+PAPER_PAGE = DOCS / "paper.md"
+DENSE_PAGES = {"segment": DOCS / "segmentation.md", "detect": DOCS / "detection.md"}
 INT8_PAGE = DOCS / "methods" / "int8.md"
 ROBUSTNESS_PAGE = DOCS / "guides" / "robustness.md"
 ANDROID_PAGE = DOCS / "guides" / "android.md"
@@ -418,6 +422,15 @@ SECTIONS = {
         "family": family,
         "peers": partial(machines, "peers", peers.markdown, RESULTS_PAGE),
         "fused": partial(machines, "fused", fused_sentence, RESULTS_PAGE),
+        "dense_peers": partial(machines, "dense_peers", dense_peers.markdown, RESULTS_PAGE),
+    },
+    PAPER_PAGE: {"dense": partial(dense_pages.paper_table, "segment", "detect")},
+    **{
+        page: {
+            "latency": partial(machines, "dense_peers", partial(dense_pages.latency, task), page),
+            "paper": partial(dense_pages.paper_table, task),
+        }
+        for task, page in DENSE_PAGES.items()
     },
     LATENCY_PAGE: {
         **{
@@ -426,7 +439,7 @@ SECTIONS = {
         },
         "fused": partial(machines, "fused", fused.markdown, LATENCY_PAGE),
     },
-    INT8_PAGE: {"quantization": quantization, "qat": qat},
+    INT8_PAGE: {"quantization": quantization, "dense": dense_pages.quantized, "qat": qat},
     ROBUSTNESS_PAGE: {"robustness": robustness, "corruptions": corrupted},
     ANDROID_PAGE: {"usage": partial(usage, False)},
     BROWSER_PAGE: {"browser": in_browser},
@@ -463,7 +476,7 @@ def main() -> int:
         )
     for document, text in texts.items():
         document.write_text(text, encoding="utf-8")
-    for one in (*peers.STUDIES, *analysis.STUDIES, *fused.STUDIES):
+    for one in (*peers.STUDIES, *analysis.STUDIES, *fused.STUDIES, *dense_peers.STUDIES):
         study.plot(one)
     return 0
 

@@ -42,10 +42,12 @@ class Network:
     Attributes:
         name: Name that is unique among all studies, because it identifies the file.
         build: Function that returns the network as a new Keras model.
+        quantizer: Function that makes its int8 file, see `export_network`.
     """
 
     name: str
     build: Callable[[], keras.Model]
+    quantizer: Callable | None = None
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,12 @@ def export(network: Any, files: Path, precisions: Sequence[str] = ("float32",)) 
     """Exports a network's files and stores its size, unless they exist.
 
     Args:
-        network: A `Network` or a `keras_mobileone.benchmarking.baselines.Peer`.
+        network: A `Network`, or a `Peer` or `DensePeer` of `keras_mobileone.benchmarking`.
         files: Directory that keeps the files. It must be emptied if a network changes.
         precisions: Precisions of the files to export.
     """
     for precision in precisions:
-        export_network(network.name, network.build, files, precision)
+        _file(network, files, precision)
         print(f"{network.name} {precision}", file=sys.stderr)
     path = _size_path(network, files)
     if not path.is_file():
@@ -142,6 +144,12 @@ def export(network: Any, files: Path, precisions: Sequence[str] = ("float32",)) 
         size = {"macs": found.macs, "parameters": found.trainable}
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(size) + "\n", encoding="utf-8")
+
+
+def _file(network: Any, files: Path, precision: str) -> Path:
+    """Returns the exported file of a network, and exports it if it is missing."""
+    quantizer = getattr(network, "quantizer", None)
+    return export_network(network.name, network.build, files, precision, quantizer)
 
 
 def size_of(network: Any, files: Path) -> dict[str, int]:
@@ -168,7 +176,7 @@ def time_files(
         conditions.
     """
     busy = busy_cores()
-    paths = [export_network(n.name, n.build, files, precision) for n, precision in jobs]
+    paths = [_file(network, files, precision) for network, precision in jobs]
     timing = benchmark(
         paths,
         threads=threads,
@@ -193,6 +201,38 @@ def time_files(
         "tensorflow": version("tensorflow"),
     }
     return rows, conditions
+
+
+def time_columns(
+    networks: Sequence[Any],
+    precisions: Sequence[str],
+    threads: Sequence[int],
+    files: Path,
+    *,
+    rounds: int,
+    runs: int,
+) -> tuple[list[dict], dict]:
+    """Times all networks in all precisions, once for each number of threads.
+
+    Returns:
+        The rows of `time_files`, and the conditions without the number of threads.
+    """
+    jobs = [(network, precision) for precision in precisions for network in networks]
+    rows, conditions = [], {}
+    for count in threads:
+        timed, found = time_files(jobs, files, threads=count, rounds=rounds, runs=runs)
+        rows += timed
+        # The conditions are those of the first result. The number of threads is in the rows.
+        conditions = conditions or {k: v for k, v in found.items() if k != "threads"}
+    return rows, conditions
+
+
+def by_column(rows: Sequence[dict]) -> dict[tuple[str, int], dict[str, dict]]:
+    """Returns rows by (precision, threads) and then by the name of the network."""
+    columns: dict[tuple[str, int], dict[str, dict]] = {}
+    for row in rows:
+        columns.setdefault((row["precision"], row["threads"]), {})[row["name"]] = row
+    return columns
 
 
 def busy_cores(seconds: float = 2.0) -> float | None:

@@ -128,6 +128,7 @@ def export_network(
     build: Callable[[], keras.Model],
     directory: str | os.PathLike,
     precision: str = "float32",
+    quantizer: Callable[[keras.Model, np.ndarray], bytes] | None = None,
 ) -> Path:
     """Exports any network for timing, with random weights, unless `directory` has its file.
 
@@ -138,6 +139,8 @@ def export_network(
             fused.
         directory: Directory that keeps the files. It is created, with its parents, if missing.
         precision: `"float32"`, `"float16"` or `"int8"`.
+        quantizer: Function that takes the network and images of noise and returns the content of
+            the int8 file. Defaults to the converter's own quantization.
 
     Returns:
         Path of the `.tflite` file.
@@ -158,8 +161,10 @@ def export_network(
         return path
     model = build()
     settle(model)
-    images = noise(model) if precision in INTEGER else None
-    content = convert(model, precision, images)
+    if quantizer is not None and precision == "int8":
+        content = quantizer(model, noise(model))
+    else:
+        content = convert(model, precision, noise(model) if precision in INTEGER else None)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     return path

@@ -1,4 +1,4 @@
-"""Published accuracy and latency of the MobileOne variants on ImageNet.
+"""Published accuracy and latency of the MobileOne variants.
 
 None of these figures was measured with this package.
 """
@@ -46,4 +46,14 @@ PUBLISHED_ROBUSTNESS = {
     ("imagenet-sketch", "paper"): (19.3, 22.6, 26.4, 28.5, 29.2),
     ("imagenet-sketch", "timm"): (19.299, 22.832, 26.418, 28.698, 29.439),
     ("imagenet-v2", "timm"): (58.42, 63.06, 65.38, 66.33, 68.15),
+}
+
+# Segmentation and detection, S0 … S4, from the paper (arXiv 2206.04040): mAP of SSDLite at 320
+# pixels on MS COCO, and mIoU of DeepLabV3 on Pascal VOC 2012 and on ADE20K, in percent. None: not
+# given.
+# S4 is without squeeze-and-excitation in segmentation.
+PUBLISHED_DENSE: dict[str, tuple[float | None, ...]] = {
+    "coco": (None, 25.7, 26.6, 27.3, 29.4),
+    "voc": (73.7, 77.3, 77.9, 78.8, 80.1),
+    "ade20k": (33.1, 35.1, 35.7, 36.2, 38.2),
 }

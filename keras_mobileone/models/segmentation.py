@@ -124,18 +124,36 @@ def build_segmentation(
         dtype=dtype,
     )
     head = HeadLayers(deploy, synchronized, dtype)
+    x = segmentation_head(head, features, config, image.shape[1:3])
+    model_class = keras.Model if deploy else MobileOneModel
+    model = model_class(image, x, name=name or f"{variant.name}_deeplabv3")
+    attach(model, config, TASK_KEY)
+    return called(model)
+
+
+def segmentation_head(
+    head: HeadLayers, features: Sequence[Tensor], config: SegmentationConfig, size: Sequence[int]
+) -> Tensor:
+    """Builds the head of DeepLabV3 on the features of any backbone.
+
+    Args:
+        head: Makes the convolutions.
+        features: Feature maps of the backbone. The last one has the stride `config.output_stride`.
+            The decoder, if there is one, takes the first, which must have the stride 4.
+        config: The head.
+        size: (height, width) of the image.
+
+    Returns:
+        The float32 logits (batch, height, width, classes).
+    """
     x = _pyramid(head, features[-1], config)
     stride = config.output_stride
     if config.decoder_filters is not None:
         x = _decoder(head, x, features[0], stride // LOW_LEVEL_STRIDE, config.decoder_filters)
         stride = LOW_LEVEL_STRIDE
-    x = layers.Dropout(config.dropout, name="dropout", dtype=dtype)(x)
-    x = layers.Conv2D(config.classes, 1, name=LOGITS_NAME, dtype=dtype)(x)
-    x = _upsampled(x, stride, image.shape[1:3], SEGMENTATION_NAME, "float32")
-    model_class = keras.Model if deploy else MobileOneModel
-    model = model_class(image, x, name=name or f"{variant.name}_deeplabv3")
-    attach(model, config, TASK_KEY)
-    return called(model)
+    x = layers.Dropout(config.dropout, name="dropout", dtype=head.dtype)(x)
+    x = layers.Conv2D(config.classes, 1, name=LOGITS_NAME, dtype=head.dtype)(x)
+    return upsampled(x, stride, size, SEGMENTATION_NAME, "float32")
 
 
 def _pyramid(head: HeadLayers, x: Tensor, config: SegmentationConfig) -> Tensor:
@@ -154,7 +172,7 @@ def _pyramid(head: HeadLayers, x: Tensor, config: SegmentationConfig) -> Tensor:
         filters, 1, activation="relu", name="aspp_pool_pointwise", dtype=head.dtype
     )(pooled)
     size = x.shape[1:3]
-    branches.append(_upsampled(pooled, size, size, "aspp_pool_upsampled", head.dtype))
+    branches.append(upsampled(pooled, size, size, "aspp_pool_upsampled", head.dtype))
     x = layers.Concatenate(name="aspp_concatenated", dtype=head.dtype)(branches)
     return head.conv(x, "aspp_projection", filters)
 
@@ -162,13 +180,13 @@ def _pyramid(head: HeadLayers, x: Tensor, config: SegmentationConfig) -> Tensor:
 def _decoder(head: HeadLayers, x: Tensor, low_level: Tensor, factor: int, filters: int) -> Tensor:
     """Adds the detail of the stride-4 features (DeepLabV3+, arXiv 1802.02611, section 3.1)."""
     low_level = head.conv(low_level, "decoder_low_level", LOW_LEVEL_FILTERS)
-    x = _upsampled(x, factor, low_level.shape[1:3], "decoder_upsampled", head.dtype)
+    x = upsampled(x, factor, low_level.shape[1:3], "decoder_upsampled", head.dtype)
     x = layers.Concatenate(name="decoder_concatenated", dtype=head.dtype)([x, low_level])
     x = head.separable(x, "decoder_1", filters)
     return head.separable(x, "decoder_2", filters)
 
 
-def _upsampled(
+def upsampled(
     x: Tensor, factors: int | tuple[int, int], size: Sequence[int], name: str, dtype: Any
 ) -> Tensor:
     """Enlarges features bilinearly by whole factors, and cuts off what exceeds `size`.

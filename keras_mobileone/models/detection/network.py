@@ -1,6 +1,6 @@
 """Builds SSDLite on the stages of a MobileOne."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -142,24 +142,40 @@ def build_detector(
     """
     backbone = stages(variant, image, deploy=deploy, synchronized=synchronized, dtype=dtype)
     head = HeadLayers(deploy, synchronized, dtype)
-    features = _feature_maps(head, backbone, config.extra_filters)
-    outputs = {
-        output: _predictions(head, features, output, prefix, config.anchors_per_cell, values)
-        for output, prefix, values in (
-            (BOXES_OUTPUT, "boxes", 4),
-            (CLASSES_OUTPUT, "classes", config.classes + 1),
-        )
-    }
+    outputs = detection_head(head, backbone, config)
     model_class = keras.Model if deploy else MobileOneDetector
     model = model_class(image, outputs, name=name or f"{variant.name}_ssdlite")
     attach(model, config, TASK_KEY)
     return called(model)
 
 
+def detection_head(
+    head: HeadLayers, backbone: Sequence[Tensor], config: DetectionConfig
+) -> dict[str, Tensor]:
+    """Builds the head of SSDLite on the features of any backbone.
+
+    Args:
+        head: Makes the convolutions.
+        backbone: Feature maps of the backbone. The last two have the strides 16 and 32.
+        config: The head.
+
+    Returns:
+        The outputs of a detector, see `build_detector`.
+    """
+    features = _feature_maps(head, backbone, config.extra_filters)
+    return {
+        output: _predictions(head, features, output, prefix, config.anchors_per_cell, values)
+        for output, prefix, values in (
+            (BOXES_OUTPUT, "boxes", 4),
+            (CLASSES_OUTPUT, "classes", config.classes + 1),
+        )
+    }
+
+
 def _feature_maps(
-    head: HeadLayers, backbone: list[Tensor], extra_filters: tuple[int, ...]
+    head: HeadLayers, backbone: Sequence[Tensor], extra_filters: tuple[int, ...]
 ) -> list[Tensor]:
-    features = backbone[-2:]
+    features = list(backbone[-2:])
     for level, filters in enumerate(extra_filters, len(features) + 1):
         x = head.conv(features[-1], f"extra{level}_reduce", max(1, filters // 2))
         features.append(head.separable(x, f"extra{level}", filters, strides=2))

@@ -1,0 +1,175 @@
+"""Measures what int8 costs segmentation and detection, with random heads or a trained model.
+
+    python benchmarks/dense_quantization.py --segment DIR --detect DIR
+    python benchmarks/dense_quantization.py --model M.keras --data DIR --output FILE.json
+
+Without --model, S0 has the authors' weights, the heads are random, and the outputs of int8 files
+are compared with those of the float file. With --model, mIoU or mAP of a trained model is measured
+in float and in int8. Calibration takes images of the split "train"; those of "val" are measured.
+"""
+
+import argparse
+import json
+import tempfile
+import warnings
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_mobileone
+from keras_mobileone.data.dense.formats import open_dense
+from keras_mobileone.data.image_config import config_of_file, image_config
+from keras_mobileone.data.images import spread
+from keras_mobileone.deployment.report import markdown_table
+from keras_mobileone.evaluation.metrics import sqnr
+from keras_mobileone.files import atomic_write
+from keras_mobileone.litert.converter import convert
+from keras_mobileone.litert.runner import LiteRTRunner
+from keras_mobileone.models.graph import output_names
+from keras_mobileone.models.tasks import task_config
+from keras_mobileone.quantization.calibration import calibration_images
+from keras_mobileone.quantization.ptq import quantize_images
+from keras_mobileone.weights.loading import load_keras
+
+RESULT = Path(__file__).parent / "results" / "dense_quantization.json"
+SIZE = 256  # of the segmentation models, in pixels
+_SEGMENT = partial(keras_mobileone.MobileOneDeepLabV3, "s0", 11, (SIZE, SIZE, 3), deploy=True)
+# Task and function of each network with a random head.
+NETWORKS = {
+    "DeepLabV3, separable ASPP": ("segment", _SEGMENT),
+    "DeepLabV3, dense ASPP": ("segment", partial(_SEGMENT, separable=False)),
+    "SSDLite": ("detect", partial(keras_mobileone.MobileOneSSDLite, "s0", 3, deploy=True)),
+}
+PLAIN, OURS = "converter's int8", "quantize"
+
+
+def paths_of(data: Path, task: str, split: str, count: int) -> list[Path]:
+    """Returns the files of some images of a split, spread evenly. Bad annotations are left out."""
+    opened = open_dense(data, task, split, skip_bad=True)
+    if opened is None:
+        raise SystemExit(f"Expected a split {split!r} in {data}. Received: a data set without it.")
+    return spread([image.path for image in opened.images], count)
+
+
+def outputs(content: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the outputs of a file for all images, by name."""
+    runner = LiteRTRunner(content)
+    rows = [runner(image[None]) for image in images]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def compare(model: keras.Model, calibration: list[Path], measured: list[Path]) -> dict:
+    """Returns the SQNR in dB of each output, for the converter's int8 and for `quantize`."""
+    config, _ = config_of_file(image_config(model, normalize=False), False)
+    ranges, images = (calibration_images(paths, config) for paths in (calibration, measured))
+    names = output_names(model)
+    floats = outputs(convert(model, output_names=names), images)
+    files = {
+        PLAIN: convert(model, "int8", ranges, output_names=names),
+        OURS: quantize_images(model, ranges, None).content,
+    }
+    found = {label: outputs(content, images) for label, content in files.items()}
+    return {
+        name: {label: round(sqnr(value, found[label][name]), 1) for label in files}
+        for name, value in floats.items()
+    }
+
+
+def untrained(data: dict[str, Path], counts: tuple[int, int]) -> list[dict]:
+    """Returns the SQNR of the outputs of all networks with random heads."""
+    rows = []
+    for name, (task, build) in NETWORKS.items():
+        if data[task] is None:
+            continue
+        keras.utils.set_random_seed(0)
+        model = build(weights="imagenet")
+        splits = zip(("train", "val"), counts, strict=True)
+        calibration, measured = (paths_of(data[task], task, *split) for split in splits)
+        rows.append({"network": name, "sqnr": compare(model, calibration, measured)})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def trained(path: Path, data: Path, calibration: int, limit: int | None) -> list[dict]:
+    """Returns mIoU or mAP of a trained model in float and in int8."""
+    model = load_keras(path)
+    config = task_config(model)
+    if config is None:
+        raise SystemExit(f"Expected a segmentation model or detector. Received: {path}.")
+    images = paths_of(data, config.task, "train", calibration)
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        sources = {"float32": path}
+        for label, plain in ((PLAIN, True), (OURS, False)):
+            sources[label] = Path(directory) / f"{'plain' if plain else 'ours'}.tflite"
+            keras_mobileone.export_tflite(
+                model, sources[label], "int8", images, plain=plain, verify=False
+            )
+        for label, source in sources.items():
+            settings = {"skip_bad": True, "limit": limit}
+            if config.task == "segment":
+                result = keras_mobileone.evaluate_segmentation(source, data, **settings)
+                scores = {"mIoU": result.miou, "pixel accuracy": result.pixel_accuracy}
+            else:
+                result = keras_mobileone.evaluate_detection(source, data, **settings)
+                scores = {"mAP": result.scores.map, "mAP50": result.scores.map50}
+            rows.append({"network": label, "images": result.images, **scores})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def markdown(result: dict) -> str:
+    """Returns the comparison with random heads as Markdown."""
+    rows = [
+        (f"{row['network']}: `{name}`", f"{values[PLAIN]:.1f}", f"{values[OURS]:.1f}")
+        for row in result["rows"]
+        for name, values in row["sqnr"].items()
+    ]
+    c = result["conditions"]
+    text = (
+        "S0 with the authors' weights, random heads, "
+        f"{SIZE} pixels in segmentation and 320 in detection; calibrated on "
+        f"{c['calibration_images']} images, measured on {c['measured_images']} others. "
+        f"ai-edge-litert {c['ai-edge-litert']}, TensorFlow {c['tensorflow']}."
+    )
+    return "\n\n".join([markdown_table(("SQNR of the outputs, dB", PLAIN, OURS), rows), text])
+
+
+def main() -> None:
+    """Measures and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--segment", type=Path, help="data set with masks, such as CamVid")
+    parser.add_argument("--detect", type=Path, help="data set with boxes, such as BCCD")
+    parser.add_argument("--model", type=Path, help="trained, fused model; needs --data")
+    parser.add_argument("--data", type=Path, help="data set of --model")
+    parser.add_argument("--calibration", type=int, default=32, help="images to calibrate on")
+    parser.add_argument("--limit", type=int, help="images to measure; default 16, or all of --data")
+    parser.add_argument("--output", type=Path, help=f"default {RESULT.name} without --model")
+    arguments = parser.parse_args()
+    if (arguments.model is None) != (arguments.data is None) or (
+        arguments.model is None and not (arguments.segment or arguments.detect)
+    ):
+        parser.error("Expected --segment, --detect or both, or --model with --data.")
+    if arguments.model is not None and arguments.output is None:
+        parser.error("--model needs --output, the file for the result of this model.")
+    conditions = {name: version(name) for name in ("ai-edge-litert", "tensorflow", "keras")}
+    conditions["calibration_images"] = arguments.calibration
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `quantize` warns about noisy layers of random heads
+        if arguments.model is None:
+            measured = conditions["measured_images"] = arguments.limit or 16
+            data = {"segment": arguments.segment, "detect": arguments.detect}
+            rows = untrained(data, (arguments.calibration, measured))
+        else:
+            rows = trained(arguments.model, arguments.data, arguments.calibration, arguments.limit)
+            conditions["model"] = arguments.model.name
+    with atomic_write(arguments.output or RESULT) as temporary:
+        result = {"conditions": conditions, "rows": rows}
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
