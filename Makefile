@@ -19,7 +19,7 @@ CALIBRATION := --calibration $(SHARED)/imagenet-sample/images
 PHOTOGRAPHS := --images $(SHARED)/imagenet-sample/images
 endif
 
-STUDIES := peers analysis fused
+STUDIES := peers analysis fused runtimes
 
 .PHONY: demo check test test-fast doctest types coverage docs package test-arm64 arm64-machine lint \
 	page-machine format-page test-browsers pictures results benchmark benchmark-files apk \
@@ -98,7 +98,7 @@ lint: $(VENV)/installed  ## ruff, which leaves out directories called build unle
 results: $(VENV)/installed  ## the tables of README.md and docs/ from the stored results
 	$(BIN)/python benchmarks/results_pages.py
 
-benchmark: benchmark-files  ## every study of latency: 20 minutes in which nothing else may run
+benchmark: benchmark-files  ## every study of latency: half an hour in which nothing else may run
 	for study in $(STUDIES); do $(BIN)/python benchmarks/$$study.py $(OPTIONS) || exit; done
 	$(MAKE) results
 

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import analysis
 import browser
+import conclusions
 import corruptions
 import fused
 import peers
+import runtimes
 import study
 
 import keras_mobileone
@@ -418,6 +420,7 @@ SECTIONS = {
         "family": family,
         "peers": partial(machines, "peers", peers.markdown, RESULTS_PAGE),
         "fused": partial(machines, "fused", fused_sentence, RESULTS_PAGE),
+        "runtimes": partial(machines, "runtimes", runtimes.markdown, RESULTS_PAGE),
     },
     LATENCY_PAGE: {
         **{
@@ -425,6 +428,7 @@ SECTIONS = {
             for name, markdown in analysis.MARKDOWN.items()
         },
         "fused": partial(machines, "fused", fused.markdown, LATENCY_PAGE),
+        "conclusions": conclusions.markdown,
     },
     INT8_PAGE: {"quantization": quantization, "qat": qat},
     ROBUSTNESS_PAGE: {"robustness": robustness, "corruptions": corrupted},
@@ -463,7 +467,7 @@ def main() -> int:
         )
     for document, text in texts.items():
         document.write_text(text, encoding="utf-8")
-    for one in (*peers.STUDIES, *analysis.STUDIES, *fused.STUDIES):
+    for one in (*peers.STUDIES, *analysis.STUDIES, *fused.STUDIES, *runtimes.STUDIES):
         study.plot(one)
     return 0
 
