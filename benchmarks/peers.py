@@ -8,17 +8,36 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import fastvit
+import mobile_former
+import mobilenet_v4
+import repvit
 import study
-from drawing import BLUE, GREY, RED, clean, figure, label_points, logarithmic
-from mobile_former import peer as mobile_former
+from drawing import BLUE, GREEN, GREY, RED, clean, figure, label_points, logarithmic
 from study import Study, by_column, conditions_text, milliseconds, ratio, scatter_text
 
+from keras_mobileone.applications import DEFAULT_SIZE
 from keras_mobileone.benchmarking.baselines import PEERS
 from keras_mobileone.choices import DEPLOY_PRECISIONS
 from keras_mobileone.deployment.report import markdown_table
 
-NETWORKS = {p.name: p for p in (*PEERS.values(), mobile_former("294M"), mobile_former("508M"))}
-REFERENCE = "MobileOneS0"
+BUILT_HERE = (
+    mobile_former.peer("294M"),
+    mobile_former.peer("508M"),
+    *map(mobilenet_v4.peer, mobilenet_v4.VARIANTS),
+    *map(repvit.peer, repvit.VARIANTS),
+    fastvit.peer(),
+)
+NETWORKS = {network.name: network for network in (*PEERS.values(), *BUILT_HERE)}
+REFERENCE, FAMILY = "MobileOneS0", "MobileOne"
+COMPARED = ("float32", "int8")  # the precisions of the figure and of the conclusions
+# Families, color and style of each kind of network in the figure.
+KINDS = {
+    "MobileOne": ((FAMILY,), RED, "o-"),
+    "MobileFormer": (("MobileFormer",), BLUE, "s"),
+    "2023 and later": (("MobileNetV4", "RepViT", "FastViT"), GREEN, "D"),
+    "others": ((), GREY, "o"),
+}
 THREADS = (1, 2)
 COLUMNS = [(precision, threads) for threads in THREADS for precision in DEPLOY_PRECISIONS]
 
@@ -35,7 +54,8 @@ def measure(files: Path, rounds: int, runs: int) -> dict:
         list(NETWORKS.values()), DEPLOY_PRECISIONS, THREADS, files, rounds=rounds, runs=runs
     )
     for row in rows:
-        row |= {"top1": NETWORKS[row["name"]].top1, "source": NETWORKS[row["name"]].source}
+        network = NETWORKS[row["name"]]
+        row |= {"top1": network.top1, "source": network.source, "pixels": network.pixels}
     return {"conditions": conditions, "rows": rows}
 
 
@@ -46,13 +66,19 @@ def table(result: dict) -> str:
     header += [f"{precision}, {threads}" for precision, threads in COLUMNS]
     rows = []
     for name, row in columns[COLUMNS[0]].items():
-        cells = [name, f"{row['top1']:.1f}"]
+        cells = [_with_size(row), f"{row['top1']:.1f}"]
         cells += [f"{row['parameters'] / 1e6:.1f} M", f"{row['macs'] / 1e6:,.0f} M"]
         for column in columns.values():
             one = column[name]
             cells.append(f"{milliseconds(one):.1f} ({ratio(one, column[REFERENCE]):.2f})")
         rows.append(cells)
     return markdown_table(header, rows)
+
+
+def _with_size(row: dict) -> str:
+    """Returns the name of a network, with the size of its images if it is not the usual one."""
+    pixels = row.get("pixels", DEFAULT_SIZE)  # results before other sizes do not tell it
+    return row["name"] if pixels == DEFAULT_SIZE else f"{row['name']}, {pixels} px"
 
 
 def sources(result: dict) -> str:
@@ -79,7 +105,7 @@ def frontier(result: dict) -> str:
     columns = by_column(result["rows"])
     lists = [
         f"{', '.join(unbeaten(columns[precision, 1].values()))} in {precision}"
-        for precision in ("float32", "int8")
+        for precision in COMPARED
     ]
     return (
         "With one thread, no other network in this table is both as fast and as accurate as one of "
@@ -88,45 +114,80 @@ def frontier(result: dict) -> str:
     )
 
 
+def overtaken(rows: Iterable[dict]) -> dict[str, list[str]]:
+    """Returns each MobileOne with the other networks that are faster and more accurate.
+
+    The others come in the order of their latency; a MobileOne without any is left out.
+    """
+    ordered = sorted(rows, key=milliseconds)
+    found = {}
+    for own in (row for row in ordered if row["name"].startswith(FAMILY)):
+        better = [
+            row["name"]
+            for row in ordered
+            if not row["name"].startswith(FAMILY)
+            and milliseconds(row) < milliseconds(own)
+            and row["top1"] > own["top1"]
+        ]
+        if better:
+            found[own["name"]] = better
+    return found
+
+
+def better_choices(result: dict) -> str:
+    """Returns sentences on where MobileOne is not the best choice on this machine."""
+    columns = by_column(result["rows"])
+    sentences = []
+    for precision in COMPARED:
+        found = overtaken(columns[precision, 1].values())
+        pairs = "; ".join(f"{own} by {', '.join(names)}" for own, names in found.items())
+        none = f"In {precision}, no MobileOne is beaten in both latency and accuracy."
+        beaten = f"In {precision}, MobileOne is beaten in both latency and accuracy: {pairs}."
+        sentences.append(beaten if found else none)
+    return " ".join(sentences)
+
+
 def markdown(result: dict, picture: str) -> str:
     """Returns the study as Markdown."""
     text = (
         "Median milliseconds, with the ratio to S0 in parentheses. Each column is for one "
-        "precision and number of threads. Parameters without BN statistics, MACs with the "
+        "precision and number of threads. Images have 224 pixels unless the name says otherwise. "
+        "Parameters without BN statistics, MACs with the "
         "classifier. int8 is the converter's own, calibrated on noise, for latency only. Top-1 in "
         "% is published, "
         f"not measured here ({sources(result)}). "
     )
     columns = by_column(result["rows"]).values()
     text += scatter_text([(row, rows[REFERENCE]) for rows in columns for row in rows.values()])
-    parts = [table(result), frontier(result), text + conditions_text(result["conditions"])]
+    conclusions = [frontier(result), better_choices(result)]
+    parts = [table(result), *conclusions, text + conditions_text(result["conditions"])]
     return "\n\n".join([*parts, f"![Published top-1 against latency]({picture})"])
+
+
+def _is_of(row: dict, names: tuple[str, ...]) -> bool:
+    """Returns whether a network belongs to families; without names, whether to no other kind."""
+    if names:
+        return row["name"].startswith(names)
+    return not any(row["name"].startswith(others) for others, *_ in KINDS.values() if others)
 
 
 def _short(name: str) -> str:
     """Returns a name without the name of the family, which is shown by the color."""
-    return name.removeprefix("MobileOne").removeprefix("MobileFormer")
+    return name.removeprefix(FAMILY).removeprefix("MobileFormer")
 
 
 def draw(result: dict) -> Any:
     """Draws accuracy against latency with one thread, for float32 and int8."""
-    page, axes = figure(12, 5.2, columns=2)
+    page, axes = figure(13, 6.5, columns=2)
     columns = by_column(result["rows"])
-    for axis, precision in zip(axes, ("float32", "int8"), strict=True):
+    for axis, precision in zip(axes, COMPARED, strict=True):
         rows = columns[precision, 1].values()
         logarithmic(axis)
-        kinds = {
-            "MobileOne": (RED, "o-"),
-            "MobileFormer": (BLUE, "s"),
-            "": (GREY, "o"),
-        }
-        points = {kind: [] for kind in kinds}
-        for row in rows:
-            kind = next(kind for kind in kinds if row["name"].startswith(kind))
-            points[kind].append((milliseconds(row), row["top1"], row["name"]))
-        for kind, (color, style) in kinds.items():
-            x, y, _ = zip(*points[kind], strict=True)
-            axis.plot(x, y, style, color=color, ms=6, lw=0.8, zorder=3, label=kind or "others")
+        for kind, (names, color, style) in KINDS.items():
+            points = [(milliseconds(row), row["top1"]) for row in rows if _is_of(row, names)]
+            if points:
+                x, y = zip(*sorted(points), strict=True)
+                axis.plot(x, y, style, color=color, ms=6, lw=0.8, zorder=3, label=kind)
         axis.margins(x=0.16, y=0.12)
         axis.legend(frameon=False, fontsize=10, loc="lower right")
         axis.set_title(f"{precision}, 1 thread", fontsize=12, loc="left")
@@ -136,12 +197,12 @@ def draw(result: dict) -> Any:
         axis.grid(alpha=0.25)
         clean(axis)
     page.suptitle(result["conditions"]["processor"], fontsize=11)
-    for axis, precision in zip(axes, ("float32", "int8"), strict=True):
+    for axis, precision in zip(axes, COMPARED, strict=True):
         rows = columns[precision, 1].values()
         # The names are placed in the order of latency, so that crowded places are filled from the
         # left.
         points = sorted((milliseconds(row), row["top1"], _short(row["name"])) for row in rows)
-        label_points(axis, points, size=10)
+        label_points(axis, points, size=9)
     return page
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import analysis
 import browser
+import conclusions
 import corruptions
 import dense_pages
 import dense_peers
 import fused
 import peers
+import runtimes
 import study
 
 import keras_mobileone
@@ -423,6 +425,7 @@ SECTIONS = {
         "peers": partial(machines, "peers", peers.markdown, RESULTS_PAGE),
         "fused": partial(machines, "fused", fused_sentence, RESULTS_PAGE),
         "dense_peers": partial(machines, "dense_peers", dense_peers.markdown, RESULTS_PAGE),
+        "runtimes": partial(machines, "runtimes", runtimes.markdown, RESULTS_PAGE),
     },
     PAPER_PAGE: {"dense": partial(dense_pages.paper_table, "segment", "detect")},
     **{
@@ -438,6 +441,7 @@ SECTIONS = {
             for name, markdown in analysis.MARKDOWN.items()
         },
         "fused": partial(machines, "fused", fused.markdown, LATENCY_PAGE),
+        "conclusions": conclusions.markdown,
     },
     INT8_PAGE: {"quantization": quantization, "dense": dense_pages.quantized, "qat": qat},
     ROBUSTNESS_PAGE: {"robustness": robustness, "corruptions": corrupted},
@@ -476,7 +480,8 @@ def main() -> int:
         )
     for document, text in texts.items():
         document.write_text(text, encoding="utf-8")
-    for one in (*peers.STUDIES, *analysis.STUDIES, *fused.STUDIES, *dense_peers.STUDIES):
+    studies = (peers, analysis, fused, dense_peers, runtimes)
+    for one in (one for script in studies for one in script.STUDIES):
         study.plot(one)
     return 0
 

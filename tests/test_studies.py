@@ -279,7 +279,7 @@ def peers_result(load_script):
     for precision, threads in peers.COLUMNS:
         for index, (name, network) in enumerate(peers.NETWORKS.items()):
             more = {"precision": precision, "threads": threads}
-            more |= {"top1": network.top1, "source": network.source}
+            more |= {"top1": network.top1, "source": network.source, "pixels": network.pixels}
             rows.append(row(name, (index + 4) / threads, **more))
     return {"rows": rows, "conditions": CONDITIONS}
 
@@ -295,6 +295,30 @@ def test_peers_table_has_every_network_and_column(load_script, peers_result):
     assert lines[own + 1].count("(1.14)") == 6
     text = peers.markdown(peers_result, "peers.png")
     assert "MobileFormer294M, MobileFormer508M: github.com/AAboys/MobileFormer" in text
+
+
+def test_peers_table_tells_other_sizes(load_script, peers_result):
+    peers = load_script("peers")
+    assert "| FastViTT8, 256 px |" in peers.table(peers_result)
+    for one in peers_result["rows"]:
+        del one["pixels"]  # as in results that are older than the networks of other sizes
+    assert "| FastViTT8 |" in peers.table(peers_result)
+
+
+def test_where_mobileone_is_beaten(load_script):
+    peers = load_script("peers")
+    times = {"MobileOneS0": 3.0, "MobileOneS1": 8.0, "MobileOneMicro": 1.0}
+    top1 = {"MobileOneS0": 71.0, "MobileOneS1": 76.0, "MobileOneMicro": 60.0}
+    times |= {"quick": 2.0, "better": 2.5, "slow": 9.0, "worse": 1.5}
+    top1 |= {"quick": 72.0, "better": 77.0, "slow": 80.0, "worse": 70.0}
+    rows = [row(name, time, top1=top1[name]) for name, time in times.items()]
+    assert peers.overtaken(rows) == {"MobileOneS0": ["quick", "better"], "MobileOneS1": ["better"]}
+    rows += [row("MobileOneS0", 1.0, precision="int8", top1=71.0)]
+    assert peers.better_choices({"rows": rows}) == (
+        "In float32, MobileOne is beaten in both latency and accuracy: MobileOneS0 by quick, "
+        "better; MobileOneS1 by better. In int8, no MobileOne is beaten in both latency and "
+        "accuracy."
+    )
 
 
 def assert_every_name_can_be_read(axis, count):

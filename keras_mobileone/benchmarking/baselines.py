@@ -36,17 +36,19 @@ class Peer:
 
     Attributes:
         name: Key of the network in `PEERS`.
-        build: Function that returns the network as a new Keras model, which takes (224, 224, 3)
-            images and returns logits of ImageNet's classes, with random weights. MobileOne is in
-            its deploy form.
+        build: Function that returns the network as a new Keras model, which takes
+            (pixels, pixels, 3) images and returns logits of ImageNet's classes, with random
+            weights. MobileOne is in its deploy form.
         top1: Published top-1 accuracy on ImageNet, in percent.
         source: Where `top1` is published.
+        pixels: Height and width of the images for which `top1` is published.
     """
 
     name: str
     build: Callable[[], keras.Model]
     top1: float
     source: str
+    pixels: int = DEFAULT_SIZE
 
 
 def _mobileone(key: str) -> Peer:
