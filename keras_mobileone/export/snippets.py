@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_mobileone.data.images import EXAMPLE_IMAGE
-from keras_mobileone.export.coreml import INPUT as COREML_INPUT
-from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport, tensor_values
+from keras_mobileone.export.coreml import CoreMLReport, tensor_values
+from keras_mobileone.export.coreml_forms import INPUT as COREML_INPUT
+from keras_mobileone.export.coreml_forms import LABEL, SCORES
 from keras_mobileone.export.openvino import SECTION
 from keras_mobileone.export.python_code import (
     LIMITS,
