@@ -46,7 +46,7 @@ class PackageForm:
     model: keras.Model
     labels: Sequence[str] | None
 
-    kind: ClassVar[str] = "scores"
+    dtype: ClassVar[str] = "float32"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,8 +84,6 @@ class PackageForm:
 class ClassifierForm(PackageForm):
     """A package that returns the best label, and the probability of each label."""
 
-    kind = "classifier"
-
     def network_outputs(self, image: Tensor) -> list[Tensor]:
         x = self.model(image)
         if not ends_in_softmax(self.model):
@@ -118,7 +116,7 @@ class SegmenterForm(PackageForm):
 
     classes: int
 
-    kind = "segmenter"
+    dtype = "int32"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -156,8 +154,6 @@ class DetectorForm(PackageForm):
 
     config: DetectionConfig
     nms: bool
-
-    kind = "detector"
 
     @property
     def names(self) -> tuple[str, ...]:

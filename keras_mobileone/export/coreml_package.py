@@ -7,6 +7,7 @@ from functools import partialmethod
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.export.formats import FORMATS, require_packages
@@ -73,6 +74,19 @@ def convert(ct: CoreMLTools, network: keras.Model, **settings: Any) -> Package:
         ) from error
 
 
+def output_types(ct: CoreMLTools, names: Sequence[str], dtype: str) -> list[Any]:
+    """Returns the types of the arrays, which by default would be float16 for newer systems.
+
+    Args:
+        ct: The module coremltools.
+        names: Names that the outputs will get.
+        dtype: Their dtype.
+    """
+    # TensorFlow's names of the results of a function, in order.
+    found = [f"Identity_{index}" if index else "Identity" for index in range(len(names))]
+    return [ct.TensorType(name, dtype=np.dtype(dtype).type) for name in found]
+
+
 def compressed(package: Package, compression: str) -> Package:
     """Returns the package with 8-bit weights; depthwise kernels keep their precision."""
     from coremltools.optimize import coreml as optimize
@@ -110,13 +124,15 @@ def with_outputs_named(ct: CoreMLTools, package: Package, names: Sequence[str]) 
 def with_suppression(ct: CoreMLTools, package: Package, labels: Sequence[str]) -> Package:
     """Returns a pipeline of a detector and Core ML's suppression of overlapping boxes.
 
-    This is the form of Create ML's detectors, which Vision and the preview of Xcode know. An app
-    may pass other thresholds as `"iouThreshold"` and `"confidenceThreshold"`.
+    This is the form of Create ML's detectors, which Vision and the preview of Xcode know. Apple's
+    Turi Create writes it in `neural_net_models_exporter.cpp`. Vision passes the default thresholds,
+    unless the app gives it others.
 
     Args:
         ct: The module coremltools.
         package: Package with the outputs `"raw_confidence"` (anchors, classes) and
-            `"raw_coordinates"` (anchors, 4).
+            `"raw_coordinates"` (anchors, 4), which must be float32
+            (`NonMaximumSuppressionValidator.cpp` of coremltools).
         labels: Names of the classes.
     """
     network = package.get_spec()
@@ -133,14 +149,12 @@ def with_suppression(ct: CoreMLTools, package: Package, labels: Sequence[str]) -
     spec.specificationVersion = network.specificationVersion
     described = spec.description
     described.input[0].CopyFrom(image)
-    for threshold in described.input[1:]:
-        threshold.type.isOptional = True
     for output, source in zip(described.output, suppression.description.output, strict=True):
         output.CopyFrom(source)
     described.metadata.CopyFrom(network.description.metadata)
     result = ct.models.MLModel(spec, weights_dir=package.weights_dir, skip_model_load=True)
     for name, value in THRESHOLDS.items():
-        result.input_description[name] = f"optional, by default {value}"
+        result.input_description[name] = f"{value} if Vision calls the package"
     return result
 
 
@@ -159,6 +173,10 @@ def _suppression(ct: CoreMLTools, network: Any, labels: Sequence[str]) -> Any:
         for lower, upper in ((0, -1), (columns, columns)):  # any number of boxes
             size = array.shapeRange.sizeRanges.add()
             size.lowerBound, size.upperBound = lower, upper
+    for name in THRESHOLDS:
+        threshold = spec.description.input.add()
+        threshold.name = name
+        threshold.type.doubleType.SetInParent()
     settings = spec.nonMaximumSuppression
     settings.confidenceInputFeatureName = RAW + CONFIDENCE
     settings.coordinatesInputFeatureName = RAW + COORDINATES
