@@ -11,6 +11,7 @@ from PIL import Image
 import keras_mobileone as km
 from keras_mobileone.data.images import EXAMPLE_IMAGE, example_image
 from keras_mobileone.export.snippets import usage
+from keras_mobileone.export.tasks import FILE_DETECTIONS
 
 SIZE = (64, 96)
 LABELS = ["ant", "bee", "cat"]
@@ -40,7 +41,7 @@ def detector(tiny, randomize) -> keras.Model:
     for layer in fused.layers:  # scores above the threshold of the code
         if layer.name.startswith("classes") and isinstance(layer, keras.layers.Conv2D):
             kernel, bias = layer.get_weights()
-            layer.set_weights([4 * kernel, bias])
+            layer.set_weights([2 * kernel, bias])
     return fused
 
 
@@ -63,17 +64,17 @@ def export(model, path, precision="float32", **arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["float32", "bytes", "no labels", "onnx"])
+@pytest.mark.parametrize("case", ["float32", "bytes", "onnx"])
 def test_the_python_code_segments(case, segmenter, photograph, tmp_path):
     if case == "onnx":
         pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     path = tmp_path / ("m.onnx" if case == "onnx" else "m.tflite")
     bytes_ = {"precision": "int8", **BYTES} if case == "bytes" else {}
-    report = export(segmenter, path, labels=None if case == "no labels" else LABELS, **bytes_)
+    report = export(segmenter, path, labels=None if case == "onnx" else LABELS, **bytes_)
     found = printed(report.snippets["python"], photograph, tmp_path)
     source = path if case == "bytes" else segmenter
     expected = km.segment(source, km.load_image(photograph), labels=LABELS).shares
-    names = "012" if case == "no labels" else LABELS
+    names = "012" if case == "onnx" else LABELS
     assert {LABELS[names.index(label)]: float(share) for label, share in found} == pytest.approx(
         expected, abs=2e-3
     )
@@ -87,13 +88,16 @@ def test_the_python_code_finds_objects(nms, detector, photograph, tmp_path):
     report = export(detector, tmp_path / "m.tflite", labels=LABELS, nms=nms)
     found = printed(report.snippets["python"], photograph, tmp_path)
     objects = km.detect(detector, km.load_image(photograph), labels=LABELS).objects
-    assert len(found) == len(objects) > 3
-    for (label, score, *box), expected in zip(found, objects, strict=True):
-        assert label == expected.label
-        assert float(score) == pytest.approx(expected.score, abs=1e-3)
+    assert len(found) == min(len(objects), FILE_DETECTIONS if nms else len(objects)) > 3
+    for label, score, *box in found:
         # The file does not clip its boxes to the image.
         inside = np.clip(np.float64(box), 0, [120, 150, 120, 150])
-        assert np.abs(inside - expected.box).max() <= 1
+        assert any(
+            label == expected.label
+            and abs(float(score) - expected.score) < 1e-3
+            and np.abs(inside - expected.box).max() <= 1
+            for expected in objects
+        )
     assert "Preprocessing" in dict(usage(report).facts)
     assert "stretched to 96×64" in dict(usage(report).facts)["Preprocessing"]
 
