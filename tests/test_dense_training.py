@@ -16,6 +16,9 @@ from keras_mobileone.cli import main
 from keras_mobileone.data.dense.mask_codes import IGNORE
 from keras_mobileone.data.dense.shapes import NAMES, write_shapes
 from keras_mobileone.data.imagenet import preprocess_input
+from keras_mobileone.data.pipeline import BadImages
+from keras_mobileone.evaluation.metrics import sqnr
+from keras_mobileone.litert.metadata import read_labels
 from keras_mobileone.models.tasks import task_config
 from keras_mobileone.training.callbacks import Recorder
 from keras_mobileone.training.dense_tasks import Segmentation
@@ -78,16 +81,18 @@ def runs(shapes, tmp_path_factory):
     The detector is trained by the command.
     """
     root = tmp_path_factory.mktemp("runs")
-    segmented = train(SEGMENT, shapes, root / "segment", save_every=2, tensorboard=True)
+    segmented = train(
+        SEGMENT, shapes, root / "segment", save_every=2, tensorboard=True, exports=("int8",)
+    )
     DETECT.save(root / "detect.json")
-    options = ("--task", "detect", "--tensorboard")
+    options = ("--task", "detect", "--tensorboard", "--export", "int8")
     result = command(shapes, root / "detect", root / "detect.json", *options)
     assert result.exit_code == 0, result.output
     assert "8 images with" in result.output and "boxes of 2 classes" in result.output
     assert "map50" in result.output
     report = json.loads((root / "detect" / "report.json").read_text())
     detected = dataclasses.replace(
-        segmented, **{name: report[name] for name in ("history", "scores", "steps")}
+        segmented, **{name: report[name] for name in ("history", "scores", "steps", "exports")}
     )
     return {"segment": (segmented, root / "segment"), "detect": (detected, root / "detect")}
 
@@ -105,7 +110,7 @@ def test_what_a_run_leaves(task, runs):
     report, directory = runs[task]
     assert {path.name for path in directory.iterdir()} == {
         *("checkpoint.safetensors", "classes.txt", "deploy.keras", "log.csv", "model.keras"),
-        *("recipe.json", "report.json", "tensorboard"),
+        *("model_int8.tflite", "recipe.json", "report.json", "tensorboard"),
     }
     assert get_recipe(directory / "recipe.json") == RECIPES[task]
     names = NAMES if task == "segment" else NAMES[1:]
@@ -126,6 +131,44 @@ def test_what_a_run_leaves(task, runs):
     assert task_config(model).classes == len(names)
     assert model.input_shape[1:3] == RECIPES[task].input_size
     assert km.image_config(model).labels == names
+
+
+@pytest.mark.slow
+@TASKS
+def test_the_files_of_a_run_follow_its_model(task, runs, shapes):
+    """The range of the input is that of pixels, and the labels are those of the data."""
+    report, directory = runs[task]
+    assert report.exports == {"int8": "model_int8.tflite"}
+    path = directory / report.exports["int8"]
+    assert tuple(read_labels(path)) == (NAMES if task == "segment" else NAMES[1:])
+    photograph = km.load_image(sorted(shapes.rglob("val*.jpg"))[0])
+    if task == "segment":
+        expected, found = (
+            km.segment(m, photograph).logits for m in (directory / "deploy.keras", path)
+        )
+        assert sqnr(expected, found) > 5
+        assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.8
+    else:
+        expected, found = (
+            {o.label for o in km.detect(m, photograph, score_threshold=0.1).objects}
+            for m in (directory / "deploy.keras", path)
+        )
+        assert found <= set(NAMES) and bool(found) == bool(expected)
+
+
+@TASKS
+def test_calibration_images_are_stretched_training_images(task, shapes):
+    made = make_task(RECIPES[task])
+    source = made.open(shapes, "train")
+    images = made.calibration_images(source, RECIPES[task], 3, BadImages())
+    assert images.shape == (3, *RECIPES[task].input_size, 3) and images.dtype == np.uint8
+    known = {
+        pixels.tobytes()
+        for batch, _, _ in made.evaluation_batches(source, RECIPES[task], 4).as_numpy_iterator()
+        for pixels in batch
+    }
+    assert {image.tobytes() for image in images} <= known
+    assert len(made.calibration_images(source, RECIPES[task], 100, BadImages())) == source.images
 
 
 @pytest.mark.slow
@@ -353,7 +396,7 @@ def command(shapes, output, recipe, *options):
     [
         ("s0", ["--task", "segment"], ["task 'segment' (segment)", "'s0'", "classifier"]),
         ("detect", ["--task", "classify"], ["'detect'", "--task"]),
-        ("segment", ["--export", "int8"], ["exports", "'segment'"]),
+        ("segment", ["--data-service", "grpc://a:1"], ["data_service", "'segment'"]),
         ("segment", ["--format", "voc"], ["formats masks", "'voc'"]),
         ("s0", ["--format", "voc"], ["data_format", "classifier"]),
         ("detect", ["--labels", "absent.txt"], ["absent.txt"]),

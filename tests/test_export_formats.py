@@ -237,7 +237,7 @@ def test_a_model_of_bytes_and_half_precision(name, path, tmp_path):
     report = km.export(keras.Model(image, x, name="bytes"), tmp_path / path, name)
     assert report.inputs[0].dtype == "uint8" and report.outputs[0].dtype == "float32"
     assert report.error < 1e-5  # against the same weights in float32
-    assert "np.asarray(photo, np.uint8)" in report.snippets["python"]
+    assert "np.asarray(image, np.uint8)" in report.snippets["python"]
 
 
 @pytest.mark.slow

@@ -178,6 +178,7 @@ def export_tflite_command(
     "--scores", is_flag=True, help="Return the outputs of the model instead of a labeled class."
 )
 @click.option("--tensor", is_flag=True, help="Take normalized float32 instead of an image.")
+@click.option("--raw-boxes", is_flag=True, help="For a detector: return the boxes of all anchors.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @page_options
 @about_options
@@ -191,13 +192,16 @@ def export_coreml_command(
     compression: str | None,
     scores: bool,
     tensor: bool,
+    raw_boxes: bool,
     output: Path,
     usage: Path | None,
     model_card: Path | None,
     labels_file: Path | None,
     **about: Any,
 ) -> None:
-    """Write a Core ML package, with ImageNet's labels or those of a file.
+    """Write a Core ML package, with the labels of the model, of a file, or ImageNet's.
+
+    A segmentation model gives the class of each pixel, a detector boxes.
 
     \b
     Example: keras-mobileone export coreml --variant s0 --output MobileOneS0.mlpackage
@@ -208,14 +212,17 @@ def export_coreml_command(
         require_writable(path)
     labels = read_labels(labels_file, weights)
     predictor, _ = load_source(variant, weights, model_file, None, size)
+    # A model without a task has to be a classifier, unless its scores are asked for.
+    classifier = None if predictor.task is not None else True
     with console.status("Exporting"), without_native_logs():
         report = export_coreml(
             keras_model(predictor, model_file, size),
             output,
             compute_precision,
             labels=None if scores else labels,
-            classifier=not scores,
+            classifier=False if scores else classifier,
             image=not tensor,
+            nms=not raw_boxes,
             minimum_deployment_target=minimum_deployment_target,
             compression=compression,
             about=About(**about),

@@ -315,26 +315,55 @@ def sample_crops(
         ValueError: If a file can't be decoded and such files are not skipped, or if no file can be
             decoded. The message names the file.
     """
+
+    def crop(encoded: Any) -> Any:
+        return evaluation_crop(encoded, image_size, crop_fraction)
+
+    return sample_images(source, count, seed, crop, bad)
+
+
+def sample_images(
+    source: Source,
+    count: int,
+    seed: int,
+    prepare: Callable[[Any], Any],
+    bad: BadImages | None = None,
+) -> np.ndarray:
+    """Returns images drawn at random from a source.
+
+    Args:
+        source: Source of the images.
+        count: Number of images to draw. If there are fewer, all are used.
+        seed: Seed that determines which images are drawn.
+        prepare: Function from an encoded image to a tensor of the same size for all images.
+        bad: What to do about broken files. Skipped images are replaced by others.
+
+    Returns:
+        Array of shape (count, height, width, 3).
+
+    Raises:
+        ValueError: As `sample_crops`.
+    """
     import tensorflow as tf
 
     bad = bad or BadImages()
-    crops: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     for element in source.stream(seed=seed).take(source.images):
-        if len(crops) == count:
+        if len(images) == count:
             break
         try:
-            crops.append(evaluation_crop(element["encoded"], image_size, crop_fraction).numpy())
+            images.append(prepare(element["encoded"]).numpy())
         except tf.errors.InvalidArgumentError as error:
             name = element["name"].numpy().decode(errors="replace")
             if not bad.skip:
                 raise broken_image(name) from error
             bad.names.add(name)
-    if not crops:
+    if not images:
         raise InputValueError(
             f"Expected images that can be decoded in {source.name}. Received: none of "
             f"{source.images}."
         )
-    return np.stack(crops)
+    return np.stack(images)
 
 
 def broken_image(name: str) -> InputValueError:

@@ -41,7 +41,8 @@ from keras_mobileone.errors import InputTypeError, InputValueError, MissingPacka
 from keras_mobileone.evaluation.accuracy import predict_images
 from keras_mobileone.evaluation.comparison import Comparison, compare_outputs
 from keras_mobileone.evaluation.predictor import load_predictor
-from keras_mobileone.export.coreml import export_coreml, require_coremltools
+from keras_mobileone.export.coreml import export_coreml
+from keras_mobileone.export.coreml_package import require_coremltools
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.export.snippets import coreml_usage, tflite_usage
 from keras_mobileone.export.tflite import export_tflite

@@ -1,13 +1,9 @@
 """`export_coreml`: writes a Keras model as a Core ML package with descriptions for Xcode."""
 
-import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partialmethod
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,23 +14,37 @@ from keras_mobileone.data.image_config import ImageConfig, image_config, image_s
 from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
-from keras_mobileone.errors import InputTypeError, InputValueError, first_line
-from keras_mobileone.export.formats import FORMATS, require_packages
-from keras_mobileone.export.network import normalized, require_tensorflow
+from keras_mobileone.errors import InputTypeError, InputValueError
+from keras_mobileone.export.coreml_forms import (
+    INPUT,
+    LABEL,
+    ClassifierForm,
+    DetectorForm,
+    PackageForm,
+    package_form,
+)
+from keras_mobileone.export.coreml_package import (
+    Package,
+    compressed,
+    convert,
+    operators,
+    output_types,
+    quiet,
+    require_coremltools,
+    with_outputs_named,
+    with_suppression,
+)
+from keras_mobileone.export.network import require_tensorflow
 from keras_mobileone.export.report import ExportReport
+from keras_mobileone.export.tasks import require_detector, task_of
 from keras_mobileone.files import staged_path
 from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import model_complexity
+from keras_mobileone.models.detection.config import DetectionConfig
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import as_functional, ends_in_softmax, in_float32
 from keras_mobileone.models.tasks import task_config
-
-CoreMLTools = Any  # the module coremltools, which is imported late
-Package = Any  # `coremltools.models.MLModel`
-# Feature names in the package.
-INPUT = "image"
-LABEL, SCORES = "classLabel", "scores"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +87,30 @@ def export_coreml(
     minimum_deployment_target: str = "iOS15",
     compression: str | None = None,
     about: About | None = None,
+    nms: bool = True,
 ) -> CoreMLReport:
     """Writes `model` as a Core ML package (an ML Program) with a fixed batch of 1.
 
+    A segmentation model becomes a package with the int32 output `"semanticPredictions"` (height,
+    width), the class of each pixel, as in Apple's DeepLabV3. A detector becomes a pipeline with the
+    outputs `"confidence"` (boxes, classes) and `"coordinates"` (boxes, 4), center x, center y,
+    width and height divided by the size of the image, as in Create ML's detectors, for which Vision
+    returns objects with labels.
+
     Args:
-        model: Functional or Sequential model with one image input of fixed size and one output.
-            MobileOne blocks are fused first; `model` itself is not changed.
+        model: Functional or Sequential model with one image input of fixed size and one output, or
+            a detector of this package. MobileOne blocks are fused first; `model` itself is not
+            changed.
         path: Directory to create, ending in `.mlpackage`. If the export fails, it is not created.
         compute_precision: `"float16"` or `"float32"` weights and arithmetic.
         labels: Names of the classes in the order of the outputs. None: the labels attached to the
-            model, or else ImageNet's for a model of 1,000 classes. Core ML needs labels that all
-            differ; in ImageNet two pairs of classes share a name, and the default gives them
+            model, or else ImageNet's for a model of 1,000 classes. A classifier needs labels that
+            all differ; in ImageNet two pairs of classes share a name, and the default gives them
             different labels.
         classifier: True: the package is a classifier, which returns the best label and the
-            probability of each label. False: it returns the outputs of the model as the multi-array
-            `"scores"`. None: a classifier if there are labels.
+            probability of each label. False: it returns the output of the model, such as the logits
+            of each pixel, as the multi-array `"scores"`. None: what suits the model; a classifier
+            if it classifies whole images and there are labels.
         image: True: the package takes an RGB image, which it normalizes as the model needs. False:
             it takes what the model takes, as a multi-array (1, height, width, channels) of float32.
         normalize: For a model whose graph does not show what it takes: True if it takes what
@@ -103,6 +122,8 @@ def export_coreml(
             accurate. Depthwise kernels, a fiftieth of S0's weights, keep their precision. Needs
             iOS16 or newer.
         about: Description, author, license and version, which Xcode shows.
+        nms: For a detector, whether the package suppresses overlapping boxes itself. False: it
+            returns the boxes of all anchors in the same form.
 
     Returns:
         A `CoreMLReport`.
@@ -128,34 +149,39 @@ def export_coreml(
     path = Path(path)
     _check_arguments(path, compute_precision, minimum_deployment_target, compression)
     functional = copy_attachment(model, as_functional(model))
-    _check_model(functional, image)
+    _check_model(functional, image, nms)
     config = image_config(functional, normalize)
     classes = _labels(functional, labels, classifier, config)
     deploy = in_float32(fuse(functional) if has_blocks(functional) else functional)
     _check_layers(deploy)
     ct = require_coremltools()
-    network = _package_model(deploy, config if image else None, softmax=classes is not None)
+    form = package_form(functional, deploy, classes, classifier, nms)
+    network = form.network(config if image else None)
     shape = (1, *network.input_shape[1:])
     tensor = (
         ct.ImageType(INPUT, shape, color_layout=ct.colorlayout.RGB)
         if image
         else ct.TensorType(INPUT, shape)
     )
+    named = isinstance(form, ClassifierForm)
     with quiet():
-        converted = _convert(
+        converted = convert(
             ct,
             network,
             inputs=[tensor],
-            classifier_config=ct.ClassifierConfig(classes, LABEL) if classes else None,
+            outputs=None if named else output_types(ct, form.names, form.dtype),
+            classifier_config=ct.ClassifierConfig(classes, LABEL) if named else None,
             minimum_deployment_target=getattr(ct.target, minimum_deployment_target),
             compute_precision=getattr(ct.precision, compute_precision.upper()),
         )
         if compression:
-            converted = _compressed(converted, compression)
-        converted = _with_scores_renamed(ct, converted, classes is not None)
+            converted = compressed(converted, compression)
+        converted = with_outputs_named(ct, converted, form.names)
+        if isinstance(form, DetectorForm) and nms:
+            converted = with_suppression(ct, converted, form.class_names)
     about = about or About()
-    _describe(converted, model, classes, config if not image else None, about)
-    operators = _operators(converted)
+    _describe(converted, model, form, config if not image else None, about)
+    counts = operators(converted)
     with staged_path(path) as temporary, quiet():
         converted.save(str(temporary))
     return CoreMLReport(
@@ -164,11 +190,11 @@ def export_coreml(
         name=model.name,
         precision=compute_precision,
         inputs=[TensorInfo(INPUT, shape, "image" if image else "float32", None, None)],
-        outputs=_outputs(network, classes),
+        outputs=form.outputs(network),
         error=None,
         sqnr=None,
         compared="Core ML predicts on Apple's systems only",
-        train=model_complexity(functional) if deploy is not functional else None,
+        train=model_complexity(functional) if has_blocks(functional) else None,
         about=about,
         bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         compute_precision=compute_precision,
@@ -179,44 +205,12 @@ def export_coreml(
         image_config=config,
         labels=None if classes is None else tuple(classes),
         input=converted.input_description[INPUT],
-        output=", ".join(
-            converted.output_description[name] for name in converted.output_description
-        ),
+        output=", ".join(form.texts().values()),
         expected=_expected(functional, config, classes),
-        operators=operators,
+        operators=counts,
         deploy=model_complexity(deploy),
+        task=task_of(functional),
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Turns off the progress bars of coremltools and its notes about versions and macOS.
-
-    Everything else is still written to stderr.
-    """
-    from tqdm import std
-
-    logger = logging.getLogger("coremltools")
-    level, start = logger.level, std.tqdm.__init__
-    logger.setLevel(logging.ERROR)
-    std.tqdm.__init__ = partialmethod(start, disable=True)
-    try:
-        yield
-    finally:
-        std.tqdm.__init__ = start
-        logger.setLevel(level)
-
-
-def require_coremltools() -> CoreMLTools:
-    """Imports coremltools quietly and returns the module.
-
-    Raises:
-        ImportError: If it is not installed. The message names the extra to install.
-    """
-    with quiet():
-        require_packages(FORMATS["coreml"])
-        import coremltools
-    return coremltools
 
 
 def _check_arguments(
@@ -259,7 +253,13 @@ def _labels(
     classifier: bool | None,
     config: ImageConfig,
 ) -> list[str] | None:
-    """Returns the labels of a classifier, or None if the package is not a classifier."""
+    """Returns the labels of the package, or None if it has none."""
+    task = task_config(model)
+    if task is not None and classifier:
+        raise InputValueError(
+            "A Core ML classifier needs a model that classifies whole images. Received: "
+            f"{model.name!r}, which does not. Leave out classifier=True."
+        )
     if classifier is False:
         if labels is not None:
             raise InputValueError(
@@ -267,15 +267,8 @@ def _labels(
                 "of them."
             )
         return None
-    if task_config(model) is not None:
-        if labels is not None or classifier:
-            raise InputValueError(
-                "A Core ML classifier needs a model that classifies whole images. Received: "
-                f"{model.name!r}, which does not. Leave out labels and classifier."
-            )
-        return None
     found = default_labels(model, config.labels if labels is None else labels)
-    if found is not None and len(set(found)) != len(found):
+    if task is None and found is not None and len(set(found)) != len(found):
         twice = next(label for label in found if found.count(label) > 1)
         raise InputValueError(
             "Core ML identifies classes by their labels, which must all differ. "
@@ -291,8 +284,8 @@ def _labels(
     return found
 
 
-def _check_model(model: keras.Model, image: bool) -> None:
-    """Raises ValueError unless a model has one image input of fixed size and one output."""
+def _check_model(model: keras.Model, image: bool, nms: bool) -> None:
+    """Raises ValueError unless a model has one image input of fixed size and fitting outputs."""
     shape, outputs = image_shape(model), model.output_shape
     if None in shape:
         raise InputValueError(
@@ -305,12 +298,15 @@ def _check_model(model: keras.Model, image: bool) -> None:
             f"An image input needs a model of RGB images. Received: {shape[2]} channels. "
             "Pass image=False."
         )
-    if not isinstance(outputs, tuple):
+    detector = isinstance(task_config(model), DetectionConfig)
+    if not isinstance(outputs, tuple) and not detector:
         raise InputValueError(
-            "Expected a model with one output. "
+            "Expected a model with one output, or a detector of this package. "
             f"Received: {model.name!r} with output shape {outputs}. Make a model of one of them: "
             "keras.Model(model.input, model.outputs[0])."
         )
+    if not nms:
+        require_detector(model)
 
 
 def _check_layers(deploy: keras.Model) -> None:
@@ -323,49 +319,11 @@ def _check_layers(deploy: keras.Model) -> None:
             )
 
 
-def _convert(ct: Any, network: keras.Model, **settings: Any) -> Any:
-    """Converts a model with coremltools, and names the operation that it does not know."""
-    try:
-        return ct.convert(
-            network,
-            source="tensorflow",
-            convert_to="mlprogram",
-            skip_model_load=True,
-            **settings,
-        )
-    except NotImplementedError as error:
-        raise InputValueError(
-            f"Expected operations that coremltools converts. Received: {first_line(error)} "
-            "Replace the layer that computes it, for example an exact GELU by its approximation."
-        ) from error
-
-
-def _package_model(model: keras.Model, config: ImageConfig | None, softmax: bool) -> keras.Model:
-    """Makes the model that becomes the package.
-
-    Args:
-        model: The fused model.
-        config: Configuration whose normalization is put in front of the model, or None.
-        softmax: Whether the package returns probabilities.
-    """
-    inputs = x = keras.Input(batch_shape=(1, *model.input_shape[1:]), name=INPUT)
-    x = model(x if config is None else normalized(x, config))
-    if softmax and not ends_in_softmax(model):
-        x = keras.layers.Softmax(name="probabilities")(x)
-    return keras.Model(inputs, x)
-
-
-def _outputs(network: keras.Model, labels: Sequence[str] | None) -> list[TensorInfo]:
-    """Describes the outputs of the package: label and probabilities, or the scores."""
-    scores = TensorInfo(SCORES, (1, *network.output_shape[1:]), "float32", None, None)
-    return [scores] if labels is None else [TensorInfo(LABEL, (), "str", None, None), scores]
-
-
 def _expected(
     model: keras.Model, config: ImageConfig, labels: Sequence[str] | None
 ) -> tuple[tuple[str, float], ...] | None:
     """Classifies the example image with the exported model; None if it cannot."""
-    if not config.is_rgb or len(model.output_shape) != 2:
+    if not config.is_rgb or task_config(model) is not None or len(model.output_shape) != 2:
         return None
     batch = config.normalize(example_image(config.image_size))[None]
     scores = keras.ops.convert_to_numpy(model.predict_on_batch(batch))[0]
@@ -375,52 +333,10 @@ def _expected(
     return top_labels(scores, labels)
 
 
-def _with_scores_renamed(ct: CoreMLTools, package: Package, classifier: bool) -> Package:
-    """Returns the package with its output, or the probabilities of a classifier, named `SCORES`."""
-    spec = package.get_spec()
-    description = spec.description
-    current = description.predictedProbabilitiesName if classifier else description.output[0].name
-    ct.utils.rename_feature(spec, current, SCORES)
-    return ct.models.MLModel(spec, weights_dir=package.weights_dir, skip_model_load=True)
-
-
-def _compressed(package: Package, compression: str) -> Package:
-    """Returns the package with 8-bit weights; depthwise kernels keep their precision."""
-    from coremltools.optimize import coreml as optimize
-
-    linear = compression == "linear8"
-    settings = (
-        optimize.OpLinearQuantizerConfig(mode="linear_symmetric")
-        if linear
-        else optimize.OpPalettizerConfig(mode="kmeans", nbits=8)
-    )
-    config = optimize.OptimizationConfig(
-        global_config=settings, op_name_configs=dict.fromkeys(_depthwise_names(package))
-    )
-    compress = optimize.linear_quantize_weights if linear else optimize.palettize_weights
-    return compress(package, config)
-
-
-def _depthwise_names(package: Package) -> list[str]:
-    """Returns the names of the convolutions with one input channel in each group."""
-    shapes: dict[str, list[int]] = {}
-    names = []
-    for operation in _operations(package):
-        for output in operation.outputs:
-            dimensions = output.type.tensorType.dimensions
-            shapes[output.name] = [dimension.constant.size for dimension in dimensions]
-        if operation.type == "conv":
-            kernel = operation.inputs["weight"].arguments[0].name
-            if shapes[kernel][1] == 1:
-                name = operation.attributes["name"].immediateValue.tensor.strings.values[0]
-                names.append(name)
-    return names
-
-
 def _describe(
     package: Package,
     model: keras.Model,
-    labels: Sequence[str] | None,
+    form: PackageForm,
     tensor: ImageConfig | None,
     about: About,
 ) -> None:
@@ -429,7 +345,7 @@ def _describe(
     Args:
         package: The package, which is changed.
         model: The exported model.
-        labels: Names of the classes, or None.
+        form: Its form.
         tensor: How a package that takes a multi-array takes images; None if it takes an image.
         about: Description, author, license and version.
     """
@@ -441,12 +357,10 @@ def _describe(
         if tensor is None
         else ", ".join([f"(1, {height}, {width}, {channels}) float32", *tensor_values(tensor)])
     )
-    if labels is None:
-        package.output_description[SCORES] = f"(1, {model.output_shape[-1]}) outputs of the model"
-        return
-    package.output_description[LABEL] = "label of the most probable class"
-    package.output_description[SCORES] = f"probability of each of the {len(labels)} labels"
-    package.user_defined_metadata["com.apple.coreml.model.preview.type"] = "imageClassifier"
+    for name, text in form.texts().items():
+        package.output_description[name] = text
+    for key, value in form.preview().items():
+        package.user_defined_metadata[key] = value
 
 
 def tensor_values(config: ImageConfig) -> list[str]:
@@ -457,18 +371,3 @@ def tensor_values(config: ImageConfig) -> list[str]:
         return ["RGB 0 … 255"]
     mean, std = ([round(value, 4) for value in values] for values in (config.mean, config.std))
     return [f"RGB normalized: (x - {mean}) / {std}"]
-
-
-def _operations(package: Package) -> Sequence[Any]:
-    """Returns the operations of the ML Program in order."""
-    block = package.get_spec().mlProgram.functions["main"]
-    return block.block_specializations[block.opset].operations
-
-
-def _operators(package: Package) -> dict[str, int]:
-    """Counts how often each operator of the ML Program occurs, the most frequent first."""
-    counts: dict[str, int] = {}
-    for operation in _operations(package):
-        if operation.type != "const":
-            counts[operation.type] = counts.get(operation.type, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))

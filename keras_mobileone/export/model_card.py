@@ -15,6 +15,12 @@ TAGS = {"tflite": "tflite", "coreml": "coreml", "onnx": "onnx", "openvino": "ope
 # Licenses by the identifiers of the Hub (huggingface.co/docs/hub/repositories-licenses); any other
 # text becomes the name of a license called "other".
 LICENSES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc0-1.0")
+# The Hub's names of the tasks, by `ExportReport.task`.
+PIPELINES = {
+    None: "image-classification",
+    "segment": "image-segmentation",
+    "detect": "object-detection",
+}
 
 
 def model_card(reports: ExportReport | Sequence[ExportReport]) -> str:
@@ -81,8 +87,8 @@ def _front_matter(reports: Sequence[ExportReport]) -> str:
     fields: dict[str, object] = {}
     if first.about.license:
         fields |= _license(first.about.license)
-    if first.expected is not None:
-        fields["pipeline_tag"] = "image-classification"
+    if first.task is not None or first.expected is not None:
+        fields["pipeline_tag"] = PIPELINES[first.task]
     formats = list(dict.fromkeys(report.format for report in reports))
     fields["tags"] = [*(TAGS[name] for name in formats if name in TAGS), "keras"]
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]

@@ -9,6 +9,7 @@ from keras_mobileone.data.images import EXAMPLE_IMAGE
 from keras_mobileone.export.openvino import FLOAT32, SECTION
 from keras_mobileone.export.report import ExportReport
 from keras_mobileone.export.saved_model import EXTRA_DIRECTORY, SIGNATURE
+from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.litert.metadata import LABELS_FILE
 
 LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}  # lowest and highest integer
@@ -41,13 +42,10 @@ def python_code(report: ExportReport) -> str:
         runtime.imports,
         "from PIL import Image",
         "",
-        *_input_lines(report),
+        *input_lines(report),
         *runtime.run,
     ]
-    if target.scale is not None:
-        lines.append(
-            f"scores = (scores.astype(np.float32) - ({target.zero_point})) * {target.scale:.9g}"
-        )
+    lines += dequantization_lines(target)
     if report.labels:
         lines.append(runtime.labels)
     shown = "labels[i]" if report.labels else "i"
@@ -55,15 +53,24 @@ def python_code(report: ExportReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _input_lines(report: ExportReport) -> list[str]:
-    """Writes the lines that make the input `x` of the example image."""
+def dequantization_lines(target: TensorInfo) -> list[str]:
+    """Writes the line that makes real numbers of quantized `scores`, if they are quantized."""
+    if target.scale is None:
+        return []
+    return [f"scores = (scores.astype(np.float32) - ({target.zero_point})) * {target.scale:.9g}"]
+
+
+def input_lines(report: ExportReport) -> list[str]:
+    """Writes the lines that make the input `x` of the example image `photo`."""
     (source,) = report.inputs
     _, height, width, _ = source.shape
     stored = source.scale is None or plain_bytes(report)  # the input needs no quantization
+    stretch = report.image_config is not None and report.image_config.stretch
+    note = "stretched, whatever its shape" if stretch else "a square crop"
     lines = [
-        f'photo = Image.open("{EXAMPLE_IMAGE}").convert("RGB")  # a square crop',
-        f"photo = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)",
-        f"x = np.asarray(photo, np.{source.dtype if stored else 'float32'})[None]",
+        f'photo = Image.open("{EXAMPLE_IMAGE}").convert("RGB")  # {note}',
+        f"image = photo.resize(({width}, {height}), Image.Resampling.BILINEAR)",
+        f"x = np.asarray(image, np.{source.dtype if stored else 'float32'})[None]",
     ]
     statistics = image_statistics(report.image_config)
     if statistics is not None:

@@ -43,8 +43,9 @@ class ExportReport(Report):
             for `export_qat`.
         gpu_warnings: For TFLite, what keeps the GPU delegate from running the whole file; empty if
             it knows all operators. None for the other formats.
-        snippets: Example code by language, which `export` adds; empty unless the file classifies
-            RGB images.
+        snippets: Example code by language, which `export` adds; empty unless the file classifies,
+            segments or finds objects in RGB images.
+        task: `"segment"` or `"detect"` for a segmentation model or a detector, otherwise None.
     """
 
     format: str
@@ -67,6 +68,7 @@ class ExportReport(Report):
     quantization: QuantizationReport | None = None
     gpu_warnings: tuple[str, ...] | None = None
     snippets: dict[str, str] = field(default_factory=dict)
+    task: str | None = None
 
     @property
     def difference(self) -> str:

@@ -4,8 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_mobileone.data.images import EXAMPLE_IMAGE
-from keras_mobileone.export.coreml import INPUT as COREML_INPUT
-from keras_mobileone.export.coreml import LABEL, SCORES, CoreMLReport, tensor_values
+from keras_mobileone.export.coreml import CoreMLReport, tensor_values
+from keras_mobileone.export.coreml_forms import INPUT as COREML_INPUT
+from keras_mobileone.export.coreml_forms import LABEL
+from keras_mobileone.export.dense_python import detection_code, segmentation_code
+from keras_mobileone.export.dense_snippets import (
+    kotlin_detection,
+    kotlin_segmentation,
+    suits_mediapipe,
+    swift_results,
+)
 from keras_mobileone.export.openvino import SECTION
 from keras_mobileone.export.python_code import (
     LIMITS,
@@ -45,7 +53,8 @@ class Usage:
         title: Name of the file.
         facts: Properties of the file as (name, value): its size, tensors, preprocessing, labels,
             and the answer for the example image.
-        snippets: Example code by language; empty unless the file classifies RGB images.
+        snippets: Example code by language; empty unless the file classifies, segments or finds
+            objects in RGB images.
     """
 
     title: str
@@ -80,6 +89,10 @@ def file_usage(report: ExportReport) -> Usage:
     facts = [("Size", f"{report.bytes / 1e6:.2f} MB")]
     facts += [("Input", describe(tensor)) for tensor in report.inputs]
     facts += [("Output", describe(tensor)) for tensor in report.outputs]
+    if report.task is not None and report.image_config is not None and report.image_config.is_rgb:
+        labels = _labels(report.labels, LABEL_PLACES[report.format])
+        facts += [("Preprocessing", _preprocessing(report)), ("Labels", labels)]
+        return Usage(report.path.name, facts, _dense_snippets(report))
     if report.expected is None:
         return Usage(report.path.name, facts, {})
     facts += [
@@ -97,14 +110,24 @@ def coreml_usage(report: CoreMLReport) -> Usage:
     """Explains how an app uses a Core ML package, with example code in Swift."""
     facts = [("Size", f"{report.bytes / 1e6:.2f} MB")]
     facts += [("Input", f"{COREML_INPUT}: {report.input}"), ("Output", report.output)]
-    if report.expected is None:
+    if report.task is None and report.expected is None:
         return Usage(report.path.name, facts, {})
-    facts += [
-        ("Labels", _labels(report.labels, LABEL_PLACES["coreml"])),
-        _expected(report.expected, "Keras; Core ML predictions need an Apple device"),
-    ]
+    facts.append(("Labels", _labels(report.labels, LABEL_PLACES["coreml"])))
+    if report.expected is not None:
+        facts.append(_expected(report.expected, "Keras; Core ML predictions need an Apple device"))
     swift = _swift_image(report) if report.image else _swift_tensor(report)
     return Usage(report.path.name, facts, {"swift": swift})
+
+
+def _dense_snippets(report: ExportReport) -> dict[str, str]:
+    """Returns example code for a file that segments photographs or finds objects in them."""
+    segments = report.task == "segment"
+    snippets = {}
+    if segments or report.format == "tflite":  # other formats do not decode boxes
+        snippets["python"] = (segmentation_code if segments else detection_code)(report)
+    if report.format == "tflite" and suits_mediapipe(report):
+        snippets["kotlin"] = (kotlin_segmentation if segments else kotlin_detection)(report)
+    return snippets
 
 
 def describe(tensor: TensorInfo) -> str:
@@ -119,7 +142,9 @@ def _preprocessing(report: ExportReport) -> str:
     """Describes in one line how an image becomes the input of a file."""
     (tensor,) = report.inputs
     _, height, width, _ = tensor.shape
-    text = f"RGB, square crop, resized to {width}×{height}, "
+    stretch = report.image_config is not None and report.image_config.stretch
+    cropped = "stretched" if stretch else "square crop, resized"
+    text = f"RGB, {cropped} to {width}×{height}, "
     statistics = image_statistics(report.image_config)
     if statistics is None:
         text += "0 … 255"
@@ -202,6 +227,7 @@ def _floats(constants: Sequence[float]) -> str:
 
 def _swift_image(report: CoreMLReport) -> str:
     """Writes Swift code for a package that takes an image."""
+    option = "scaleFill" if report.image_config.stretch else "centerCrop"
     lines = [
         "import CoreML",
         "import Vision",
@@ -209,19 +235,16 @@ def _swift_image(report: CoreMLReport) -> str:
         f"// Add {report.path.name} to the app; Xcode generates the class {_class_name(report)}.",
         f"let core = try {_class_name(report)}(configuration: MLModelConfiguration()).model",
         "let request = VNCoreMLRequest(model: try VNCoreMLModel(for: core))",
-        f"request.imageCropAndScaleOption = .centerCrop  // to {report.shape[1]}×{report.shape[0]}",
+        f"request.imageCropAndScaleOption = .{option}  // to {report.shape[1]}×{report.shape[0]}",
         "try VNImageRequestHandler(cgImage: photo).perform([request])",
     ]
-    if report.labels:
+    if report.outputs[0].name == LABEL:
         lines += [
             "let classes = request.results as! [VNClassificationObservation]",
             "for best in classes.prefix(5) { print(best.identifier, best.confidence) }",
         ]
     else:
-        lines += [
-            "let result = request.results!.first as! VNCoreMLFeatureValueObservation",
-            f'let scores = result.featureValue.multiArrayValue!  // "{SCORES}"',
-        ]
+        lines += swift_results(report)
     return "\n".join(lines) + "\n"
 
 
@@ -237,7 +260,7 @@ def _swift_tensor(report: CoreMLReport) -> str:
         "dataType: .float32)",
         f"// Fill the tensor with {values[0]}.",
         f"let output = try model.prediction({COREML_INPUT}: tensor)",
-        f"print(output.{LABEL if report.labels else SCORES})",
+        f"print(output.{report.outputs[0].name})",
     ]
     return "\n".join(lines) + "\n"
 

@@ -40,11 +40,8 @@ class FileForm:
         self.model, self._settings = model, None
         self.metadata: TaskMetadata = CLASSIFIER
         task = task_config(model)
-        if not nms and not isinstance(task, DetectionConfig):
-            raise InputValueError(
-                f"nms=False is for detectors. Received: {model.name!r}, which is not one. "
-                "Leave it out."
-            )
+        if not nms:
+            require_detector(model)
         if isinstance(task, SegmentationConfig):
             self.metadata = SegmenterMetadata(task.to_dict())
         elif isinstance(task, DetectionConfig):
@@ -56,6 +53,20 @@ class FileForm:
     def finish(self, content: bytes) -> bytes:
         """Adds what the converter does not make to the content of a file."""
         return content if self._settings is None else with_postprocess(content, self._settings)
+
+
+def require_detector(model: keras.Model) -> None:
+    """Raises ValueError if a model without boxes is exported with nms=False."""
+    if not isinstance(task_config(model), DetectionConfig):
+        raise InputValueError(
+            f"nms=False is for detectors. Received: {model.name!r}, which is not one. Leave it out."
+        )
+
+
+def task_of(model: keras.Model) -> str | None:
+    """Returns "segment" or "detect", or None for a model without a configuration of a task."""
+    task = task_config(model)
+    return None if task is None else task.task
 
 
 def postprocess_settings(model: keras.Model) -> PostProcess:

@@ -12,7 +12,11 @@ from keras import ops
 
 from keras_mobileone.compat import run_through_graph
 from keras_mobileone.data.dense.augmentation import DenseAugmentation
-from keras_mobileone.data.dense.batches import evaluation_batches, training_batches
+from keras_mobileone.data.dense.batches import (
+    evaluation_batches,
+    sample_stretched,
+    training_batches,
+)
 from keras_mobileone.data.dense.description import DETECT, SEGMENT, DenseImage
 from keras_mobileone.data.dense.formats import open_dense
 from keras_mobileone.data.dense.mask_codes import IGNORE
@@ -104,6 +108,11 @@ class DenseTask(Task):
         self, source: DenseSource, recipe: Recipe, batch_size: int, **share: Any
     ) -> Any:
         return evaluation_batches(source, recipe.input_size, batch_size, **share)
+
+    def calibration_images(
+        self, source: DenseSource, recipe: Recipe, count: int, bad: BadImages
+    ) -> np.ndarray:
+        return sample_stretched(source, count, recipe.input_size, recipe.seed, bad)
 
     def build(
         self,

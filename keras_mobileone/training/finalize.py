@@ -12,7 +12,7 @@ import keras
 from keras_mobileone.choices import INTEGER
 from keras_mobileone.data.image_config import image_config, set_image_config
 from keras_mobileone.data.imagenet import labels_of
-from keras_mobileone.data.pipeline import BadImages, sample_crops
+from keras_mobileone.data.pipeline import BadImages
 from keras_mobileone.data.sources import Source
 from keras_mobileone.export.tflite import export_tflite
 from keras_mobileone.files import atomic_write
@@ -22,6 +22,7 @@ from keras_mobileone.quantization.calibration import CALIBRATION_IMAGES
 from keras_mobileone.reports import Report
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.recipe import Recipe
+from keras_mobileone.training.task import Task
 from keras_mobileone.training.trainer import Trainer
 
 TRAINED = "model.keras"
@@ -98,20 +99,18 @@ def export_files(
     precisions: Sequence[str],
     directory: Path,
     bad: BadImages,
+    task: Task,
 ) -> dict[str, str]:
-    """Writes TFLite files of the fused model. Training images calibrate int8."""
+    """Writes TFLite files of the fused model. Training images calibrate int8.
+
+    Returns:
+        The names of the files by precision.
+    """
     files = {}
     for precision in precisions:
         path = directory / f"model_{precision}.tflite"
         calibration = (
-            sample_crops(
-                source,
-                CALIBRATION_IMAGES,
-                recipe.image_size,
-                recipe.variant.crop_fraction,
-                recipe.seed,
-                bad,
-            )
+            task.calibration_images(source, recipe, CALIBRATION_IMAGES, bad)
             if precision in INTEGER
             else None
         )

@@ -20,6 +20,7 @@ from keras_mobileone.data.pipeline import (
     Augmentation,
     BadImages,
     evaluation_batches,
+    sample_crops,
     training_batches,
 )
 from keras_mobileone.data.sources import Source, describe, open_source
@@ -65,6 +66,12 @@ class Task(ABC):
     @abstractmethod
     def evaluation_batches(self, source: Any, recipe: Recipe, batch_size: int, **share: Any) -> Any:
         """Returns the dataset of (images, targets, weights) of all images."""
+
+    @abstractmethod
+    def calibration_images(
+        self, source: Any, recipe: Recipe, count: int, bad: BadImages
+    ) -> np.ndarray:
+        """Returns training images as the finished model takes them, uint8, for int8."""
 
     # Network.
 
@@ -183,6 +190,12 @@ class Classification(Task):
     ) -> Any:
         fraction = recipe.variant.crop_fraction
         return evaluation_batches(source, recipe.image_size, fraction, batch_size, **share)
+
+    def calibration_images(
+        self, source: Source, recipe: Recipe, count: int, bad: BadImages
+    ) -> np.ndarray:
+        fraction = recipe.variant.crop_fraction
+        return sample_crops(source, count, recipe.image_size, fraction, recipe.seed, bad)
 
     def build(
         self,

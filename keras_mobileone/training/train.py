@@ -88,7 +88,8 @@ def train(
             written after each epoch.
         tensorboard: Whether to write TensorBoard logs too, which needs the package tensorboard. For
             segmentation and detection they hold pictures of predictions.
-        exports: Precisions of the TFLite files of a classifier to write; see `export_tflite`.
+        exports: Precisions of the TFLite files to write; see `export_tflite`. Training images
+            calibrate the integer ones.
         labels: File of class names, or the names, of masks or boxes. By default, those of the data.
         data_format: Format of the masks or boxes. By default, it is recognized.
         log: Function called with a line about the training images and one about the validation
@@ -117,7 +118,7 @@ def train(
     devices = devices or Devices()
     devices.share(recipe.batch_size)
     task = make_task(recipe, labels, data_format, skip_bad)
-    check_task(task, exports, data_service)
+    check_task(task, data_service)
     source = task.open(data, "train")
     if source is None:
         raise InputValueError(
@@ -196,7 +197,7 @@ def train(
     # The report is written before the exports. If an export fails, the report exists, and `resume`
     # repeats only the exports.
     report.save(directory / REPORT)
-    files = export_files(models[DEPLOY], recipe, source, exports, directory, bad)
+    files = export_files(models[DEPLOY], recipe, source, exports, directory, bad, task)
     report = dataclasses.replace(report, exports=files, skipped=[*sorted(bad.names), *problems])
     report.save(directory / REPORT)
     return report
@@ -391,16 +392,13 @@ def make_trainer(
     return trainer
 
 
-def check_task(task: Task, exports: Sequence[str], data_service: str | None) -> None:
-    """Raises ValueError if options are given that only the training of classifiers has."""
-    if task.name == CLASSIFY:
-        return
-    for option, value in (("exports", list(exports)), ("data_service", data_service)):
-        if value:
-            raise InputValueError(
-                f"`{option}` is for classifiers. Received: {option}={value!r} with a recipe for "
-                f"the task {task.name!r}. Leave it out."
-            )
+def check_task(task: Task, data_service: str | None) -> None:
+    """Raises ValueError if a data service is given, which only classifiers can use."""
+    if task.name != CLASSIFY and data_service:
+        raise InputValueError(
+            f"`data_service` is for classifiers. Received: data_service={data_service!r} with a "
+            f"recipe for the task {task.name!r}. Leave it out."
+        )
 
 
 def check_teacher(recipe: Recipe, teacher: Any, classes: int, task: Task | None = None) -> None:

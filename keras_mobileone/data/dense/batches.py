@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from keras_mobileone.data.decoding import decode
 from keras_mobileone.data.dense.augmentation import DenseAugmentation, moved
 from keras_mobileone.data.dense.description import SEGMENT
@@ -12,6 +14,7 @@ from keras_mobileone.data.pipeline import (
     BadImages,
     attempted,
     padded_batches,
+    sample_images,
     shuffled_batches,
 )
 
@@ -89,11 +92,46 @@ def evaluation_batches(
     def load(element: Any) -> Any:
         image, whole = _decoded(element, bad)
         move = whole_image(image, size)
-        pixels = tf.cast(tf.round(move_image(image, move)), tf.uint8)
-        return pixels, _targets(moved(element, move), source), whole
+        return _stretched(image, move), _targets(moved(element, move), source), whole
 
     blank = (tf.zeros((*size, 3), tf.uint8), _no_targets(source, size))
     return padded_batches(source, load, batch_size, blank, bad, worker, workers, replicas)
+
+
+def sample_stretched(
+    source: DenseSource,
+    count: int,
+    size: tuple[int, int],
+    seed: int,
+    bad: BadImages | None = None,
+) -> np.ndarray:
+    """Returns images drawn at random from a source, stretched as `evaluation_batches` does.
+
+    Args:
+        source: Source of the images.
+        count: Number of images to draw. If there are fewer, all are used.
+        size: (height, width) in pixels.
+        seed: Seed that determines which images are drawn.
+        bad: What to do about broken files. Skipped images are replaced by others.
+
+    Returns:
+        uint8 array of shape (count, height, width, 3).
+
+    Raises:
+        ValueError: As `keras_mobileone.data.pipeline.sample_crops`.
+    """
+
+    def prepare(encoded: Any) -> Any:
+        image = decode(encoded)
+        return _stretched(image, whole_image(image, size))
+
+    return sample_images(source, count, seed, prepare, bad)
+
+
+def _stretched(image: Any, move: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.cast(tf.round(move_image(image, move)), tf.uint8)
 
 
 def _decoded(element: Any, bad: BadImages) -> Any:
