@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from drawing import BLUE, GREEN, GREY, clean, figure
 from PIL import Image
 
 import keras_mobileone as km
-from keras_mobileone.data.dense.description import SEGMENT, DenseData
+from keras_mobileone.data.dense.description import DETECT, SEGMENT, DenseData
 from keras_mobileone.data.dense.drawing import draw_boxes, draw_mask
 from keras_mobileone.data.dense.formats import open_dense
 from keras_mobileone.data.images import load_image, spread
@@ -30,12 +29,15 @@ from keras_mobileone.deployment.report import markdown_table
 from keras_mobileone.evaluation.dense_pictures import shown
 from keras_mobileone.files import atomic_write
 from keras_mobileone.models.tasks import task_config
+from keras_mobileone.weights.loading import load_keras
 
 RESULTS = Path(__file__).parent / "results"
 CALIBRATION_IMAGES = 100
 PICTURES = 3
 PICTURE_WIDTH = 1200  # of label and prediction side by side
-METRICS = {SEGMENT: "miou", "detect": "map50"}
+METRICS = {SEGMENT: "miou", DETECT: "map50"}
+# Stored trainings by task.
+STORED: dict[str, tuple[str, ...]] = {SEGMENT: (), DETECT: ("bccd",)}
 
 
 def main() -> None:
@@ -44,13 +46,14 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="directory of the training")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--labels", type=Path, help="file of class names, as for the training")
+    parser.add_argument("--note", default="", help="what else the page says of the training")
     arguments = parser.parse_args()
 
     results = RESULTS / arguments.name
     results.mkdir(parents=True, exist_ok=True)
     for name in ("recipe.json", "log.csv"):
         shutil.copyfile(arguments.run / name, results / name)
-    model = keras.models.load_model(arguments.run / "deploy.keras")
+    model = load_keras(arguments.run / "deploy.keras")
     task = task_config(model).task
     train, val = (
         open_dense(arguments.data, task, split, labels=arguments.labels, skip_bad=True)
@@ -70,6 +73,7 @@ def main() -> None:
     run["skipped"] = [line.replace(f"{arguments.data}/", "") for line in run["skipped"]]
     result = {
         "run": run,
+        "note": arguments.note,
         "int8": {"bytes": exported.bytes, "calibration_images": len(images)},
         "evaluation": {name: scores(value) for name, value in found.items()},
     }
@@ -152,6 +156,8 @@ def markdown(name: str, results: str) -> str:
         f"{r['int8']['calibration_images']} training images, {r['int8']['bytes'] / 1e6:.2f} MB. "
         f"[Recipe]({results}/recipe.json), [log]({results}/log.csv)."
     )
+    if r["note"]:
+        text += f" {r['note']}"
     pictures = [f"![Labels on the left, int8 on the right]({results}/picture{i}.jpg)" for i in "01"]
     curve = f"![{METRICS[recipe['task']]} over the epochs]({results}/curve.png)"
     header = ["", *found]
@@ -161,18 +167,16 @@ def markdown(name: str, results: str) -> str:
 def short() -> str:
     """Returns a table of the stored trainings: the metric of the Keras model and of int8."""
     rows = []
-    for title, name, metric in (
-        ("segmentation, CamVid", "camvid", "mean IoU"),
-        ("detection, BCCD", "bccd", "mAP, IoU 0.5"),
-    ):
+    for name in (name for names in STORED.values() for name in names):
         r = json.loads((RESULTS / name / "results.json").read_text(encoding="utf-8"))
-        cells = [
-            percent(one["miou"] if "miou" in one else one["scores"]["map50"])
-            for one in r["evaluation"].values()
-        ]
+        found = r["evaluation"].values()
+        if r["run"]["recipe"]["task"] == SEGMENT:
+            title, values = "segmentation, mean IoU", [one["miou"] for one in found]
+        else:
+            title, values = "detection, mAP at IoU 0.5", [one["scores"]["map50"] for one in found]
         hours = f"{r['run']['seconds'] / 3600:.1f} h"
-        rows.append([title, metric, *cells, hours])
-    return markdown_table(["MobileOne-S0", "validation", "float32", "int8", "training"], rows)
+        rows.append([title, name, *map(percent, values), hours])
+    return markdown_table(["MobileOne-S0", "data", "float32", "int8", "training"], rows)
 
 
 def segment_rows(found: dict) -> list[list[str]]:

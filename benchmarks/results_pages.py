@@ -18,6 +18,7 @@ import conclusions
 import corruptions
 import dense_pages
 import dense_peers
+import dense_training
 import fused
 import peers
 import runtimes
@@ -308,6 +309,11 @@ def imagenette(document: Path) -> str:
     return f"{text}\n\n![Accuracy over the epochs]({picture})"
 
 
+def dense_run(name: str, document: Path) -> str:
+    """Returns what a training of a segmentation model or detector reached."""
+    return dense_training.markdown(name, address(dense_training.RESULTS / name, document))
+
+
 def branches() -> str:
     """Returns a comparison of one branch with four, over the seeds."""
     r = json.loads(BRANCHES.read_text(encoding="utf-8"))
@@ -411,7 +417,7 @@ def fused_sentence(result: dict, picture: str) -> str:
 
 
 SECTIONS = {
-    README: {"family": family, "demo": short_demo},
+    README: {"family": family, "demo": short_demo, "dense": dense_training.short},
     RESULTS_PAGE: {
         "demo": partial(demo, RESULTS_PAGE),
         "normalization": normalization,
@@ -433,6 +439,7 @@ SECTIONS = {
             "latency": partial(machines, "dense_peers", partial(dense_pages.latency, task), page),
             "paper": partial(dense_pages.paper_table, task),
         }
+        | {name: partial(dense_run, name, page) for name in dense_training.STORED[task]}
         for task, page in DENSE_PAGES.items()
     },
     LATENCY_PAGE: {
