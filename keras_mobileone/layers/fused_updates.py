@@ -30,14 +30,14 @@ def move_average(average: Tensor, value: Tensor, decay: Tensor | float) -> None:
 
     tf.raw_ops.ResourceApplyGradientDescent(
         var=resource,
-        alpha=ops.cast(1 - decay, average.dtype),
+        alpha=ops.convert_to_tensor(1 - decay, average.dtype),
         delta=ops.subtract(average, value),
     )
 
 
 def moved(average: Tensor, value: Tensor, decay: Tensor | float) -> Tensor:
     """Returns the tensor that `move_average` assigns."""
-    return average - ops.cast(1 - decay, average.dtype) * (average - value)
+    return average - ops.convert_to_tensor(1 - decay, average.dtype) * (average - value)
 
 
 def resource_of(variable: Tensor) -> Tensor | None:
