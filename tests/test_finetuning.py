@@ -134,7 +134,7 @@ def test_finetune_learns_from_fused_weights(slice_of_imagenette, fused_weights, 
         slice_of_imagenette, tmp_path / "run", weights=fused_weights, recipe=recipe
     )
     assert report.classes == 10
-    assert report.top1["deploy.keras"] / report.validation_images > 0.7
+    assert report.top1["deploy.keras"] / report.validation_images > 0.65
     assert report.agreement >= report.validation_images - 1
 
 
