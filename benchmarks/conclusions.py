@@ -114,7 +114,7 @@ def _to_first(name: str, result: dict) -> float:
 
 
 def _peers(name: str, precision: str, other: str, other_precision: str, result: dict) -> float:
-    """Returns the latency of a network with one thread divided by that of another."""
+    """Returns the ratio of the latencies of two networks, each with one thread."""
     columns = peers.by_column(result["rows"])
     return ratio(columns[precision, 1][name], columns[other_precision, 1][other])
 

@@ -96,8 +96,8 @@ def sentence(result: dict, task: str) -> str:
         ]
         parts.append(f"{precision}: {', '.join(quotients)}")
     return (
-        f"{HEADS[task]} over MobileOne, with one thread of {result['conditions']['processor']}, "
-        f"takes so many times as long as over MobileNetV2: {'; '.join(parts)}."
+        f"Latency of {HEADS[task]} over MobileOne relative to MobileNetV2, with one thread of "
+        f"{result['conditions']['processor']}: {'; '.join(parts)}."
     )
 
 

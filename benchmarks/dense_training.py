@@ -36,8 +36,8 @@ CALIBRATION_IMAGES = 100
 PICTURES = 3
 PICTURE_WIDTH = 1200  # of label and prediction side by side
 METRICS = {SEGMENT: "miou", DETECT: "map50"}
-# Stored trainings by task.
-STORED: dict[str, tuple[str, ...]] = {SEGMENT: (), DETECT: ("bccd",)}
+# Names of the stored trainings and titles of their data, by task.
+STORED: dict[str, dict[str, str]] = {SEGMENT: {}, DETECT: {"bccd": "BCCD"}}
 
 
 def main() -> None:
@@ -167,7 +167,7 @@ def markdown(name: str, results: str) -> str:
 def short() -> str:
     """Returns a table of the stored trainings: the metric of the Keras model and of int8."""
     rows = []
-    for name in (name for names in STORED.values() for name in names):
+    for name, data in (pair for titles in STORED.values() for pair in titles.items()):
         r = json.loads((RESULTS / name / "results.json").read_text(encoding="utf-8"))
         found = r["evaluation"].values()
         if r["run"]["recipe"]["task"] == SEGMENT:
@@ -175,7 +175,7 @@ def short() -> str:
         else:
             title, values = "detection, mAP at IoU 0.5", [one["scores"]["map50"] for one in found]
         hours = f"{r['run']['seconds'] / 3600:.1f} h"
-        rows.append([title, name, *map(percent, values), hours])
+        rows.append([title, data, *map(percent, values), hours])
     return markdown_table(["MobileOne-S0", "data", "float32", "int8", "training"], rows)
 
 

@@ -81,7 +81,7 @@ def tf_keras_stays_keras_3():
     assert os.environ.get(qat_model.LEGACY_VARIABLE) == before
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def qat_packages():
     """Returns tensorflow-model-optimization and tf-keras, imported without side effects."""
     for name in ("tensorflow_model_optimization", "tf_keras"):
@@ -163,6 +163,24 @@ def noise():
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def enlarge_head():
+    """Returns a function that multiplies the kernels of a detector's predictions.
+
+    Those of random weights give all classes nearly the same score, and all boxes the same offsets.
+    """
+
+    def enlarge(model, **factors: float):
+        for layer in model.layers:
+            for prefix, factor in factors.items():
+                if layer.name.startswith(prefix) and isinstance(layer, keras.layers.Conv2D):
+                    kernel, bias = layer.get_weights()
+                    layer.set_weights([factor * kernel, bias])
+        return model
+
+    return enlarge
 
 
 @pytest.fixture(scope="session")

@@ -47,17 +47,12 @@ def segmenter(tiny, randomize) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def detector(tiny, randomize) -> keras.Model:
+def detector(tiny, randomize, enlarge_head) -> keras.Model:
     """Returns a fused detector of four classes, so that both outputs have one shape."""
     model = km.MobileOneSSDLite(
         tiny, 4, (*SIZE, 3), weights=None, extra_filters=(16,), scales=(0.2, 0.4, 0.6, 0.8)
     )
-    fused = km.fuse(randomize(model))
-    for layer in fused.layers:  # make some classes and boxes that differ
-        if layer.name.startswith(("classes", "boxes")) and isinstance(layer, keras.layers.Conv2D):
-            kernel, bias = layer.get_weights()
-            layer.set_weights([3 * kernel, bias])
-    return fused
+    return enlarge_head(km.fuse(randomize(model)), classes=3, boxes=3)
 
 
 def logits_of(model, image) -> np.ndarray:

@@ -50,16 +50,11 @@ def segmenter(tiny, randomize):
 
 
 @pytest.fixture(scope="module")
-def detector(tiny, randomize):
+def detector(tiny, randomize, enlarge_head):
     model = km.MobileOneSSDLite(
         tiny, 3, (*SIZE, 3), weights=None, extra_filters=(16, 8), scales=(0.2, 0.4, 0.6, 0.8, 1.0)
     )
-    fused = km.fuse(randomize(model))
-    for layer in fused.layers:  # make some classes and boxes that differ
-        if layer.name.startswith(("classes", "boxes")) and isinstance(layer, keras.layers.Conv2D):
-            kernel, bias = layer.get_weights()
-            layer.set_weights([kernel * (3 if layer.name.startswith("classes") else 2), bias])
-    return fused
+    return enlarge_head(km.fuse(randomize(model)), classes=3, boxes=2)
 
 
 def segment(model, image):

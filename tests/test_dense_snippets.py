@@ -33,16 +33,11 @@ def segmenter(tiny, randomize) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def detector(tiny, randomize) -> keras.Model:
+def detector(tiny, randomize, enlarge_head) -> keras.Model:
     model = km.MobileOneSSDLite(
         tiny, 3, (*SIZE, 3), weights=None, extra_filters=(16,), scales=(0.3, 0.5, 0.7, 0.9)
     )
-    fused = km.fuse(randomize(model))
-    for layer in fused.layers:  # scores above the threshold of the code
-        if layer.name.startswith("classes") and isinstance(layer, keras.layers.Conv2D):
-            kernel, bias = layer.get_weights()
-            layer.set_weights([2 * kernel, bias])
-    return fused
+    return enlarge_head(km.fuse(randomize(model)), classes=2)  # scores above the code's threshold
 
 
 def printed(code, photograph, directory) -> list[list[str]]:

@@ -1,6 +1,5 @@
 """Tests quantization-aware training: the tf-keras model, its training, its file, the command."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -23,16 +22,7 @@ from keras_mobileone.quantization import qat_model
 from keras_mobileone.quantization.qat import quantize_aware, tf_keras_to_keras
 from keras_mobileone.quantization.trace import trace
 
-# importorskip is not used because importing tensorflow-model-optimization has side effects, which
-# are tested below.
-MISSING = [
-    name
-    for name in ("tensorflow_model_optimization", "tf_keras")
-    if importlib.util.find_spec(name) is None
-]
-needs_extra = pytest.mark.skipif(
-    bool(MISSING), reason=f"needs {', '.join(MISSING)}: pip install keras-mobileone[qat]"
-)
+needs_extra = pytest.mark.usefixtures("qat_packages")
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def renamed(result: Benchmark, files: Mapping[str, Path], directory: str = "") -
         directory: Directory of the files on the device, if the result names it.
     """
     prefix = f"{directory}/" if directory else ""
-    # A name is not a part of another one that is longer.
+    # A name must not match within a longer name.
     words = {
         re.compile(rf"(?<![\w./-]){re.escape(prefix + name)}(?![\w-])"): path
         for name, path in files.items()

@@ -36,7 +36,7 @@ from keras_mobileone.export.coreml_package import (
 )
 from keras_mobileone.export.network import require_tensorflow
 from keras_mobileone.export.report import ExportReport
-from keras_mobileone.export.tasks import require_detector, task_of
+from keras_mobileone.export.tasks import require_detector, task_name
 from keras_mobileone.files import staged_path
 from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.models.attachment import copy_attachment
@@ -209,7 +209,7 @@ def export_coreml(
         expected=_expected(functional, config, classes),
         operators=counts,
         deploy=model_complexity(deploy),
-        task=task_of(functional),
+        task=task_name(functional),
     )
 
 

@@ -35,7 +35,7 @@ from keras_mobileone.export.formats import (
     require_precision,
 )
 from keras_mobileone.export.report import ExportReport
-from keras_mobileone.export.tasks import task_of
+from keras_mobileone.export.tasks import task_name
 from keras_mobileone.files import staged_path
 from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
@@ -167,7 +167,7 @@ def export_network(
         train=model_complexity(network.source) if has_blocks(network.source) else None,
         deploy=model_complexity(network.fused),
         about=about,
-        task=task_of(model),
+        task=task_name(model),
     )
 
 

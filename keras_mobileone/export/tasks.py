@@ -63,7 +63,7 @@ def require_detector(model: keras.Model) -> None:
         )
 
 
-def task_of(model: keras.Model) -> str | None:
+def task_name(model: keras.Model) -> str | None:
     """Returns "segment" or "detect", or None for a model without a configuration of a task."""
     task = task_config(model)
     return None if task is None else task.task

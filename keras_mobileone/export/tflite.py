@@ -34,7 +34,7 @@ from keras_mobileone.export.checking import (
 )
 from keras_mobileone.export.network import require_tensorflow
 from keras_mobileone.export.report import ExportReport
-from keras_mobileone.export.tasks import FileForm, task_of
+from keras_mobileone.export.tasks import FileForm, task_name
 from keras_mobileone.files import atomic_write, require_writable
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import convert
@@ -173,7 +173,7 @@ def export_tflite(
         train=model_complexity(functional) if unfused else None,
         deploy=model_complexity(deploy),
         quantization=quantization,
-        task=task_of(functional),
+        task=task_name(functional),
     )
 
 

@@ -107,6 +107,8 @@ class Trainer(keras.Model):
         losses = self.image_losses(x, y, y_pred, training)
         if not len(losses.shape):
             # A mean over what the batch of this replica contains, such as its objects.
+            if replicas() == 1:
+                return losses
             weight = self.task.loss_weight(y, sample_weight)
             return losses * weight / ops.maximum(sum_over_replicas(weight), 1)
         if sample_weight is not None:
@@ -218,9 +220,7 @@ def replicas() -> int:
 
 
 def sum_over_replicas(value: Any) -> Any:
-    """Returns the sum of a tensor over all replicas, within a step."""
-    if replicas() == 1:
-        return value
+    """Returns the sum of a tensor over all replicas of `tf.distribute`, within a step."""
     import tensorflow as tf
 
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)

@@ -37,7 +37,7 @@ class TopClassesTest {
     }
 
     @Test
-    fun `labels of another number of classes are not used`() {
+    fun `labels are ignored if there are not as many as classes`() {
         assertEquals(listOf("1", "0"), topClasses(floatArrayOf(1f, 5f), labels).map { it.label })
         assertEquals(listOf("1", "0"), topClasses(floatArrayOf(1f, 5f), null).map { it.label })
     }
