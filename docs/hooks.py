@@ -12,6 +12,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PICTURES = (".png", ".jpg")
 REPOSITORY = "https://github.com/keras-mobileone/keras-mobileone/blob/main"
 # The address of a relative link: behind "](", without a scheme.
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
@@ -20,7 +21,7 @@ INCLUDED = re.compile(r'--8<-- "([^"]+)"')
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pictures of the stored results, which lie outside of docs/."""
-    for path in sorted([*RESULTS.rglob("*.png"), *RESULTS.rglob("*.jpg")]):
+    for path in sorted(path for path in RESULTS.rglob("*") if path.suffix in PICTURES):
         source = f"results/{path.relative_to(RESULTS).as_posix()}"
         files.append(File.generated(config, source, abs_src_path=str(path)))
     return files
@@ -38,7 +39,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = Path(os.path.normpath(folder / match[1]))
         if target.is_relative_to(ROOT / "docs"):
             return match[1]
-        if target.is_relative_to(RESULTS):
+        if target.is_relative_to(RESULTS) and target.suffix in PICTURES:
             inside = ROOT / "docs" / "results" / target.relative_to(RESULTS)
             return Path(os.path.relpath(inside, folder)).as_posix()
         return f"{REPOSITORY}/{target.relative_to(ROOT).as_posix()}"
