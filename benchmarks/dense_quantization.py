@@ -1,16 +1,14 @@
-"""Measures what int8 costs segmentation and detection, with random heads or a trained model.
+"""Measures what int8 costs segmentation and detection with random heads.
 
     python benchmarks/dense_quantization.py --segment DIR --detect DIR
-    python benchmarks/dense_quantization.py --model M.keras --data DIR --output FILE.json
 
-Without --model, S0 has the authors' weights, the heads are random, and the outputs of int8 files
-are compared with those of the float file. With --model, mIoU or mAP of a trained model is measured
-in float and in int8. Calibration takes images of the split "train"; those of "val" are measured.
+S0 has the authors' weights, and the outputs of int8 files are compared with those of the float
+file. Calibration takes images of the split "train"; those of "val" are measured. `dense_training`
+measures what int8 costs a trained model.
 """
 
 import argparse
 import json
-import tempfile
 import warnings
 from functools import partial
 from importlib.metadata import version
@@ -29,10 +27,8 @@ from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.models.graph import output_names
-from keras_mobileone.models.tasks import task_config
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.ptq import quantize_images
-from keras_mobileone.weights.loading import load_keras
 
 RESULT = Path(__file__).parent / "results" / "dense_quantization.json"
 SIZE = 256  # of the segmentation models, in pixels
@@ -93,34 +89,6 @@ def untrained(data: dict[str, Path], counts: tuple[int, int]) -> list[dict]:
     return rows
 
 
-def trained(path: Path, data: Path, calibration: int, limit: int | None) -> list[dict]:
-    """Returns mIoU or mAP of a trained model in float and in int8."""
-    model = load_keras(path)
-    config = task_config(model)
-    if config is None:
-        raise SystemExit(f"Expected a segmentation model or detector. Received: {path}.")
-    images = paths_of(data, config.task, "train", calibration)
-    rows = []
-    with tempfile.TemporaryDirectory() as directory:
-        sources = {"float32": path}
-        for label, plain in ((PLAIN, True), (OURS, False)):
-            sources[label] = Path(directory) / f"{'plain' if plain else 'ours'}.tflite"
-            keras_mobileone.export_tflite(
-                model, sources[label], "int8", images, plain=plain, verify=False
-            )
-        for label, source in sources.items():
-            settings = {"skip_bad": True, "limit": limit}
-            if config.task == "segment":
-                result = keras_mobileone.evaluate_segmentation(source, data, **settings)
-                scores = {"mIoU": result.miou, "pixel accuracy": result.pixel_accuracy}
-            else:
-                result = keras_mobileone.evaluate_detection(source, data, **settings)
-                scores = {"mAP": result.scores.map, "mAP50": result.scores.map50}
-            rows.append({"network": label, "images": result.images, **scores})
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
-
-
 def markdown(result: dict) -> str:
     """Returns the comparison with random heads as Markdown."""
     rows = [
@@ -143,30 +111,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--segment", type=Path, help="data set with masks, such as CamVid")
     parser.add_argument("--detect", type=Path, help="data set with boxes, such as BCCD")
-    parser.add_argument("--model", type=Path, help="trained, fused model; needs --data")
-    parser.add_argument("--data", type=Path, help="data set of --model")
     parser.add_argument("--calibration", type=int, default=32, help="images to calibrate on")
-    parser.add_argument("--limit", type=int, help="images to measure; default 16, or all of --data")
-    parser.add_argument("--output", type=Path, help=f"default {RESULT.name} without --model")
+    parser.add_argument("--limit", type=int, default=16, help="images to measure")
+    parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    if (arguments.model is None) != (arguments.data is None) or (
-        arguments.model is None and not (arguments.segment or arguments.detect)
-    ):
-        parser.error("Expected --segment, --detect or both, or --model with --data.")
-    if arguments.model is not None and arguments.output is None:
-        parser.error("--model needs --output, the file for the result of this model.")
-    conditions = {name: version(name) for name in ("ai-edge-litert", "tensorflow", "keras")}
+    data = {"segment": arguments.segment, "detect": arguments.detect}
+    if not any(data.values()):
+        parser.error("Expected --segment, --detect or both.")
+    conditions: dict = {name: version(name) for name in ("ai-edge-litert", "tensorflow", "keras")}
     conditions["calibration_images"] = arguments.calibration
+    conditions["measured_images"] = arguments.limit
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `quantize` warns about noisy layers of random heads
-        if arguments.model is None:
-            measured = conditions["measured_images"] = arguments.limit or 16
-            data = {"segment": arguments.segment, "detect": arguments.detect}
-            rows = untrained(data, (arguments.calibration, measured))
-        else:
-            rows = trained(arguments.model, arguments.data, arguments.calibration, arguments.limit)
-            conditions["model"] = arguments.model.name
-    with atomic_write(arguments.output or RESULT) as temporary:
+        rows = untrained(data, (arguments.calibration, arguments.limit))
+    with atomic_write(arguments.output) as temporary:
         result = {"conditions": conditions, "rows": rows}
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -35,6 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 CALIBRATION_IMAGES = 100
 PICTURES = 3
 PICTURE_WIDTH = 1200  # of label and prediction side by side
+PLAIN = "the converter's int8"
 METRICS = {SEGMENT: "miou", DETECT: "map50"}
 # Names of the stored trainings and titles of their data, by task.
 STORED: dict[str, dict[str, str]] = {SEGMENT: {}, DETECT: {"bccd": "BCCD"}}
@@ -60,11 +61,13 @@ def main() -> None:
         for split in ("train", "val")
     )
     with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "int8.tflite"
+        file, plain = (Path(directory) / f"{name}.tflite" for name in ("int8", "plain"))
         images = [image.path for image in spread(train.images, CALIBRATION_IMAGES)]
         exported = km.export_tflite(model, file, "int8", images, labels=val.classes)
+        km.export_tflite(model, plain, "int8", images, labels=val.classes, plain=True)
         evaluate = km.evaluate_segmentation if task == SEGMENT else km.evaluate_detection
-        found = {"float32": evaluate(model, val), "int8": evaluate(file, val)}
+        sources = {"float32": model, "int8": file, PLAIN: plain}
+        found = {name: evaluate(source, val) for name, source in sources.items()}
         pictures = compared(file, val)
     for number, picture in enumerate(pictures):
         picture.save(results / f"picture{number}.jpg", quality=88)
@@ -169,7 +172,7 @@ def short() -> str:
     rows = []
     for name, data in (pair for titles in STORED.values() for pair in titles.items()):
         r = json.loads((RESULTS / name / "results.json").read_text(encoding="utf-8"))
-        found = r["evaluation"].values()
+        found = [r["evaluation"][precision] for precision in ("float32", "int8")]
         if r["run"]["recipe"]["task"] == SEGMENT:
             title, values = "segmentation, mean IoU", [one["miou"] for one in found]
         else:
