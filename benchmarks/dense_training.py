@@ -38,7 +38,7 @@ PICTURE_WIDTH = 1200  # of label and prediction side by side
 PLAIN = "the converter's int8"
 METRICS = {SEGMENT: "miou", DETECT: "map50"}
 # Names of the stored trainings and titles of their data, by task.
-STORED: dict[str, dict[str, str]] = {SEGMENT: {}, DETECT: {"bccd": "BCCD"}}
+STORED: dict[str, dict[str, str]] = {SEGMENT: {"camvid": "CamVid"}, DETECT: {"bccd": "BCCD"}}
 
 
 def main() -> None:
