@@ -147,6 +147,23 @@ def better_choices(result: dict) -> str:
     return " ".join(sentences)
 
 
+def better_than_both(result: dict) -> str:
+    """Returns a sentence on the networks that beat an S0 … S4 in float32 and in int8."""
+    columns = by_column(result["rows"])
+    floats, integers = (overtaken(columns[precision, 1].values()) for precision in COMPARED)
+    pairs, unbeaten = [], []
+    for own in (f"{FAMILY}S{i}" for i in range(5)):
+        names = [name for name in floats.get(own, ()) if name in integers.get(own, ())]
+        if names:
+            pairs.append(f"{names[0]} than {own.removeprefix(FAMILY)}")
+        else:
+            unbeaten.append(own.removeprefix(FAMILY))
+    if not pairs:
+        return "No other network there is both faster and more accurate than one of S0 … S4."
+    text = f"In float32 and int8, both faster and more accurate are there {', '.join(pairs)}"
+    return f"{text}; no network than {', '.join(unbeaten)}." if unbeaten else f"{text}."
+
+
 def markdown(result: dict, picture: str) -> str:
     """Returns the study as Markdown."""
     text = (

@@ -52,6 +52,7 @@ IOS_PAGE = DOCS / "guides" / "ios.md"
 BROWSER_PAGE = DOCS / "browser.md"
 # A package index shows README.md without the repository around it.
 RAW = "https://raw.githubusercontent.com/keras-mobileone/keras-mobileone/main"
+PAGES = "https://github.com/keras-mobileone/keras-mobileone/blob/main/docs"
 QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
 QAT = ROOT / "benchmarks" / "results" / "qat.json"
 IMAGENETTE = ROOT / "benchmarks" / "results" / "imagenette"
@@ -411,13 +412,33 @@ def machines(name: str, markdown, document: Path, results: Path = study.RESULTS)
     return "\n\n".join(parts) or "Not measured yet. `make benchmark` measures it."
 
 
+def front_figure() -> str:
+    """Returns the figure of a machine with integer dot products, and what it shows."""
+    for path, result in study.stored("peers"):
+        if "vnni" in result["conditions"]["processor"]:
+            picture = address(path.with_suffix(".png"), README)
+            page = f"{PAGES}/benchmarks/index.md#beside-other-networks"
+            return (
+                "![Published ImageNet accuracy against latency on a CPU, for MobileOne and other "
+                f"networks]({picture})\n\n*Top-1 accuracy as published; latency measured with "
+                f"LiteRT on one thread of a server CPU ([conditions]({page})). "
+                f"{peers.better_than_both(result)}*"
+            )
+    return ""
+
+
 def fused_sentence(result: dict, picture: str) -> str:
     """Returns a sentence on what fusing saves."""
     return fused.sentence(result)
 
 
 SECTIONS = {
-    README: {"family": family, "demo": short_demo, "dense": dense_training.short},
+    README: {
+        "figure": front_figure,
+        "family": family,
+        "demo": short_demo,
+        "dense": dense_training.short,
+    },
     RESULTS_PAGE: {
         "demo": partial(demo, RESULTS_PAGE),
         "normalization": normalization,
