@@ -1,9 +1,11 @@
 """Measures the gain and the cost of each step of the int8 quantization.
 
-    python benchmarks/quantization.py --images DIR --output benchmarks/results/quantization.json
+    python benchmarks/quantization.py --images DIR --second DIR \\
+        --output benchmarks/results/quantization.json
 
 S0 has the authors' weights, loaded with `weights="imagenet"`. DIR contains class folders named by
-WordNet id. 100 of its images are for calibration, and the others are measured. S1 … S4 have
+WordNet id. 100 of its images are for calibration, and the others are measured, and so are images of
+the second directory, such as Imagenette's. S1 … S4 have
 generated parameters (see `generated`), smaller images and random input. Each configuration runs in
 a separate process, so that its peak memory can be measured. All files of a variant are timed side
 by side. A comparison of S0's layers is written to `quantization_layers.json` and `.png` next to the
@@ -16,6 +18,7 @@ import multiprocessing
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ from keras_mobileone.quantization.layerwise_correction import Steps
 from keras_mobileone.quantization.scaling_groups import find_scaling_groups
 from keras_mobileone.quantization.trace import trace
 
-CALIBRATION_IMAGES = 100
+CALIBRATION_IMAGES, SECOND_IMAGES = 100, 500
 GENERATED_SIZE, GENERATED_CALIBRATION, GENERATED_MEASURED = 128, 16, 32
 CHANNEL_SPREAD = 1.5  # standard deviation of the log of the generated channel ranges
 QUANTIZE_STEPS = {
@@ -53,12 +56,14 @@ def real(directory: Path) -> Any:
     calibration = spread(paths, CALIBRATION_IMAGES)
     others = sorted(set(paths) - set(calibration))
 
-    def load(chosen: Any) -> Any:
-        crops = load_crops(chosen, (224, 224), keras_mobileone.VARIANTS["s0"].crop_fraction)
-        return keras_mobileone.preprocess_input(np.stack(list(crops)))
-
     model = keras_mobileone.MobileOneS0(classifier_activation=None, deploy=True)
     return model, load(calibration), load(others), image_labels(others)
+
+
+def load(paths: Sequence[Path]) -> np.ndarray:
+    """Returns images as S0 takes them."""
+    crops = load_crops(paths, (224, 224), keras_mobileone.VARIANTS["s0"].crop_fraction)
+    return keras_mobileone.preprocess_input(np.stack(list(crops)))
 
 
 def generated(name: str) -> Any:
@@ -88,7 +93,7 @@ def generated(name: str) -> Any:
 
 def measure(job: tuple) -> dict:
     """Writes the file of one configuration and returns its row of the table."""
-    name, configuration, directory, target = job
+    name, configuration, directory, second, target = job
     model, calibration, others, labels = real(directory) if directory else generated(name)
     start, change = time.perf_counter(), None
     if configuration == "plain int8":
@@ -104,18 +109,26 @@ def measure(job: tuple) -> dict:
     seconds = time.perf_counter() - start
     target.write_bytes(content)
     memory = peak_gibibytes()
-    runner = LiteRTRunner(content)
-    outputs = np.concatenate([next(iter(runner(image[None]).values())) for image in others])
-    comparison = compare_outputs(model.predict(others, verbose=0), outputs, labels)
-    return {
+    row = {
         "variant": name,
         "configuration": configuration,
         "calibration_images": len(calibration),
         "float_change": change,
         "seconds": round(seconds, 1),
         "peak_gib": memory and round(memory, 2),
-        **comparison.to_dict(),
+        **compared(model, content, others, labels),
     }
+    if second:
+        paths = spread(list_images(second), SECOND_IMAGES)
+        row["second"] = compared(model, content, load(paths), image_labels(paths))
+    return row
+
+
+def compared(model: keras.Model, content: bytes, images: np.ndarray, labels: Any) -> dict:
+    """Returns how well the outputs of a file agree with those of the model."""
+    runner = LiteRTRunner(content)
+    outputs = np.concatenate([next(iter(runner(image[None]).values())) for image in images])
+    return compare_outputs(model.predict(images, verbose=0), outputs, labels).to_dict()
 
 
 def layers(directory: Path, target: Path) -> None:
@@ -130,6 +143,7 @@ def main() -> None:
     """Runs the configurations, times the files and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--second", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--variants", nargs="+", default=list(keras_mobileone.VARIANTS))
     arguments = parser.parse_args()
@@ -141,9 +155,9 @@ def main() -> None:
             files = [Path(directory) / f"{name}_{i}.tflite" for i in range(len(configurations))]
             first = len(rows)
             for configuration, file in zip(configurations, files, strict=True):
-                source = arguments.images if name == "s0" else None
+                sources = (arguments.images, arguments.second) if name == "s0" else (None, None)
                 with spawn.Pool(1) as pool:
-                    rows += pool.map(measure, [(name, configuration, source, file)])
+                    rows += pool.map(measure, [(name, configuration, *sources, file)])
                 print(json.dumps(rows[-1]), flush=True)
             timing = benchmark(files, runs=50 if name == "s0" else 20)
             for row, latency in zip(rows[first:], timing.latencies, strict=True):

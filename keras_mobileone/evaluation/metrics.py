@@ -3,15 +3,22 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+VALUES_AT_ONCE = 2**22  # in float64, by `sqnr`
+
 
 def sqnr(reference: ArrayLike, candidate: ArrayLike) -> float:
     """Computes the signal-to-quantization-noise ratio in dB.
 
     It is 10·log10(Σ reference² / Σ (reference − candidate)²).
     """
-    reference, candidate = np.asarray(reference), np.asarray(candidate)
-    signal = float(np.square(reference, dtype=np.float64).sum())
-    noise = float(np.square(reference - candidate, dtype=np.float64).sum())
+    reference, candidate = np.atleast_1d(reference), np.atleast_1d(candidate)
+    signal = noise = 0.0
+    rows = max(1, VALUES_AT_ONCE // max(1, reference[:1].size))
+    for start in range(0, len(reference), rows):
+        part = reference[start : start + rows]
+        error = part - candidate[start : start + rows]
+        signal += float(np.square(part, dtype=np.float64).sum())
+        noise += float(np.square(error, dtype=np.float64).sum())
     return float(10 * np.log10(signal / noise)) if noise and signal else float("inf")
 
 

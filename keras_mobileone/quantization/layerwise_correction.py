@@ -8,6 +8,7 @@ corrected after all layers before it, so that errors do not accumulate.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -122,8 +123,9 @@ def calibrate(
             reals[outputs[0]], simulated[outputs[0]] = pair
         else:
             reals.update(zip(outputs, simulator.run(position, reals), strict=True))
-            values = simulator.run(position, simulated)
-            simulated.update((t, graph.on_grid(t, v)) for t, v in zip(outputs, values, strict=True))
+            for tensor, value in zip(outputs, simulator.run(position, simulated), strict=True):
+                on_grid = partial(graph.on_grid, tensor)
+                simulated[tensor] = simulator.by_parts(on_grid, value)
         for tensor in outputs:
             if graph.is_integer(tensor) and kind not in UNREPORTED:
                 reports.append(_report(graph, tensor, kind, reals[tensor], simulated[tensor]))
@@ -147,14 +149,14 @@ def _linear(
     Returns:
         The float output and the simulated output of the layer.
     """
-    import tensorflow as tf
-
     kind, operator = graph.operators[position]
     kernel, bias = weights
     source, kernel_index = (int(operator.inputs[i]) for i in LINEAR[kind][:2])
     output = int(operator.outputs[0])
     wanted = simulator.linear(position, reals[source], kernel, bias, activated=False)
-    activated = simulator.activate(position, wanted)
+    mean = wanted.mean(axis=tuple(range(wanted.ndim - 1)), dtype=np.float64)
+    activated = simulator.by_parts(partial(simulator.activate, position), wanted)
+    del wanted
     if not graph.is_integer(output):
         return activated, simulator.linear(position, simulated[source], kernel, bias)
     input_scale, _ = graph.scale_and_zero_point(source)
@@ -173,14 +175,17 @@ def _linear(
     bias_index = bias_of(kind, operator)
     if bias_index is not None:
         if steps.biases:
-            axes = list(range(got.shape.rank - 1))
-            bias = (tf.reduce_mean(wanted, axes) - tf.reduce_mean(got, axes)).numpy()
+            bias = mean - got.mean(axis=tuple(range(got.ndim - 1)), dtype=np.float64)
         bias_scale = input_scale * scale
         bias_codes = np.rint(bias / bias_scale)
         got += (bias_codes * bias_scale).astype(np.float32)
         graph.write(bias_index, bias_codes.astype(np.int32), bias_scale, 0)
     graph.write(kernel_index, codes.astype(np.int8), scale, axis)
-    return activated, graph.on_grid(output, simulator.activate(position, got))
+
+    def stored_values(part: Tensor) -> Tensor:
+        return graph.on_grid(output, simulator.activate(position, part))
+
+    return activated, simulator.by_parts(stored_values, got)
 
 
 def _report(

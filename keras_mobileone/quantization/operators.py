@@ -139,12 +139,30 @@ def batched(
         "SUB": lambda: values[0] - values[1],
         "MUL": lambda: values[0] * values[1],
         "CONCATENATION": lambda: tf.concat(values, attribute(operator, "axis")),
+        "RESIZE_BILINEAR": lambda: tf.raw_ops.ResizeBilinear(
+            images=values[0],
+            size=constants[0],
+            align_corners=attribute(operator, "alignCorners"),
+            half_pixel_centers=attribute(operator, "halfPixelCenters"),
+        ),
+        "STRIDED_SLICE": lambda: _strided_slice(operator, values[0], *constants),
         "MAX_POOL_2D": lambda: _pool(tf.nn.max_pool2d, operator, values[0]),
         "AVERAGE_POOL_2D": lambda: _pool(tf.nn.avg_pool2d, operator, values[0]),
     }
     if kind not in functions:
         return None
     return activate(attribute(operator, "fusedActivationFunction", 0), functions[kind]())
+
+
+def _strided_slice(
+    operator: Operator, value: Tensor, begin: np.ndarray, end: np.ndarray, strides: np.ndarray
+) -> Tensor:
+    """Slices all axes but the first, of which the file, for one image, takes the whole."""
+    import tensorflow as tf
+
+    names = ("beginMask", "endMask", "ellipsisMask", "newAxisMask", "shrinkAxisMask")
+    begin_mask, end_mask, *others = (attribute(operator, name, 0) for name in names)
+    return tf.strided_slice(value, begin, end, strides, begin_mask | 1, end_mask | 1, *others)
 
 
 def _pool(function: Any, operator: Operator, value: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from keras_mobileone.quantization.operators import (
 
 LARGEST_CODE = 127
 MAX_ROWS = 40_000  # largest number of rows of input values that estimate the covariance
+# Windows overlap, so that those of a few images suffice, and must not take too much memory.
+WINDOW_IMAGES, WINDOW_VALUES = 16, 5e7
 # With fewer rows for each input, the estimate of the covariance is too inaccurate.
 ROWS_PER_INPUT = 8
 DAMPING = 0.01  # part of the mean variance that is added to the diagonal of the covariance
@@ -43,6 +45,11 @@ def quantize_kernel(
     """
     scale = kernel_scale(kind, kernel)
     shape = [-1 if i == channel_axis(kind) else 1 for i in range(kernel.ndim)]
+    if rounding == "compensated" and _is_depthwise(kind, kernel, inputs):
+        channels = kernel.shape[-1]
+        windows = _windows(operator, kernel, inputs).reshape(-1, kernel.size // channels, channels)
+        if len(windows) >= ROWS_PER_INPUT * windows.shape[1]:
+            return scale, _compensated_depthwise(kernel, windows, scale)
     if rounding == "compensated" and _is_dense(kind, kernel, inputs):
         rows = _input_rows(kind, operator, kernel, inputs)
         if len(rows) >= ROWS_PER_INPUT * rows.shape[1]:
@@ -55,6 +62,32 @@ def quantize_kernel(
     return scale, np.clip(codes, -LARGEST_CODE, LARGEST_CODE)
 
 
+def _is_depthwise(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
+    """Returns whether each output channel depends on one input channel, at several positions."""
+    return (
+        kind == "DEPTHWISE_CONV_2D"
+        and kernel.shape[-1] == inputs.shape[-1]
+        and kernel.shape[1] * kernel.shape[2] > 1
+    )
+
+
+def _compensated_depthwise(
+    kernel: np.ndarray, windows: np.ndarray, scale: np.ndarray
+) -> np.ndarray:
+    """Rounds the kernel of each channel with compensation between its positions.
+
+    Args:
+        kernel: Kernel of shape (1, height, width, channels).
+        windows: Windows of the input, shape (rows, height · width, channels).
+        scale: Scale of each channel.
+    """
+    centered = np.ascontiguousarray((windows - windows.mean(0)).transpose(2, 0, 1))
+    covariances = (centered.transpose(0, 2, 1) @ centered / len(windows)).astype(np.float64)
+    flat = kernel.reshape(-1, len(scale)).astype(np.float64)
+    codes = [compensated(flat[:, [i]], covariances[i], scale[[i]]) for i in range(len(scale))]
+    return np.concatenate(codes, axis=1).reshape(kernel.shape)
+
+
 def _is_dense(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
     """Returns whether each output channel depends on all input channels, at one position."""
     if kind == "CONV_2D":
@@ -64,23 +97,31 @@ def _is_dense(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
 
 def _input_rows(kind: str, operator: Operator, kernel: np.ndarray, inputs: Tensor) -> np.ndarray:
     """Returns the input values that the kernel is multiplied with, (rows, height · width · in)."""
-    import tensorflow as tf
-
     if kind == "FULLY_CONNECTED":
         return np.asarray(inputs).reshape(-1, kernel.shape[1])
-    _, height, width, channels = kernel.shape
     strides = attribute(operator, "strideH"), attribute(operator, "strideW")
-    if (height, width, *strides) == (1, 1, 1, 1):
-        rows = tf.reshape(inputs, (-1, channels))
-    else:
-        padding = ("SAME", "VALID")[attribute(operator, "padding")]
-        size, steps = [1, height, width, 1], [1, *strides, 1]
-        rates = [1, *dilation(operator), 1]
-        # A few images suffice, since the feature maps of such layers are large.
-        patches = tf.image.extract_patches(inputs[:16], size, steps, rates, padding)
-        rows = tf.reshape(patches, (-1, height * width * channels))
+    if (*kernel.shape[1:3], *strides) == (1, 1, 1, 1):
+        return _some_rows(np.asarray(inputs).reshape(-1, kernel.shape[-1]))
+    return _windows(operator, kernel, inputs)
+
+
+def _windows(operator: Operator, kernel: np.ndarray, inputs: Tensor) -> np.ndarray:
+    """Returns the windows of the input under a kernel, (rows, height · width · channels)."""
+    import tensorflow as tf
+
+    size, rates = [1, *kernel.shape[1:3], 1], [1, *dilation(operator), 1]
+    strides = [1, attribute(operator, "strideH"), attribute(operator, "strideW"), 1]
+    padding = ("SAME", "VALID")[attribute(operator, "padding")]
+    _, height, width, channels = inputs.shape
+    image = height * width / np.prod(strides) * np.prod(size) * channels  # values of its windows
+    images = int(np.clip(WINDOW_VALUES / image, 1, WINDOW_IMAGES))
+    windows = tf.image.extract_patches(inputs[:images], size, strides, rates, padding)
+    return _some_rows(np.asarray(windows).reshape(-1, windows.shape[-1]))
+
+
+def _some_rows(rows: np.ndarray) -> np.ndarray:
     step = max(1, len(rows) // MAX_ROWS) | 1  # odd, so that no column of the images is favored
-    return rows[::step].numpy()
+    return rows[::step]
 
 
 def compensated(weights: np.ndarray, covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Runs the operators of an int8 file one by one on real numbers, for all images at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Operators that TensorFlow broadcasts as TFLite does, so that a constant may be an input.
 BROADCASTING = {"ADD", "SUB", "MUL"}
+IMAGES_AT_ONCE = 16  # in one call of TensorFlow
 
 
 class SimulationError(InputValueError):
@@ -40,7 +41,7 @@ class Simulator:
         self._runners: dict[int, Interpreter] = {}
         self._exact = _exact_constants(graph, floats)
 
-    def run(self, position: int, values: dict[int, Tensor]) -> list[Tensor]:
+    def run(self, position: int, values: Mapping[int, Tensor]) -> list[Tensor]:
         """Computes the outputs of the operator at `position`.
 
         Args:
@@ -74,8 +75,12 @@ class Simulator:
         """Computes the convolution or dense layer at `position` with the given weights."""
         kind, operator = self._graph.operators[position]
         shape = self._graph.shape(int(operator.outputs[0]))
-        output = operators.linear(kind, operator, value, kernel, bias, shape)
-        return self.activate(position, output) if activated else output
+
+        def computed(part: Tensor) -> Tensor:
+            output = operators.linear(kind, operator, part, kernel, bias, shape)
+            return self.activate(position, output) if activated else output
+
+        return self.by_parts(computed, value)
 
     def activate(self, position: int, value: Tensor) -> Tensor:
         """Applies the activation of a linear operator, and reshapes its output as in the file."""
@@ -86,10 +91,31 @@ class Simulator:
         shape = self._graph.shape(int(operator.outputs[0]))
         return tf.reshape(operators.activate(code, value), (-1, *shape[1:]))
 
-    def _is_real(self, tensor: int, values: dict[int, Tensor]) -> bool:
+    def by_parts(self, function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+        """Computes a function of a few images at a time, so that what it allocates stays small.
+
+        Args:
+            function: Computes each image for itself.
+            value: Values of all images.
+
+        Returns:
+            An array with the results of all images.
+        """
+        result = np.empty(0)
+        rows = len(value) // self._count  # of each image along the first axis
+        for start in range(0, self._count, IMAGES_AT_ONCE):
+            stop = min(start + IMAGES_AT_ONCE, self._count)
+            part = np.asarray(function(value[start * rows : stop * rows]))
+            returned = len(part) // (stop - start)
+            if start == 0:
+                result = np.empty((self._count * returned, *part.shape[1:]), part.dtype)
+            result[start * returned : stop * returned] = part
+        return result
+
+    def _is_real(self, tensor: int, values: Mapping[int, Tensor]) -> bool:
         return tensor in values or self._graph.holds_reals(tensor)
 
-    def _value(self, tensor: int, values: dict[int, Tensor]) -> Tensor:
+    def _value(self, tensor: int, values: Mapping[int, Tensor]) -> Tensor:
         return values[tensor] if tensor in values else self.real_constant(tensor)
 
     def real_constant(self, tensor: int) -> np.ndarray:
@@ -97,7 +123,7 @@ class Simulator:
         exact = self._exact.get(tensor)
         return self._graph.real_constant(tensor) if exact is None else exact
 
-    def _is_batched(self, kind: str, operator: Operator, values: dict[int, Tensor]) -> bool:
+    def _is_batched(self, kind: str, operator: Operator, values: Mapping[int, Tensor]) -> bool:
         """Returns whether the first axis of all tensors is that of the images."""
         inputs = [int(i) for i in operator.inputs if i >= 0]
         computed = [t for t in inputs if t in values] + [int(t) for t in operator.outputs]
@@ -114,7 +140,7 @@ class Simulator:
             len(self._graph.shape(t)) < rank or self._graph.shape(t)[0] == 1 for t in constants
         )
 
-    def _by_litert(self, position: int, values: dict[int, Tensor]) -> list[Tensor]:
+    def _by_litert(self, position: int, values: Mapping[int, Tensor]) -> list[Tensor]:
         """Runs one operator with LiteRT in float, image by image."""
         _, operator = self._graph.operators[position]
         inputs = list(dict.fromkeys(int(i) for i in operator.inputs if int(i) in values))
