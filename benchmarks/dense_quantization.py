@@ -42,9 +42,11 @@ NETWORKS = {
 PLAIN, OURS = "converter's int8", "quantize"
 
 
-def paths_of(data: Path, task: str, split: str, count: int) -> list[Path]:
+def paths_of(
+    data: Path, task: str, split: str, count: int, labels: Path | None = None
+) -> list[Path]:
     """Returns the files of some images of a split, spread evenly. Bad annotations are left out."""
-    opened = open_dense(data, task, split, skip_bad=True)
+    opened = open_dense(data, task, split, labels=labels, skip_bad=True)
     if opened is None:
         raise SystemExit(f"Expected a split {split!r} in {data}. Received: a data set without it.")
     return spread([image.path for image in opened.images], count)
@@ -74,7 +76,7 @@ def compare(model: keras.Model, calibration: list[Path], measured: list[Path]) -
     }
 
 
-def untrained(data: dict[str, Path], counts: tuple[int, int]) -> list[dict]:
+def untrained(data: dict[str, Path], counts: tuple[int, int], labels: Path | None) -> list[dict]:
     """Returns the SQNR of the outputs of all networks with random heads."""
     rows = []
     for name, (task, build) in NETWORKS.items():
@@ -83,7 +85,8 @@ def untrained(data: dict[str, Path], counts: tuple[int, int]) -> list[dict]:
         keras.utils.set_random_seed(0)
         model = build(weights="imagenet")
         splits = zip(("train", "val"), counts, strict=True)
-        calibration, measured = (paths_of(data[task], task, *split) for split in splits)
+        file = labels if task == "segment" else None
+        calibration, measured = (paths_of(data[task], task, *split, file) for split in splits)
         rows.append({"network": name, "sqnr": compare(model, calibration, measured)})
         print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -110,6 +113,7 @@ def main() -> None:
     """Measures and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--segment", type=Path, help="data set with masks, such as CamVid")
+    parser.add_argument("--labels", type=Path, help="file of the class names of the masks")
     parser.add_argument("--detect", type=Path, help="data set with boxes, such as BCCD")
     parser.add_argument("--calibration", type=int, default=32, help="images to calibrate on")
     parser.add_argument("--limit", type=int, default=16, help="images to measure")
@@ -123,7 +127,7 @@ def main() -> None:
     conditions["measured_images"] = arguments.limit
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `quantize` warns about noisy layers of random heads
-        rows = untrained(data, (arguments.calibration, arguments.limit))
+        rows = untrained(data, (arguments.calibration, arguments.limit), arguments.labels)
     with atomic_write(arguments.output) as temporary:
         result = {"conditions": conditions, "rows": rows}
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
