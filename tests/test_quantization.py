@@ -14,9 +14,10 @@ from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
-from keras_mobileone.quantization import equalization, layerwise_correction, rounding
+from keras_mobileone.quantization import equalization, layerwise_correction, operators, rounding
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import EXACTNESS, equalize
+from keras_mobileone.quantization.int8_graph import Int8Graph
 from keras_mobileone.quantization.scaling_groups import find_scaling_groups
 from keras_mobileone.quantization.trace import trace
 
@@ -304,6 +305,26 @@ def test_compensated_rounding_beats_the_nearest():
     assert error(codes) < 0.6 * error(nearest)
     assert (codes == np.rint(codes)).all()
     assert np.abs(codes).max() <= 127
+
+
+@pytest.mark.parametrize("arguments", [{"strides": 2, "padding": "same"}, {"dilation_rate": 2}])
+def test_depthwise_kernels_are_compensated(images, arguments):
+    """On other images, the errors of neighboring weights cancel in the output."""
+    inputs = keras.Input(SIZE)
+    model = keras.Model(inputs, layers.DepthwiseConv2D(5, **arguments)(inputs))
+    kind, operator = next(
+        pair
+        for pair in Int8Graph(convert(model, "int8", images[:8])).operators
+        if pair[0] == "DEPTHWISE_CONV_2D"
+    )
+    kernel = np.random.default_rng(0).normal(size=(1, 5, 5, 3)).astype(np.float32)
+    errors = []
+    for name in ("nearest", "compensated"):
+        scale, codes = rounding.quantize_kernel(kind, operator, kernel, images[:32], name)
+        change = (codes * scale - kernel).astype(np.float32)
+        moved = operators.linear(kind, operator, images[32:], change, 0.0, ())
+        errors.append(np.var(moved, (0, 1, 2)).sum())
+    assert errors[1] < 0.7 * errors[0]
 
 
 @pytest.mark.slow
