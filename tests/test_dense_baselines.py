@@ -49,9 +49,14 @@ def test_deeplab_on_mobilenetv2_is_the_published_one(config, parameters, macs, t
 @pytest.mark.slow
 def test_lite_raspp_on_mobilenetv3_is_the_published_one():
     """The counts are those of torchvision's lraspp_mobilenet_v3_large at 520 pixels."""
-    parameters, macs = counts(build_lite_raspp("MobileNetV3Large", size=520, deploy=False))
+    model = build_lite_raspp("MobileNetV3Large", size=520, deploy=False)
+    parameters, macs = counts(model)
     assert parameters == 3_221_538
     assert macs == pytest.approx(2.086, rel=0.005)
+    assert model.output_shape == (None, 520, 520, 21)
+    depthwise = [x for x in model.layers if isinstance(x, keras.layers.DepthwiseConv2D)]
+    assert [x.dilation_rate for x in depthwise[-4:]] == [(1, 1), (1, 1), (2, 2), (2, 2)]
+    assert all(x.strides == (1, 1) for x in depthwise[-4:])
 
 
 @pytest.mark.slow
@@ -98,15 +103,6 @@ def test_a_dilated_backbone_has_the_features_of_the_original_among_its_own(
     assert relative_error(found[:, ::2, ::2], expected) > 0.1
 
 
-@pytest.mark.slow
-def test_mobilenetv3_is_dilated_behind_its_last_stride():
-    model = build_backbone("MobileNetV3Large", 64, 16)
-    assert model.output_shape == (None, 4, 4, 960)
-    depthwise = [x for x in model.layers if isinstance(x, keras.layers.DepthwiseConv2D)]
-    assert [x.dilation_rate for x in depthwise[-4:]] == [(1, 1), (1, 1), (2, 2), (2, 2)]
-    assert all(x.strides == (1, 1) for x in depthwise[-4:])
-
-
 def test_other_strides_are_refused():
     with pytest.raises(ValueError, match=r"32 or 16. Received: 8"):
         build_backbone("MobileNetV2", 64, 8)
@@ -124,11 +120,8 @@ def test_every_dense_peer_has_a_figure_with_a_source_or_none():
 
 
 @pytest.mark.slow
-def test_an_int8_file_is_full_integer_with_one_scale_for_a_concatenation(tmp_path):
-    """The converter alone gives a concatenation inputs of different scales."""
-    config = SegmentationConfig(3, rates=(2,), aspp_filters=8)
-    build = partial(build_deeplab, "MobileNetV2", config, 64)
-    path = export_network("small", build, tmp_path, "int8", dense_baselines.quantized_for_timing)
+def test_an_int8_file_for_timing_is_full_integer(small, tmp_path):
+    path = export_network("small", small, tmp_path, "int8", dense_baselines.quantized_for_timing)
     content = path.read_bytes()
     counted = operator_counts(content)
     assert counted["QUANTIZE"] == counted["DEQUANTIZE"] == 1  # at the input and at the output
@@ -142,6 +135,13 @@ def stored_row(peer, precision, threads, median):
     shared = {"name": peer.name, "precision": precision, "threads": threads, "task": peer.task}
     shared |= {"accuracy": peer.accuracy, "source": peer.source, "latency": vars(latency)}
     return shared | {"macs": 3_000_000_000, "parameters": 3_000_000}
+
+
+@pytest.fixture
+def small(tiny):
+    """Returns a function that builds a small segmentation model."""
+    settings = {"weights": None, "deploy": True, "rates": (2,), "aspp_filters": 8}
+    return partial(keras_mobileone.MobileOneDeepLabV3, tiny, 3, (64, 64, 3), **settings)
 
 
 @pytest.fixture
@@ -182,14 +182,11 @@ def test_the_papers_table_says_what_is_not_published(load_script):
 
 
 @pytest.mark.slow
-def test_int8_of_a_random_head_is_compared_with_float(load_script, tiny, tmp_path):
+def test_int8_of_a_random_head_is_compared_with_float(load_script, small, tmp_path):
     script = load_script("dense_quantization")
     write_shapes(tmp_path / "shapes", images=8)
-    model = keras_mobileone.MobileOneDeepLabV3(
-        tiny, 3, (64, 64, 3), weights=None, deploy=True, aspp_filters=8
-    )
     paths = [script.paths_of(tmp_path / "shapes", "segment", s, 4) for s in ("train", "val")]
-    found = script.compare(model, *paths)
+    found = script.compare(small(), *paths)
     assert set(found["segmentation"]) == {script.PLAIN, script.OURS}
     assert min(found["segmentation"].values()) > 5
 

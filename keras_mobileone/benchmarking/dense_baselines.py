@@ -115,6 +115,8 @@ def build_backbone(name: str, size: int, output_stride: int = 32) -> keras.Model
     Raises:
         ValueError: For another stride.
     """
+    if output_stride not in (32, 16):
+        raise InputValueError(f"`output_stride` must be 32 or 16. Received: {output_stride!r}.")
     backbone = BACKBONES[name]
     build = getattr(keras.applications, backbone.application)
     model = build(
@@ -122,8 +124,6 @@ def build_backbone(name: str, size: int, output_stride: int = 32) -> keras.Model
     )
     if output_stride == 32:
         return model
-    if output_stride != 16:
-        raise InputValueError(f"`output_stride` must be 32 or 16. Received: {output_stride!r}.")
     names = [layer.name for layer in model.layers]
     dense_from = names.index(backbone.pad)
 
