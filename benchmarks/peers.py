@@ -160,8 +160,9 @@ def better_than_both(result: dict) -> str:
             unbeaten.append(own.removeprefix(FAMILY))
     if not pairs:
         return "No other network there is both faster and more accurate than one of S0 … S4."
-    text = f"In float32 and int8, both faster and more accurate are there {', '.join(pairs)}"
-    return f"{text}; no network than {', '.join(unbeaten)}." if unbeaten else f"{text}."
+    text = "Some networks are both faster and more accurate there, in float32 and in int8: "
+    none = f". There is none for {', '.join(unbeaten)}" if unbeaten else ""
+    return f"{text}{', '.join(pairs)}{none}."
 
 
 def markdown(result: dict, picture: str) -> str:

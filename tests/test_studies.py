@@ -319,6 +319,12 @@ def test_where_mobileone_is_beaten(load_script):
         "better; MobileOneS1 by better. In int8, no MobileOne is beaten in both latency and "
         "accuracy."
     )
+    assert peers.better_than_both({"rows": rows}).startswith("No other network there")
+    rows += [row("quick", 0.5, precision="int8", top1=72.0)]
+    assert peers.better_than_both({"rows": rows}) == (
+        "Some networks are both faster and more accurate there, in float32 and in int8: quick than "
+        "S0. There is none for S1, S2, S3, S4."
+    )
 
 
 def assert_every_name_can_be_read(axis, count):
