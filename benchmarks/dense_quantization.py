@@ -1,6 +1,6 @@
 """Measures what int8 costs segmentation and detection with random heads.
 
-    python benchmarks/dense_quantization.py --segment DIR --detect DIR
+    python benchmarks/dense_quantization.py --segment DIR --labels FILE --detect DIR
 
 S0 has the authors' weights, and the outputs of int8 files are compared with those of the float
 file. Calibration takes images of the split "train"; those of "val" are measured. `dense_training`
