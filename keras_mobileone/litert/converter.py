@@ -22,6 +22,7 @@ def convert(
     input_dtype: str = "float32",
     output_dtype: str = "float32",
     output_names: list[str] | None = None,
+    input_name: str | None = None,
 ) -> bytes:
     """Converts a fused `model` to the content of a TFLite file.
 
@@ -31,11 +32,13 @@ def convert(
         images: Calibration images for the integer precisions, in the units that the file takes.
         normalize: Configuration whose normalization the file performs before the model, or None.
         output_names: Names of the outputs of the file. None: those of the model.
+        input_name: Name of the input of the file. None: the name for pixels if the file normalizes
+            them, and otherwise the name for normalized images.
 
     Returns:
         The content of the file.
     """
-    input_name = PIXEL_INPUT if normalize else NORMALIZED_INPUT
+    default = PIXEL_INPUT if normalize else NORMALIZED_INPUT
 
     def serve(image: Tensor) -> dict[str, Tensor]:
         outputs = keras.tree.flatten(
@@ -45,7 +48,7 @@ def convert(
 
     return convert_function(
         serve,
-        (input_name, model.input_shape[1:]),
+        (input_name or default, model.input_shape[1:]),
         [variable.value for variable in model.variables],
         precision,
         images,

@@ -16,8 +16,15 @@ import keras
 import numpy as np
 
 from keras_mobileone.errors import VerificationError
+from keras_mobileone.quantization.outliers import find_limits
 from keras_mobileone.quantization.scaling_groups import Blocked, ScalingGroup, find_scaling_groups
-from keras_mobileone.quantization.statistics import GroupStatistics, is_depthwise, measure
+from keras_mobileone.quantization.statistics import (
+    DEAD,
+    GroupStatistics,
+    is_depthwise,
+    measure,
+    stored_tensors,
+)
 from keras_mobileone.quantization.trace import Call, Trace, fold_batch_norms, trace
 
 EXACTNESS = 1e-4  # largest change of an output, relative to its largest magnitude
@@ -29,9 +36,8 @@ WEIGHT_SHARE = 0.5
 # Limits the gain of a channel that is almost always zero. At the full range, its weights would
 # exceed the others by more than an integer kernel can scale back (XNNPACK: 256).
 LARGEST_GAIN = 64
-STEPS = 300
-RATE = 0.03
-DEAD = 1e-12  # a channel with a smaller maximum counts as always zero
+STEPS = 100
+RATE = 0.06
 
 
 @dataclass(frozen=True)
@@ -43,15 +49,21 @@ class Equalization:
         factors: Divisors of the output channels of each rescaled convolution, by its name.
         blocked: The convolutions that were not rescaled, and the reasons.
         change: Largest change of the outputs, relative to their largest magnitude.
+        limits: Largest value that an int8 file should represent in the output of a convolution
+            with ReLU, by the name of the convolution. Values above are rare, and the outputs depend
+            little on them. Empty unless `equalize` was called with `limit_outliers=True`.
     """
 
     model: keras.Model
     factors: dict[str, np.ndarray]
     blocked: list[Blocked]
     change: float
+    limits: dict[str, float]
 
 
-def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
+def equalize(
+    model: keras.Model, images: np.ndarray, *, limit_outliers: bool = False
+) -> Equalization:
     """Rescales the channels of a fused model for int8.
 
     Batch normalization after a convolution or dense layer is folded into it first. `quantize`
@@ -63,6 +75,9 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
         model: Functional model of stock layers with one input. It is not changed.
         images: Calibration images, float32 (count, height, width, channels), as the model takes
             them.
+        limit_outliers: Whether to leave rare values that are far larger than all others out of the
+            ranges, see `Equalization.limits`. `quantize` does so. The outputs of the float model do
+            not change.
 
     Returns:
         An `Equalization` with the rescaled model.
@@ -84,14 +99,19 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
     traced = fold_batch_norms(original)
     groups, blocked = find_scaling_groups(traced)
     statistics = measure(traced, groups, images)
+    limits = find_limits(traced, groups, statistics, images) if limit_outliers else {}
     probe = images[: min(8, len(images))]
     before = _outputs(original, probe)
-    factors = {}
+    factors, scaled_limits = {}, {}
     for group, measured in zip(groups, statistics, strict=True):
         t = choose_factors(measured, POOLING_MARGIN if group.pooled else 1.0)
         t = np.maximum(t, largest_weights(group.producer) / (127 * LARGEST_GAIN))
         apply_factors(group, t)
-        factors[group.producer.layer.name] = t
+        name = group.producer.layer.name
+        factors[name] = t
+        limit = limits.get(id(stored_tensors(traced, group)[0]))
+        if limit is not None:
+            scaled_limits[name] = float((limit / t).max())
     changes = [
         float(np.abs(b - a).max() / max(np.abs(a).max(), DEAD))
         for a, b in zip(before, _outputs(traced, probe), strict=True)
@@ -102,7 +122,7 @@ def equalize(model: keras.Model, images: np.ndarray) -> Equalization:
             f"Equalization moved the outputs of {model.name!r} by {change:.1e} of their largest "
             f"magnitude; the limit is {EXACTNESS:.0e}. Its weights may span too wide a range."
         )
-    return Equalization(traced.model, factors, blocked, change)
+    return Equalization(traced.model, factors, blocked, change, scaled_limits)
 
 
 def apply_factors(group: ScalingGroup, t: np.ndarray) -> None:

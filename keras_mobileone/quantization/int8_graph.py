@@ -2,7 +2,10 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_mobileone.errors import InputValueError
@@ -11,6 +14,37 @@ from keras_mobileone.quantization.operators import LINEAR, Operator, Tensor, cha
 
 LEVELS = 255  # number of steps between the lowest and the highest int8
 SMALLEST_RANGE = 1e-9
+
+
+@dataclass(frozen=True)
+class IntegerTensor:
+    """Integers that represent real numbers. They become float32 when they are read.
+
+    Attributes:
+        codes: int8 values.
+        scale, zero_point: A code represents scale · (code − zero point).
+    """
+
+    codes: np.ndarray
+    scale: float
+    zero_point: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.codes.shape
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        values = self.codes[index].astype(np.float32)
+        values -= self.zero_point
+        values *= np.float32(self.scale)
+        return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 class Int8Graph:
@@ -162,15 +196,13 @@ class Int8Graph:
         quantization.zeroPoint = np.full(len(scale), zero_point, np.int64)
         quantization.min = quantization.max = None
 
-    def on_grid(self, tensor: int, values: Tensor) -> Tensor:
-        """Rounds `values` to the real values that the integers of a tensor can represent."""
+    def codes(self, tensor: int, values: Tensor) -> np.ndarray:
+        """Returns the int8 values that represent the real numbers `values` in a tensor."""
         import tensorflow as tf
 
-        if not self.is_quantized(tensor):
-            return values
         scale, zero_point = self.scale_and_zero_point(tensor)
         codes = tf.clip_by_value(tf.round(values / scale) + zero_point, -128, 127)
-        return (codes - zero_point) * scale
+        return tf.cast(codes, tf.int8).numpy()
 
     def last_uses(self) -> dict[int, list[int]]:
         """Returns, by the position of an operator, the tensors that no later operator takes."""
@@ -225,6 +257,14 @@ class Int8Graph:
                 data = np.ascontiguousarray(constants[tensor], np.float32)
                 model.buffers[-1].data = np.frombuffer(data.tobytes(), np.uint8)
         return serialize(model)
+
+
+def stored_kernel(layer: keras.Layer) -> np.ndarray:
+    """Returns the kernel of a convolution or dense layer in TFLite's layout."""
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return kernel.reshape(1, *kernel.shape[:2], -1)
+    return np.ascontiguousarray(np.moveaxis(kernel, -1, 0))
 
 
 def bias_of(kind: str, operator: Operator) -> int | None:

@@ -7,8 +7,8 @@ weight, and each bias, which it shifts by the mean difference of the two values.
 corrected after all layers before it, so that errors do not accumulate.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -32,12 +32,14 @@ ROUNDINGS = ("nearest", "compensated")
 class Steps:
     """The steps that `quantize` takes after equalization.
 
-    By default all steps are taken. Leave one out to measure its effect or to save time; compensated
-    rounding takes most of the time.
+    By default all steps are taken. Leave one out to measure its effect or to save time.
 
     Args:
         ranges: Whether to set the ranges of the activations from all calibration images. False
             keeps those that TensorFlow's converter chose from the first few images.
+        outliers: Whether to leave rare values that are far larger than all others out of the
+            ranges, where this makes the expected error of the outputs smaller. It needs `ranges`
+            and equalization.
         rounding: `"compensated"` rounds the weights of a layer one input after the other, and
             adjusts the weights that are not rounded yet to compensate for the error
             ([GPTQ](https://arxiv.org/abs/2210.17323)). `"nearest"` rounds each weight separately.
@@ -48,10 +50,11 @@ class Steps:
 
     Examples:
         >>> keras_mobileone.Steps(rounding="nearest")
-        Steps(ranges=True, rounding='nearest', biases=True)
+        Steps(ranges=True, outliers=True, rounding='nearest', biases=True)
     """
 
     ranges: bool = True
+    outliers: bool = True
     rounding: str = "compensated"
     biases: bool = True
 
@@ -86,6 +89,7 @@ def calibrate(
     images: np.ndarray,
     steps: Steps,
     input_range: tuple[float, float] | None = None,
+    limits: Mapping[bytes, float] | None = None,
 ) -> tuple[bytes, list[TensorReport]]:
     """Corrects an int8 file so that its outputs are close to those of the float model.
 
@@ -95,6 +99,9 @@ def calibrate(
         images: Calibration images (count, height, width, channels), as the file takes them.
         steps: The steps to take.
         input_range: Lowest and highest value of the input. None: the range of `images`.
+        limits: Largest value of the outputs of some convolutions and dense layers, by the bytes of
+            the float kernel in TFLite's layout. Both the ranges and the float values to which the
+            outputs are compared are limited.
 
     Returns:
         The new content, and a report on each tensor in order.
@@ -102,30 +109,32 @@ def calibrate(
     Raises:
         SimulationError: If the files do not match, or LiteRT cannot run an operator in float.
     """
-    import tensorflow as tf
-
     graph, floats = Int8Graph(content), Int8Graph(float_content)
     simulator = Simulator(graph, floats, len(images))
     weights = _matching_weights(graph, floats)
-    source = graph.inputs[0]
-    real = tf.convert_to_tensor(images, tf.float32)
+    linear = [operator for kind, operator in graph.operators if graph.is_linear(kind, operator)]
+    for operator, (kernel, _) in zip(linear, weights, strict=True):
+        limit = (limits or {}).get(kernel.tobytes())
+        if limit is not None:
+            simulator.limits[int(operator.outputs[0])] = limit
+    source, images = graph.inputs[0], np.asarray(images, np.float32)
     if steps.ranges:
-        limits = input_range or (float(images.min()), float(images.max()))
-        set_ranges(graph, simulator, weights, real, limits)
+        input_range = input_range or (float(images.min()), float(images.max()))
+        set_ranges(graph, simulator, weights, images, input_range)
     widen_ranges(graph, simulator, weights)
     # The float value and the simulated integer value of each tensor, by its index.
-    reals, simulated = {source: real}, {source: graph.on_grid(source, real)}
-    layers, last_uses, reports = iter(weights), graph.last_uses(), []
+    reals = {source: images}
+    simulated = {source: simulator.by_parts(lambda part: part, images, tensor=source)}
+    remaining, last_uses, reports = iter(weights), graph.last_uses(), []
     for position, (kind, operator) in enumerate(graph.operators):
         outputs = [int(tensor) for tensor in operator.outputs]
         if graph.is_linear(kind, operator):
-            pair = _linear(graph, simulator, position, reals, simulated, next(layers), steps)
+            pair = _linear(graph, simulator, position, reals, simulated, next(remaining), steps)
             reals[outputs[0]], simulated[outputs[0]] = pair
         else:
             reals.update(zip(outputs, simulator.run(position, reals), strict=True))
-            for tensor, value in zip(outputs, simulator.run(position, simulated), strict=True):
-                on_grid = partial(graph.on_grid, tensor)
-                simulated[tensor] = simulator.by_parts(on_grid, value)
+            stored = simulator.run(position, simulated, stored=True)
+            simulated.update(zip(outputs, stored, strict=True))
         for tensor in outputs:
             if graph.is_integer(tensor) and kind not in UNREPORTED:
                 reports.append(_report(graph, tensor, kind, reals[tensor], simulated[tensor]))
@@ -153,12 +162,9 @@ def _linear(
     kernel, bias = weights
     source, kernel_index = (int(operator.inputs[i]) for i in LINEAR[kind][:2])
     output = int(operator.outputs[0])
-    wanted = simulator.linear(position, reals[source], kernel, bias, activated=False)
-    mean = wanted.mean(axis=tuple(range(wanted.ndim - 1)), dtype=np.float64)
-    activated = simulator.by_parts(partial(simulator.activate, position), wanted)
-    del wanted
+    wanted, mean = simulator.linear(position, reals[source], kernel, bias)
     if not graph.is_integer(output):
-        return activated, simulator.linear(position, simulated[source], kernel, bias)
+        return wanted, simulator.linear(position, simulated[source], kernel, bias)[0]
     input_scale, _ = graph.scale_and_zero_point(source)
     output_scale, _ = graph.scale_and_zero_point(output)
     scale, codes = quantize_kernel(kind, operator, kernel, simulated[source], steps.rounding)
@@ -170,22 +176,23 @@ def _linear(
     scale = np.maximum(scale, smallest)
     codes = np.where(raised, np.rint(kernel / scale.reshape(by_channel)), codes)
     stored = codes * scale.reshape(by_channel)
-    got = simulator.linear(position, simulated[source], stored, 0.0, activated=False)
+    got, got_mean = simulator.linear(position, simulated[source], stored, 0.0, activated=False)
 
     bias_index = bias_of(kind, operator)
+    shift = np.zeros(len(scale), np.float32)
     if bias_index is not None:
         if steps.biases:
-            bias = mean - got.mean(axis=tuple(range(got.ndim - 1)), dtype=np.float64)
+            bias = mean - got_mean
         bias_scale = input_scale * scale
         bias_codes = np.rint(bias / bias_scale)
-        got += (bias_codes * bias_scale).astype(np.float32)
+        shift = (bias_codes * bias_scale).astype(np.float32)
         graph.write(bias_index, bias_codes.astype(np.int32), bias_scale, 0)
     graph.write(kernel_index, codes.astype(np.int8), scale, axis)
 
-    def stored_values(part: Tensor) -> Tensor:
-        return graph.on_grid(output, simulator.activate(position, part))
+    def activated(part: Tensor) -> Tensor:
+        return simulator.activate(position, part + shift)
 
-    return activated, simulator.by_parts(stored_values, got)
+    return wanted, simulator.by_parts(activated, got, tensor=output)
 
 
 def _report(

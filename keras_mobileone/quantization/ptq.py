@@ -19,12 +19,14 @@ from keras_mobileone.data.image_config import (
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import convert
+from keras_mobileone.litert.runner import PIXEL_INPUT
 from keras_mobileone.models.fusing import has_blocks
 from keras_mobileone.models.graph import in_float32, output_names
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import equalize
-from keras_mobileone.quantization.int8_graph import Int8Graph
+from keras_mobileone.quantization.int8_graph import Int8Graph, stored_kernel
 from keras_mobileone.quantization.layerwise_correction import Steps, TensorReport, calibrate
+from keras_mobileone.quantization.pixel_input import taking_pixels
 from keras_mobileone.quantization.ranges import unknown_operators
 from keras_mobileone.quantization.scaling_groups import Blocked
 from keras_mobileone.quantization.simulation import SimulationError
@@ -50,6 +52,8 @@ class QuantizationReport(Report):
             was called with `before=True`.
         rescaled: Names of the convolutions whose channels were equalized.
         blocked: The convolutions that were not equalized, and the reasons.
+        limited: Names of the convolutions in whose outputs rare values, far larger than all others,
+            are out of range. The float values in `tensors` are limited in the same way.
         left_to_converter: Operators of the file for which `quantize` has no rules. They, and the
             tensors next to them, keep the ranges that TensorFlow's converter chose. The list is
             usually empty. If a file cannot be corrected, it has all operators, and `tensors` is
@@ -65,6 +69,7 @@ class QuantizationReport(Report):
     before: list[TensorReport]
     rescaled: list[str]
     blocked: list[Blocked]
+    limited: list[str]
     left_to_converter: list[str]
     change: float
     images: int
@@ -194,26 +199,35 @@ def quantize_images(
     """
     ends: dict[str, Any] = {"normalize": wrapped, "output_names": output_names(model)}
     types: dict[str, Any] = {"input_dtype": input_dtype, "output_dtype": output_dtype}
-    limits = PIXELS if wrapped else None
+    input_range = PIXELS if wrapped else None
     clock = Clock()
     earlier: list[TensorReport] = []
     if before:
         plain = convert(model, "int8", images, **types, **ends)
-        earlier = calibrate(plain, convert(model, **ends), images, PLAIN, limits)[1]
+        earlier = calibrate(plain, convert(model, **ends), images, PLAIN, input_range)[1]
     clock.lap("reporting on the plain int8")
-    equalized, rescaled, blocked, change = model, [], [], 0.0
+    equalized, rescaled, blocked, change, ceilings = model, [], [], 0.0, {}
     if equalization:
-        result = equalize(model, wrapped.normalize(images) if wrapped else images)
+        normalized = wrapped.normalize(images) if wrapped else images
+        result = equalize(model, normalized, limit_outliers=steps.ranges and steps.outliers)
         equalized, blocked, change = result.model, result.blocked, result.change
-        rescaled = list(result.factors)
+        rescaled, ceilings = list(result.factors), result.limits
     clock.lap("equalizing")
+    on_pixels = taking_pixels(equalized, wrapped) if wrapped and steps.ranges else None
+    if on_pixels is not None:
+        equalized = on_pixels
+        ends |= {"normalize": None, "input_name": PIXEL_INPUT}
+    limits = {
+        stored_kernel(equalized.get_layer(name)).tobytes(): limit
+        for name, limit in ceilings.items()
+    }
     floats = convert(equalized, **ends)
     content = convert(equalized, "int8", images[:CONVERTER_IMAGES], **types, **ends)
     left = unknown_operators(Int8Graph(content))
     if left:  # the converter's ranges remain, so they must fit all images
         content = convert(equalized, "int8", images, **types, **ends)
     try:
-        content, tensors = calibrate(content, floats, images, steps, limits)
+        content, tensors = calibrate(content, floats, images, steps, input_range, limits)
     except SimulationError:  # without correction, the converter should see all images
         content, tensors = convert(equalized, "int8", images, **types, **ends), []
         left = sorted({kind for kind, _ in Int8Graph(content).operators})
@@ -224,6 +238,7 @@ def quantize_images(
         before=earlier,
         rescaled=rescaled,
         blocked=blocked,
+        limited=list(ceilings) if tensors else [],
         left_to_converter=left,
         change=change,
         images=len(images),

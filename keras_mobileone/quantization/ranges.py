@@ -25,7 +25,7 @@ from keras_mobileone.quantization.simulation import Simulator
 # Headroom over the calibrated maximum for tensors in which other images exceed it (measured on S0).
 MARGIN_BEFORE_MEAN = 1.4  # tensors that are averaged over the image next
 MARGIN_BEFORE_MAX = 1.1  # tensors whose maximum over the image is taken next
-MARGIN_MEAN = 1.1  # averages over the image
+MARGIN_MEAN = 2.0  # averages over the image, of which each image gives only one for each channel
 MARGIN_OUTPUT = 1.05  # outputs without ReLU, such as logits
 # Limits of input scale · weight scale / output scale in integer kernels (XNNPACK: 2⁻³² … 2⁸).
 SMALLEST_RATIO, LARGEST_RATIO = 2**-30, 2**7
@@ -104,7 +104,7 @@ def set_ranges(
         images: float32 calibration images, as the file takes them.
         input_range: Lowest and highest value of the input.
     """
-    measured = _float_ranges(graph, simulator, weights, images)
+    measured = _float_ranges(graph, simulator, weights, images, input_range)
     if graph.is_integer(graph.inputs[0]):
         measured[graph.inputs[0]] = input_range
     scales = ScaleGroups(graph)
@@ -172,26 +172,48 @@ def _float_ranges(
     simulator: Simulator,
     weights: Sequence[tuple[np.ndarray, np.ndarray]],
     images: Tensor,
+    input_range: Range,
 ) -> dict[int, Range]:
     """Returns the range of each integer tensor in the float model, with headroom.
 
-    Outputs of operators that copy their input are left out.
+    Outputs of operators that copy their input are left out. The range of a normalized input is
+    computed, since the images need not have the lowest and the highest pixel.
     """
     values, ranges = {graph.inputs[0]: images}, {}
+    known = {graph.inputs[0]: input_range}
     layers, last_uses = iter(weights), graph.last_uses()
     for position, (kind, operator) in enumerate(graph.operators):
         if graph.is_linear(kind, operator):
-            value, (kernel, bias) = values[int(operator.inputs[LINEAR[kind][0]])], next(layers)
-            outputs = [simulator.linear(position, value, kernel, bias)]
+            source, (kernel, bias) = int(operator.inputs[LINEAR[kind][0]]), next(layers)
+            outputs = [simulator.linear(position, values[source], kernel, bias)[0]]
+            if source in known and _is_normalization(kind, kernel):
+                known[int(operator.outputs[0])] = _normalized_range(kernel, bias, known[source])
         else:
             outputs = simulator.run(position, values)
+            if kind == "QUANTIZE" and int(operator.inputs[0]) in known:
+                known[int(operator.outputs[0])] = known[int(operator.inputs[0])]
         for tensor, value in zip(map(int, operator.outputs), outputs, strict=True):
             values[tensor] = value
             if graph.is_integer(tensor) and not is_copy(graph, kind, operator):
-                ranges[tensor] = _with_margin(graph, tensor, kind, value)
+                ranges[tensor] = known.get(tensor) or _with_margin(graph, tensor, kind, value)
         for tensor in last_uses.get(position, ()):
             values.pop(tensor, None)
     return ranges
+
+
+def _is_normalization(kind: str, kernel: np.ndarray) -> bool:
+    """Returns whether each output depends on at most one value of the input, at one position."""
+    return (
+        kind == "CONV_2D"
+        and kernel.shape[1:3] == (1, 1)
+        and bool((np.count_nonzero(kernel, axis=-1) <= 1).all())
+    )
+
+
+def _normalized_range(kernel: np.ndarray, bias: np.ndarray, source: Range) -> Range:
+    """Returns the lowest and the highest output of a normalization of values in a range."""
+    ends = np.multiply.outer(source, kernel.sum((1, 2, 3))) + bias
+    return float(ends.min()), float(ends.max())
 
 
 def _with_margin(graph: Int8Graph, tensor: int, kind: str, value: Tensor) -> Range:

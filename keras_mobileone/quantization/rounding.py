@@ -11,7 +11,9 @@ from keras_mobileone.quantization.operators import (
 )
 
 LARGEST_CODE = 127
-MAX_ROWS = 40_000  # largest number of rows of input values that estimate the covariance
+# Largest number of rows of input values that estimate the covariance of a dense kernel, and of a
+# depthwise kernel, which has only a few weights in each channel.
+MAX_ROWS, MAX_DEPTHWISE_ROWS = 40_000, 4_000
 # Windows overlap, so that those of a few images suffice, and must not take too much memory.
 WINDOW_IMAGES, WINDOW_VALUES = 16, 5e7
 # With fewer rows for each input, the estimate of the covariance is too inaccurate.
@@ -47,17 +49,18 @@ def quantize_kernel(
     shape = [-1 if i == channel_axis(kind) else 1 for i in range(kernel.ndim)]
     if rounding == "compensated" and _is_depthwise(kind, kernel, inputs):
         channels = kernel.shape[-1]
-        windows = _windows(operator, kernel, inputs).reshape(-1, kernel.size // channels, channels)
+        windows = _some_rows(_windows(operator, kernel, inputs), MAX_DEPTHWISE_ROWS)
+        windows = windows.reshape(len(windows), -1, channels)
         if len(windows) >= ROWS_PER_INPUT * windows.shape[1]:
-            return scale, _compensated_depthwise(kernel, windows, scale)
+            flat = kernel.reshape(-1, channels).astype(np.float64)
+            covariances = _covariance(windows.transpose(2, 0, 1))
+            codes = [compensated(flat[:, [i]], c, scale[[i]]) for i, c in enumerate(covariances)]
+            return scale, np.concatenate(codes, axis=1).reshape(kernel.shape)
     if rounding == "compensated" and _is_dense(kind, kernel, inputs):
-        rows = _input_rows(kind, operator, kernel, inputs)
+        rows = _some_rows(_input_rows(kind, operator, kernel, inputs), MAX_ROWS)
         if len(rows) >= ROWS_PER_INPUT * rows.shape[1]:
             flat = kernel.reshape(len(kernel), -1).T.astype(np.float64)
-            centered = rows - rows.mean(0)
-            covariance = (centered.T @ centered / len(rows)).astype(np.float64)
-            codes = compensated(flat, covariance, scale)
-            return scale, codes.T.reshape(kernel.shape)
+            return scale, compensated(flat, _covariance(rows), scale).T.reshape(kernel.shape)
     codes = np.rint(kernel / scale.reshape(shape))
     return scale, np.clip(codes, -LARGEST_CODE, LARGEST_CODE)
 
@@ -69,23 +72,6 @@ def _is_depthwise(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
         and kernel.shape[-1] == inputs.shape[-1]
         and kernel.shape[1] * kernel.shape[2] > 1
     )
-
-
-def _compensated_depthwise(
-    kernel: np.ndarray, windows: np.ndarray, scale: np.ndarray
-) -> np.ndarray:
-    """Rounds the kernel of each channel with compensation between its positions.
-
-    Args:
-        kernel: Kernel of shape (1, height, width, channels).
-        windows: Windows of the input, shape (rows, height · width, channels).
-        scale: Scale of each channel.
-    """
-    centered = np.ascontiguousarray((windows - windows.mean(0)).transpose(2, 0, 1))
-    covariances = (centered.transpose(0, 2, 1) @ centered / len(windows)).astype(np.float64)
-    flat = kernel.reshape(-1, len(scale)).astype(np.float64)
-    codes = [compensated(flat[:, [i]], covariances[i], scale[[i]]) for i in range(len(scale))]
-    return np.concatenate(codes, axis=1).reshape(kernel.shape)
 
 
 def _is_dense(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
@@ -101,7 +87,7 @@ def _input_rows(kind: str, operator: Operator, kernel: np.ndarray, inputs: Tenso
         return np.asarray(inputs).reshape(-1, kernel.shape[1])
     strides = attribute(operator, "strideH"), attribute(operator, "strideW")
     if (*kernel.shape[1:3], *strides) == (1, 1, 1, 1):
-        return _some_rows(np.asarray(inputs).reshape(-1, kernel.shape[-1]))
+        return np.asarray(inputs).reshape(-1, kernel.shape[-1])
     return _windows(operator, kernel, inputs)
 
 
@@ -116,12 +102,18 @@ def _windows(operator: Operator, kernel: np.ndarray, inputs: Tensor) -> np.ndarr
     image = height * width / np.prod(strides) * np.prod(size) * channels  # values of its windows
     images = int(np.clip(WINDOW_VALUES / image, 1, WINDOW_IMAGES))
     windows = tf.image.extract_patches(inputs[:images], size, strides, rates, padding)
-    return _some_rows(np.asarray(windows).reshape(-1, windows.shape[-1]))
+    return np.asarray(windows).reshape(-1, windows.shape[-1])
 
 
-def _some_rows(rows: np.ndarray) -> np.ndarray:
-    step = max(1, len(rows) // MAX_ROWS) | 1  # odd, so that no column of the images is favored
+def _some_rows(rows: np.ndarray, largest: int) -> np.ndarray:
+    step = max(1, len(rows) // largest) | 1  # odd, so that no column of the images is favored
     return rows[::step]
+
+
+def _covariance(rows: np.ndarray) -> np.ndarray:
+    """Returns the float64 covariance, (…, inputs, inputs), of rows of shape (…, rows, inputs)."""
+    centered = np.ascontiguousarray(rows - rows.mean(-2, keepdims=True))
+    return (centered.swapaxes(-1, -2) @ centered / centered.shape[-2]).astype(np.float64)
 
 
 def compensated(weights: np.ndarray, covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:

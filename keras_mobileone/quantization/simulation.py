@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.quantization import operators
-from keras_mobileone.quantization.int8_graph import Int8Graph
+from keras_mobileone.quantization.int8_graph import Int8Graph, IntegerTensor
 from keras_mobileone.quantization.operators import Operator, Tensor
 
 if TYPE_CHECKING:
@@ -33,35 +33,58 @@ class Simulator:
         floats: The float file of the same model. Its constants are exact; they are used if it has
             the operators of the int8 file in the same order.
         count: Number of images.
+
+    Attributes:
+        limits: Largest value of the outputs of some linear operators, by the index of the tensor.
     """
 
     def __init__(self, graph: Int8Graph, floats: Int8Graph, count: int):
+        self.limits: dict[int, float] = {}
         self._graph = graph
         self._count = count
         self._runners: dict[int, Interpreter] = {}
         self._exact = _exact_constants(graph, floats)
 
-    def run(self, position: int, values: Mapping[int, Tensor]) -> list[Tensor]:
+    def run(
+        self, position: int, values: Mapping[int, Tensor], *, stored: bool = False
+    ) -> list[Tensor]:
         """Computes the outputs of the operator at `position`.
 
         Args:
             position: Position of the operator in the file.
             values: Values of the computed tensors, by the index of the tensor.
+            stored: Whether to round the outputs to the integers that their tensors can hold.
 
         Raises:
             SimulationError: If LiteRT can't run the operator in float.
         """
         kind, operator = self._graph.operators[position]
+        inputs = [int(i) for i in operator.inputs if i >= 0]
+        computed = [tensor for tensor in inputs if tensor in values]
+        outputs = [int(tensor) if stored else None for tensor in operator.outputs]
         if kind in ("QUANTIZE", "DEQUANTIZE"):
-            return [values[int(operator.inputs[0])]]
-        output = None
-        if self._is_batched(kind, operator, values):
-            inputs = [int(i) for i in operator.inputs if i >= 0]
-            real = [self._value(t, values) for t in inputs if self._is_real(t, values)]
-            constants = (self._graph.constant(t) for t in inputs if not self._is_real(t, values))
+            return [self.by_parts(lambda part: part, values[inputs[0]], tensor=outputs[0])]
+
+        def batched(*parts: np.ndarray) -> Tensor:
+            known = dict(zip(computed, parts, strict=True))
+            real = [known[t] if t in known else self.real_constant(t) for t in inputs if is_real(t)]
+            constants = (self._graph.constant(t) for t in inputs if not is_real(t))
             integers = [array for array in constants if array is not None]
-            output = operators.batched(kind, operator, real, integers)
-        return self._by_litert(position, values) if output is None else [output]
+            return operators.batched(kind, operator, real, integers)
+
+        def is_real(tensor: int) -> bool:
+            return tensor in values or self._graph.holds_reals(tensor)
+
+        result = None
+        if self._is_batched(kind, operator, values):
+            result = self.by_parts(batched, *(values[t] for t in computed), tensor=outputs[0])
+        if result is not None:
+            return [result]
+        results = self._by_litert(position, values)
+        return [
+            self.by_parts(lambda part: part, value, tensor=tensor)
+            for tensor, value in zip(outputs, results, strict=True)
+        ]
 
     def linear(
         self,
@@ -71,52 +94,70 @@ class Simulator:
         bias: np.ndarray | float,
         *,
         activated: bool = True,
-    ) -> Tensor:
-        """Computes the convolution or dense layer at `position` with the given weights."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the convolution or dense layer at `position` with the given weights.
+
+        Returns:
+            The output, and its mean before the activation, float64 of shape (channels,).
+        """
+        import tensorflow as tf
+
         kind, operator = self._graph.operators[position]
         shape = self._graph.shape(int(operator.outputs[0]))
+        means = []
 
         def computed(part: Tensor) -> Tensor:
             output = operators.linear(kind, operator, part, kernel, bias, shape)
+            mean = np.asarray(tf.reduce_mean(output, range(output.shape.rank - 1)))
+            means.append(len(part) * mean.astype(np.float64))
             return self.activate(position, output) if activated else output
 
-        return self.by_parts(computed, value)
+        output = self.by_parts(computed, value)
+        return output, np.sum(means, axis=0) / len(value)
 
     def activate(self, position: int, value: Tensor) -> Tensor:
-        """Applies the activation of a linear operator, and reshapes its output as in the file."""
+        """Applies the activation and the limit of a linear operator, and the shape in the file."""
         import tensorflow as tf
 
         _, operator = self._graph.operators[position]
         code = operators.attribute(operator, "fusedActivationFunction", 0)
-        shape = self._graph.shape(int(operator.outputs[0]))
-        return tf.reshape(operators.activate(code, value), (-1, *shape[1:]))
+        output = int(operator.outputs[0])
+        value = operators.activate(code, value)
+        if output in self.limits:
+            value = tf.minimum(value, self.limits[output])
+        return tf.reshape(value, (-1, *self._graph.shape(output)[1:]))
 
-    def by_parts(self, function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    def by_parts(
+        self, function: Callable[..., Tensor], *values: Tensor, tensor: int | None = None
+    ) -> Tensor:
         """Computes a function of a few images at a time, so that what it allocates stays small.
 
         Args:
             function: Computes each image for itself.
-            value: Values of all images.
+            *values: Values of all images.
+            tensor: If it is quantized, the results are rounded to the integers that it can hold.
 
         Returns:
-            An array with the results of all images.
+            An array or `IntegerTensor` with the results of all images, or None if `function`
+            returns None.
         """
+        target = tensor if tensor is not None and self._graph.is_quantized(tensor) else None
         result = np.empty(0)
-        rows = len(value) // self._count  # of each image along the first axis
+        rows = [len(value) // self._count for value in values]  # of each image
         for start in range(0, self._count, IMAGES_AT_ONCE):
             stop = min(start + IMAGES_AT_ONCE, self._count)
-            part = np.asarray(function(value[start * rows : stop * rows]))
+            parts = (v[start * n : stop * n] for v, n in zip(values, rows, strict=True))
+            part = function(*parts)
+            if part is None:
+                return None
+            part = np.asarray(part) if target is None else self._graph.codes(target, part)
             returned = len(part) // (stop - start)
             if start == 0:
                 result = np.empty((self._count * returned, *part.shape[1:]), part.dtype)
             result[start * returned : stop * returned] = part
-        return result
-
-    def _is_real(self, tensor: int, values: Mapping[int, Tensor]) -> bool:
-        return tensor in values or self._graph.holds_reals(tensor)
-
-    def _value(self, tensor: int, values: Mapping[int, Tensor]) -> Tensor:
-        return values[tensor] if tensor in values else self.real_constant(tensor)
+        if target is None:
+            return result
+        return IntegerTensor(result, *self._graph.scale_and_zero_point(target))
 
     def real_constant(self, tensor: int) -> np.ndarray:
         """Returns the float32 values of a constant, from the float file if it has the constant."""
@@ -126,8 +167,9 @@ class Simulator:
     def _is_batched(self, kind: str, operator: Operator, values: Mapping[int, Tensor]) -> bool:
         """Returns whether the first axis of all tensors is that of the images."""
         inputs = [int(i) for i in operator.inputs if i >= 0]
-        computed = [t for t in inputs if t in values] + [int(t) for t in operator.outputs]
-        if any(self._graph.shape(tensor)[:1] != (1,) for tensor in computed):
+        sources = [t for t in inputs if t in values]
+        computed = sources + [int(t) for t in operator.outputs]
+        if not sources or any(self._graph.shape(tensor)[:1] != (1,) for tensor in computed):
             return False
         constants = [t for t in inputs if t not in values and self._graph.holds_reals(t)]
         if constants and kind not in BROADCASTING:

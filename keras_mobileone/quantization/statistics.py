@@ -7,6 +7,7 @@ of the diagonal of JᵀJ).
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
@@ -15,25 +16,31 @@ from keras import layers
 from keras_mobileone.quantization.scaling_groups import ScalingGroup, is_relu
 from keras_mobileone.quantization.trace import Call, Tensor, Trace
 
-BATCH_SIZE = 8
+BATCH_SIZE = 4
 SENSITIVITY_IMAGES = 32  # enough for a stable mean; maxima are taken over all images
-SEED = 0
+DEAD = 1e-12  # a channel with a smaller maximum counts as always zero
 
 
 @dataclass
 class TensorStatistics:
-    """Statistics of a tensor that is stored as int8. The arrays have shape (channels,).
+    """Statistics of a tensor that is stored as int8.
 
     Attributes:
-        maximum: Largest magnitude of each channel.
+        maxima: Largest magnitude of each channel in each image, shape (images, channels).
         signed: Whether there are negative values.
         sensitivity: Squared error of the outputs for independent unit errors of all values of a
-            channel that are not exactly zero, up to a factor that all tensors share.
+            channel that are not exactly zero, summed over `SENSITIVITY_IMAGES` images, shape
+            (channels,). The error of each output is in units of its standard deviation.
     """
 
-    maximum: np.ndarray
+    maxima: np.ndarray
     signed: bool
     sensitivity: np.ndarray
+
+    @property
+    def maximum(self) -> np.ndarray:
+        """Largest magnitude of each channel, shape (channels,)."""
+        return self.maxima.max(0)
 
 
 @dataclass
@@ -71,36 +78,89 @@ def stored_tensors(trace: Trace, group: ScalingGroup) -> list:
 
 def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> list[GroupStatistics]:
     """Measures the statistics of each group on images (count, height, width, channels)."""
+    import tensorflow as tf
+
     tensors = [stored_tensors(trace, group) for group in groups]
     dense = [[c for c in group.absorbers if not is_depthwise(c)] for group in groups]
     sums = [
         GroupStatistics(
-            [TensorStatistics(np.zeros(1), False, np.zeros(1)) for _ in stored],
+            [_no_statistics(group) for _ in stored],
             [_taps(call)[:, group.channels(call.inputs[0])] for call in calls],
             [np.zeros(1) for _ in calls],
         )
         for group, stored, calls in zip(groups, tensors, dense, strict=True)
     ]
-    rng = np.random.default_rng(SEED)
+    of_batch = tf.function(partial(_of_batch, trace, groups, tensors, dense))
     for start in range(0, len(images), BATCH_SIZE):
-        batch = images[start : start + BATCH_SIZE]
-        backward = start < SENSITIVITY_IMAGES
-        if backward:
-            values, gradients = _forward_and_backward(trace, tensors, dense, batch, rng)
-        else:
-            values = trace.run(batch)
-        for group, stored, calls, total in zip(groups, tensors, dense, sums, strict=True):
-            for tensor, statistics in zip(stored, total.tensors, strict=True):
-                own = group.channels(tensor)
-                _add_range(statistics, values[id(tensor)][..., own])
-                if backward:
-                    gradient = gradients[id(tensor)][..., own]
-                    _add_sensitivity(statistics, values[id(tensor)][..., own], gradient)
-            for i, call in enumerate(calls if backward else ()):
-                own = group.channels(call.inputs[0])
-                squares = _weight_gradient_squares(call, own, values, gradients)
-                total.kernel_sensitivity[i] = total.kernel_sensitivity[i] + squares
+        batch = tf.constant(images[start : start + BATCH_SIZE])
+        seed = tf.constant(start) if start < SENSITIVITY_IMAGES else None
+        for (stored, squares), total in zip(of_batch(batch, seed), sums, strict=True):
+            for (maxima, negative, own), statistics in zip(stored, total.tensors, strict=True):
+                statistics.maxima = np.concatenate([statistics.maxima, maxima])
+                statistics.signed |= bool(negative)
+                statistics.sensitivity = statistics.sensitivity + np.asarray(own, np.float64)
+            for i, own in enumerate(squares):
+                sensitivity = total.kernel_sensitivity[i] + np.asarray(own, np.float64)
+                total.kernel_sensitivity[i] = sensitivity
     return sums
+
+
+def _of_batch(
+    trace: Trace,
+    groups: list[ScalingGroup],
+    tensors: list[list[keras.KerasTensor]],
+    dense: list[list[Call]],
+    batch: Tensor,
+    seed: Tensor | None,
+) -> list[tuple[list[tuple[Tensor, Tensor, Tensor]], list[Tensor]]]:
+    """Computes the statistics of each group on a batch of images.
+
+    Args:
+        trace, groups: As in `measure`.
+        tensors: The stored tensors of each group.
+        dense: The dense absorbers of each group.
+        batch: The images.
+        seed: Seed of the weights of the outputs in the backward pass, or None to measure only the
+            maxima.
+
+    Returns:
+        For each group two lists: the maxima, the presence of negative values, and the sensitivity
+        of each stored tensor, and the sensitivity of each dense kernel.
+    """
+    import tensorflow as tf
+
+    sources = {id(t): t for stored in tensors for t in stored}
+    sources |= {id(call.output): call.output for calls in dense for call in calls}
+    with tf.GradientTape() as tape:
+        tape.watch(batch)
+        values = trace.run(batch)
+        target = tf.zeros(())
+        for index, output in enumerate(before_saturation(trace) if seed is not None else ()):
+            value = values[id(output)]
+            weights = tf.random.stateless_normal(tf.shape(value), (index, seed))
+            target += tf.reduce_sum(value * weights / standard_deviation(value))
+    gradients = {}
+    if seed is not None:
+        watched = [values[key] for key in sources]
+        computed = tape.gradient(target, watched, unconnected_gradients="zero")
+        gradients = dict(zip(sources, computed, strict=True))
+    results = []
+    for group, stored, calls in zip(groups, tensors, dense, strict=True):
+        of_tensors = []
+        for tensor in stored:
+            value = values[id(tensor)][..., group.channels(tensor)]
+            squares = tf.zeros(())
+            if gradients:
+                gradient = gradients[id(tensor)][..., group.channels(tensor)]
+                squares = tf.where(value != 0, tf.square(gradient), 0)
+                squares = tf.reduce_sum(squares, range(squares.shape.rank - 1))
+            of_tensors.append((image_maxima(value), tf.reduce_any(value < 0), squares))
+        of_kernels = [
+            _weight_gradient_squares(call, group.channels(call.inputs[0]), values, gradients)
+            for call in (calls if gradients else ())
+        ]
+        results.append((of_tensors, of_kernels))
+    return results
 
 
 def is_depthwise(call: Call) -> bool:
@@ -108,38 +168,7 @@ def is_depthwise(call: Call) -> bool:
     return isinstance(call.layer, layers.DepthwiseConv2D)
 
 
-def _forward_and_backward(
-    trace: Trace,
-    tensors: list[list[Tensor]],
-    dense: list[list[Call]],
-    batch: np.ndarray,
-    rng: np.random.Generator,
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Computes values and gradients.
-
-    Returns:
-        The values of all tensors, and the gradients of the stored tensors and of the outputs of the
-        dense layers, by the id of the symbolic tensor.
-    """
-    import tensorflow as tf
-
-    sources = {id(t): t for stored in tensors for t in stored}
-    sources |= {id(call.output): call.output for calls in dense for call in calls}
-    with tf.GradientTape() as tape:
-        images = tf.convert_to_tensor(batch)
-        tape.watch(images)
-        values = trace.run(images)
-        target = 0.0
-        for output in _before_saturation(trace):
-            value = values[id(output)]
-            weights = rng.standard_normal(value.shape) / (np.std(value) + 1e-12)
-            target += tf.reduce_sum(value * weights.astype(np.float32))
-    watched = [values[key] for key in sources]
-    gradients = tape.gradient(target, watched, unconnected_gradients="zero")
-    return values, dict(zip(sources, gradients, strict=True))
-
-
-def _before_saturation(trace: Trace) -> list:
+def before_saturation(trace: Trace) -> list:
     """Returns the float outputs without a final softmax or sigmoid, whose gradients may vanish."""
     flat = (keras.activations.softmax, keras.activations.sigmoid)
     outputs = []
@@ -153,22 +182,28 @@ def _before_saturation(trace: Trace) -> list:
     return outputs
 
 
-def _add_range(statistics: TensorStatistics, value: Tensor) -> None:
-    value = np.asarray(value)
-    axes = tuple(range(value.ndim - 1))
-    statistics.maximum = np.maximum(statistics.maximum, np.abs(value).max(axes))
-    statistics.signed = statistics.signed or bool(value.min() < 0)
+def standard_deviation(output: Tensor) -> Tensor:
+    """Returns the standard deviation of an output, which is never 0."""
+    import tensorflow as tf
+
+    return tf.math.reduce_std(output) + 1e-12
 
 
-def _add_sensitivity(statistics: TensorStatistics, value: Tensor, gradient: Tensor) -> None:
-    squares = np.where(np.asarray(value) != 0, np.square(gradient), 0)
-    axes = tuple(range(squares.ndim - 1))
-    statistics.sensitivity = statistics.sensitivity + squares.sum(axes, dtype=np.float64)
+def image_maxima(value: Tensor) -> Tensor:
+    """Returns the largest magnitude of each channel in each image, shape (images, channels)."""
+    import tensorflow as tf
+
+    return tf.reduce_max(tf.abs(value), range(1, value.shape.rank - 1))
+
+
+def _no_statistics(group: ScalingGroup) -> TensorStatistics:
+    channels = group.producer.output.shape[-1]
+    return TensorStatistics(np.zeros((0, channels)), False, np.zeros(channels))
 
 
 def _weight_gradient_squares(
     call: Call, own: slice, values: dict[int, Tensor], gradients: dict[int, Tensor]
-) -> np.ndarray:
+) -> Tensor:
     """Returns the squared gradient of a 1×1 kernel, summed over the batch, shape (in, out).
 
     Of the input channels only `own` are in the result.
@@ -185,7 +220,7 @@ def _weight_gradient_squares(
     gradient = tf.reshape(gradient, (len(gradient), -1, filters))
     centered = value - tf.reduce_mean(value, (0, 1))
     products = tf.matmul(centered, gradient, transpose_a=True)
-    return np.asarray(tf.reduce_sum(tf.square(products), 0), np.float64)
+    return tf.reduce_sum(tf.square(products), 0)
 
 
 def _taps(call: Call) -> np.ndarray:

@@ -68,18 +68,27 @@ class Trace:
     def run(self, images: Tensor) -> dict[int, Tensor]:
         """Computes the values of all tensors for a batch, by the id of the symbolic tensor."""
         values = {id(self.model.inputs[0]): images}
+        self.resume(values, range(len(self.calls)))
+        return values
+
+    def resume(self, values: dict[int, Tensor], positions: range) -> None:
+        """Computes the calls at `positions`, and adds their values to those that are known.
+
+        Args:
+            values: Values of the tensors that the calls take. It is changed.
+            positions: Which of `calls` to compute.
+        """
 
         def value(argument: Any) -> Any:
             return values[id(argument)] if keras.backend.is_keras_tensor(argument) else argument
 
-        for call in self.calls:
+        for call in self.calls[positions.start : positions.stop]:
             args, kwargs = keras.tree.map_structure(value, (call.args, call.kwargs))
             if isinstance(call.layer, keras.Layer):
                 kwargs["training"] = False if _takes_training(call.layer) else None
                 kwargs = {name: v for name, v in kwargs.items() if v is not None}
             outputs = keras.tree.flatten(call.layer(*args, **kwargs))
             values.update((id(t), v) for t, v in zip(call.outputs, outputs, strict=True))
-        return values
 
 
 def trace(model: keras.Model) -> Trace:

@@ -1,0 +1,153 @@
+"""Tests the limits of rare large activations, and exact pixels, in int8 files."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_mobileone
+from keras_mobileone import ImageConfig, Steps, quantize
+from keras_mobileone.evaluation.metrics import sqnr
+from keras_mobileone.litert.runner import LiteRTRunner
+from keras_mobileone.quantization.equalization import equalize
+from keras_mobileone.quantization.outliers import has_outliers
+from keras_mobileone.quantization.pixel_input import taking_pixels
+
+SIZE = (32, 32, 3)
+CONFIG = ImageConfig(SIZE[:2])
+CHANNELS_OF_A_SENSOR = (32, 32, 4)  # of which the package does not expect certain values
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Returns random images, one of eight with a pixel that the network below detects."""
+    images = np.random.default_rng(0).uniform(-1, 1, (64, *CHANNELS_OF_A_SENSOR))
+    images[::8, 1, -2, 0] = 3
+    return images.astype(np.float32)
+
+
+def network(activation, side=False):
+    """Returns a network in which the detected pixel is large in all channels of `wide`.
+
+    Args:
+        activation: It decides how much it matters how large the pixel is.
+        side: Whether other channels precede those of `wide` in a concatenation.
+    """
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input(CHANNELS_OF_A_SENSOR)
+    detector = layers.Conv2D(9, 1, activation="relu", name="detector")
+    wide = layers.Conv2D(16, 3, activation="relu", name="wide")
+    x = wide(detector(inputs))
+    if side:
+        others = layers.Conv2D(8, 3, activation="relu", name="side")(inputs)
+        x = layers.Concatenate()([others, x])
+    x = layers.Conv2D(16, 1, activation=activation, name="mixed")(x)
+    outputs = layers.Dense(10, name="head")(layers.GlobalAveragePooling2D()(x))
+    kernel, bias = detector.get_weights()
+    kernel[..., 8], bias[8] = [20, 0, 0, 0], -20  # 40 for the pixel, 0 for all others
+    detector.set_weights([kernel, bias])
+    kernel, bias = wide.get_weights()
+    kernel[..., 8, :] = 1
+    wide.set_weights([kernel, bias])
+    return keras.Model(inputs, outputs)
+
+
+def on_others(model, images, **options):
+    """Returns the SQNR on images that did not calibrate."""
+    report = quantize(model, images[:32], normalize=False, **options)
+    runner = LiteRTRunner(report.content)
+    found = np.concatenate([next(iter(runner(image[None]).values())) for image in images[32:]])
+    return sqnr(model.predict(images[32:], verbose=0), found), report
+
+
+def test_outliers_that_saturate_are_limited(images):
+    model = network("sigmoid")
+    without, _ = on_others(model, images, steps=Steps(outliers=False))
+    found, report = on_others(model, images)
+    assert report.limited == ["wide"]
+    assert found > without + 3
+
+
+def test_outliers_before_a_concatenation(images):
+    model = network("sigmoid", side=True)
+    without, _ = on_others(model, images, steps=Steps(outliers=False))
+    found, report = on_others(model, images)
+    assert report.limited == ["wide"]
+    assert found > without + 2
+
+
+def test_outliers_that_matter_are_kept(images):
+    _, report = on_others(network("relu"), images)
+    assert report.limited == []
+
+
+def test_equalization_reports_limits_on_request_and_keeps_the_outputs(images):
+    model = network("sigmoid")
+    assert equalize(model, images[:32]).limits == {}
+    result = equalize(model, images[:32], limit_outliers=True)
+    inner = keras.Model(result.model.inputs, result.model.get_layer("wide_activation").output)
+    largest = float(inner.predict(images[:32], verbose=0).max())
+    assert result.limits["wide"] == pytest.approx(1)  # the ranges are those of limited values
+    assert largest > 1.3
+    expected, found = (ops.convert_to_numpy(m(images)) for m in (model, result.model))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_outliers_are_values_far_beyond_those_of_most_images():
+    maxima = np.random.default_rng(0).uniform(1, 2, (32, 16))
+    assert not has_outliers(maxima)
+    maxima[3] *= 10
+    assert has_outliers(maxima)
+    assert not has_outliers(maxima[3:4])  # a single image has no usual values
+    assert not has_outliers(np.zeros((8, 4)))
+
+
+def padded(inputs):
+    return layers.Conv2D(6, 3, strides=2)(layers.ZeroPadding2D(1)(inputs))
+
+
+def two_branches(inputs):
+    return layers.Add()([layers.Conv2D(6, 3, padding="same")(inputs), layers.Conv2D(6, 1)(inputs)])
+
+
+@pytest.mark.parametrize("first", [padded, two_branches])
+def test_a_model_on_pixels_has_the_same_outputs(first):
+    inputs = keras.Input(SIZE)
+    model = keras.Model(inputs, layers.Conv2D(4, 3, padding="same")(first(inputs)))
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(size=weights.shape) for weights in model.get_weights()])
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *SIZE)).astype(np.float32)
+    expected = ops.convert_to_numpy(model(CONFIG.normalize(pixels)))
+    found = ops.convert_to_numpy(taking_pixels(model, CONFIG)(pixels))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda x: layers.DepthwiseConv2D(3)(x),
+        lambda x: layers.Add()([layers.Conv2D(3, 1)(x), x]),
+        lambda x: layers.Conv2D(6, 3, groups=3)(x),
+    ],
+    ids=["depthwise", "shortcut", "groups"],
+)
+def test_other_models_keep_their_normalization(first):
+    inputs = keras.Input(SIZE)
+    model = keras.Model(inputs, layers.Conv2D(4, 1)(first(inputs)))
+    assert taking_pixels(model, CONFIG) is None
+    pixels = np.random.default_rng(0).integers(100, 150, (8, *SIZE)).astype(np.float32)
+    model = keras_mobileone.set_image_config(model, CONFIG)
+    normalized = quantize(model, pixels).tensors[1]
+    assert (normalized.low, normalized.high) == pytest.approx(CONFIG.range, rel=0.01)
+
+
+def test_pixels_are_exact_whatever_the_calibration():
+    """The calibration images have neither black nor white."""
+    inputs = keras.Input(SIZE)
+    model = keras.Model(inputs, layers.Conv2D(4, 1)(padded(inputs)))
+    model = keras_mobileone.set_image_config(model, CONFIG)
+    pixels = np.random.default_rng(0).integers(100, 150, (8, *SIZE)).astype(np.float32)
+    report = quantize(model, pixels)
+    centered = report.tensors[1]
+    assert "centered_pixels" in centered.name
+    assert (centered.low, centered.high, centered.sqnr) == (-128, 127, float("inf"))
