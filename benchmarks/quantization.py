@@ -5,11 +5,11 @@
 
 S0 has the authors' weights, loaded with `weights="imagenet"`. DIR contains class folders named by
 WordNet id. 100 of its images are for calibration, and the others are measured, and so are images of
-the second directory, such as Imagenette's. S1 … S4 have
-generated parameters (see `generated`), smaller images and random input. Each configuration runs in
-a separate process, so that its peak memory can be measured. All files of a variant are timed side
-by side. A comparison of S0's layers is written to `quantization_layers.json` and `.png` next to the
-output.
+the second directory, such as Imagenette's. S1 … S4 have generated parameters (see `generated`),
+smaller images and random input. Each configuration runs in a separate process, so that its peak
+memory can be measured. All files of a variant are timed side by side. The output is written after
+each variant, and keeps the rows of variants that are not measured. A comparison of S0's layers is
+written to `quantization_layers.json` and `.png` next to it.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import keras_mobileone
 from keras_mobileone.benchmarking import benchmark, processor_name
 from keras_mobileone.data.images import image_labels, list_images, load_crops, spread
 from keras_mobileone.evaluation.comparison import compare_outputs
+from keras_mobileone.files import atomic_write
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.quantization import equalization
@@ -41,13 +42,20 @@ from keras_mobileone.quantization.trace import trace
 CALIBRATION_IMAGES, SECOND_IMAGES = 100, 500
 GENERATED_SIZE, GENERATED_CALIBRATION, GENERATED_MEASURED = 128, 16, 32
 CHANNEL_SPREAD = 1.5  # standard deviation of the log of the generated channel ranges
+PLAIN, DEFAULT, ON_PIXELS = (
+    "plain int8",
+    "+ compensated rounding (default)",
+    "default, takes pixels",
+)
 QUANTIZE_STEPS = {
-    "equalized": Steps(rounding="nearest", biases=False),
-    "+ biases corrected": Steps(rounding="nearest"),
-    "+ compensated rounding (default)": Steps(),
+    "equalized": Steps(outliers=False, rounding="nearest", biases=False),
+    "+ biases corrected": Steps(outliers=False, rounding="nearest"),
+    "+ outliers limited": Steps(rounding="nearest"),
+    DEFAULT: Steps(),
+    ON_PIXELS: Steps(),
 }
-CONFIGURATIONS = ("plain int8", *QUANTIZE_STEPS, "int16x8, equalized")
-GENERATED_CONFIGURATIONS = ("plain int8", "+ compensated rounding (default)")
+CONFIGURATIONS = (PLAIN, *QUANTIZE_STEPS, "int16x8, equalized")
+GENERATED_CONFIGURATIONS = (PLAIN, DEFAULT)
 
 
 def real(directory: Path) -> Any:
@@ -61,9 +69,9 @@ def real(directory: Path) -> Any:
 
 
 def load(paths: Sequence[Path]) -> np.ndarray:
-    """Returns images as S0 takes them."""
+    """Returns pixels in the size of S0."""
     crops = load_crops(paths, (224, 224), keras_mobileone.VARIANTS["s0"].crop_fraction)
-    return keras_mobileone.preprocess_input(np.stack(list(crops)))
+    return np.stack(list(crops))
 
 
 def generated(name: str) -> Any:
@@ -87,20 +95,21 @@ def generated(name: str) -> Any:
     cells = GENERATED_SIZE // 16
     coarse = rng.uniform(0, 255, (count, cells, cells, 3)).repeat(16, axis=1).repeat(16, axis=2)
     pixels = np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
-    images = keras_mobileone.preprocess_input(pixels)
-    return traced.model, images[:GENERATED_CALIBRATION], images[GENERATED_CALIBRATION:], None
+    return traced.model, pixels[:GENERATED_CALIBRATION], pixels[GENERATED_CALIBRATION:], None
 
 
 def measure(job: tuple) -> dict:
     """Writes the file of one configuration and returns its row of the table."""
     name, configuration, directory, second, target = job
     model, calibration, others, labels = real(directory) if directory else generated(name)
+    takes_pixels = configuration == ON_PIXELS
+    calibration = taken(calibration, takes_pixels)
     start, change = time.perf_counter(), None
-    if configuration == "plain int8":
+    if configuration == PLAIN:
         content = convert(model, "int8", calibration)
     elif configuration in QUANTIZE_STEPS:
         steps = QUANTIZE_STEPS[configuration]
-        report = keras_mobileone.quantize(model, calibration, normalize=False, steps=steps)
+        report = keras_mobileone.quantize(model, calibration, normalize=takes_pixels, steps=steps)
         content, change = report.content, report.change
     else:
         equalized = keras_mobileone.equalize(model, calibration)
@@ -116,25 +125,36 @@ def measure(job: tuple) -> dict:
         "float_change": change,
         "seconds": round(seconds, 1),
         "peak_gib": memory and round(memory, 2),
-        **compared(model, content, others, labels),
+        **compared(model, content, others, labels, takes_pixels),
     }
     if second:
         paths = spread(list_images(second), SECOND_IMAGES)
-        row["second"] = compared(model, content, load(paths), image_labels(paths))
+        row["second"] = compared(model, content, load(paths), image_labels(paths), takes_pixels)
     return row
 
 
-def compared(model: keras.Model, content: bytes, images: np.ndarray, labels: Any) -> dict:
+def taken(pixels: np.ndarray, takes_pixels: bool) -> np.ndarray:
+    """Returns images as a file takes them."""
+    if takes_pixels:
+        return pixels.astype(np.float32)
+    return keras_mobileone.preprocess_input(pixels)
+
+
+def compared(
+    model: keras.Model, content: bytes, pixels: np.ndarray, labels: Any, takes_pixels: bool
+) -> dict:
     """Returns how well the outputs of a file agree with those of the model."""
-    runner = LiteRTRunner(content)
+    runner, images = LiteRTRunner(content), taken(pixels, takes_pixels)
     outputs = np.concatenate([next(iter(runner(image[None]).values())) for image in images])
-    return compare_outputs(model.predict(images, verbose=0), outputs, labels).to_dict()
+    reference = model.predict(taken(pixels, False), verbose=0)
+    return compare_outputs(reference, outputs, labels).to_dict()
 
 
 def layers(directory: Path, target: Path) -> None:
     """Writes a report on each layer of S0, for the converter's int8 and for `quantize`."""
     model, calibration, _, _ = real(directory)
-    report = keras_mobileone.quantize(model, calibration, normalize=False, before=True)
+    normalized = taken(calibration, False)
+    report = keras_mobileone.quantize(model, normalized, normalize=False, before=True)
     report.save(target)
     report.plot(target.with_suffix(".png"))
 
@@ -147,30 +167,47 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--variants", nargs="+", default=list(keras_mobileone.VARIANTS))
     arguments = parser.parse_args()
+    result = {"conditions": {}, "rows": []}
+    if arguments.output.exists():
+        result = json.loads(arguments.output.read_text(encoding="utf-8"))
+    for name in arguments.variants:
+        rows, conditions = of_variant(name, arguments.images, arguments.second)
+        result["rows"] = [row for row in result["rows"] if row["variant"] != name] + rows
+        result["rows"].sort(key=lambda row: row["variant"])
+        if name == "s0":
+            result["conditions"] = conditions
+        with atomic_write(arguments.output) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if "s0" in arguments.variants:
+        layers(arguments.images, arguments.output.with_name("quantization_layers.json"))
+
+
+def of_variant(name: str, images: Path, second: Path) -> tuple[list[dict], dict]:
+    """Measures all configurations of a variant.
+
+    Returns:
+        The rows of the table, and the conditions of the timing.
+    """
+    configurations = CONFIGURATIONS if name == "s0" else GENERATED_CONFIGURATIONS
+    sources = (images, second) if name == "s0" else (None, None)
     spawn = multiprocessing.get_context("spawn")
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as directory:
-        for name in arguments.variants:
-            configurations = CONFIGURATIONS if name == "s0" else GENERATED_CONFIGURATIONS
-            files = [Path(directory) / f"{name}_{i}.tflite" for i in range(len(configurations))]
-            first = len(rows)
-            for configuration, file in zip(configurations, files, strict=True):
-                sources = (arguments.images, arguments.second) if name == "s0" else (None, None)
-                with spawn.Pool(1) as pool:
-                    rows += pool.map(measure, [(name, configuration, *sources, file)])
-                print(json.dumps(rows[-1]), flush=True)
-            timing = benchmark(files, runs=50 if name == "s0" else 20)
-            for row, latency in zip(rows[first:], timing.latencies, strict=True):
-                row |= {"bytes": latency.bytes, "median_ms": latency.median, "p95_ms": latency.p95}
+        files = [Path(directory) / f"{name}_{i}.tflite" for i in range(len(configurations))]
+        for configuration, file in zip(configurations, files, strict=True):
+            with spawn.Pool(1) as pool:
+                rows += pool.map(measure, [(name, configuration, *sources, file)])
+            print(json.dumps(rows[-1]), flush=True)
+        timing = benchmark(files, runs=50 if name == "s0" else 20)
+    for row, latency in zip(rows, timing.latencies, strict=True):
+        row |= {"bytes": latency.bytes, "median_ms": latency.median, "p95_ms": latency.p95}
     conditions = timing.conditions | {
         "keras": keras.__version__,
         "tensorflow": version("tensorflow"),
         "processor": processor_name(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    layers(arguments.images, arguments.output.with_name("quantization_layers.json"))
-    result = {"conditions": conditions, "rows": rows}
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return rows, conditions
 
 
 if __name__ == "__main__":
