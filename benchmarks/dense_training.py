@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dense_quantization import PLAIN
 from drawing import BLUE, GREEN, GREY, clean, figure
 from PIL import Image
 
@@ -35,7 +36,6 @@ RESULTS = Path(__file__).parent / "results"
 CALIBRATION_IMAGES = 100
 PICTURES = 3
 PICTURE_WIDTH = 1200  # of label and prediction side by side
-PLAIN = "the converter's int8"
 METRICS = {SEGMENT: "miou", DETECT: "map50"}
 # Names of the stored trainings and titles of their data, by task.
 STORED: dict[str, dict[str, str]] = {SEGMENT: {"camvid": "CamVid"}, DETECT: {"bccd": "BCCD"}}

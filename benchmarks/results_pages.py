@@ -110,7 +110,7 @@ def short_demo() -> str:
         f"Latency is the median on {c['processor']} with {c['threads']} thread, batch 1, "
         f"ai-edge-litert {c['ai-edge-litert']}."
     )
-    if "vnni" not in c["processor"]:
+    if not study.has_integer_dot_products(c):
         text += (
             " This processor has no integer dot products, so int8 makes the file smaller but not "
             "faster there."
@@ -426,7 +426,7 @@ def machines(name: str, markdown, document: Path, results: Path = study.RESULTS)
 def front_figure() -> str:
     """Returns the figure of a machine with integer dot products, and what it shows."""
     for path, result in study.stored("peers"):
-        if "vnni" in result["conditions"]["processor"]:
+        if study.has_integer_dot_products(result["conditions"]):
             picture = address(path.with_suffix(".png"), README)
             page = f"{PAGES}/benchmarks/index.md#beside-other-networks"
             return (

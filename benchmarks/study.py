@@ -121,6 +121,11 @@ def stored(name: str, results: Path = RESULTS) -> Iterator[tuple[Path, dict]]:
         yield path, json.loads(path.read_text(encoding="utf-8"))
 
 
+def has_integer_dot_products(conditions: dict) -> bool:
+    """Returns whether the processor of a result has instructions that make int8 fast."""
+    return "vnni" in conditions["processor"]
+
+
 def machine(processor: str) -> str:
     """Returns the directory name of a processor, such as `amd-epyc-avx2`."""
     short = re.sub(r"\(\w+\)|processor", "", processor.lower())
