@@ -124,7 +124,7 @@ def calibrate(
     widen_ranges(graph, simulator, weights)
     # The float value and the simulated integer value of each tensor, by its index.
     reals = {source: images}
-    simulated = {source: simulator.by_parts(lambda part: part, images, tensor=source)}
+    simulated = {source: simulator.stored(source, images)}
     remaining, last_uses, reports = iter(weights), graph.last_uses(), []
     for position, (kind, operator) in enumerate(graph.operators):
         outputs = [int(tensor) for tensor in operator.outputs]

@@ -63,7 +63,7 @@ class Simulator:
         computed = [tensor for tensor in inputs if tensor in values]
         outputs = [int(tensor) if stored else None for tensor in operator.outputs]
         if kind in ("QUANTIZE", "DEQUANTIZE"):
-            return [self.by_parts(lambda part: part, values[inputs[0]], tensor=outputs[0])]
+            return [self.stored(outputs[0], values[inputs[0]])]
 
         def batched(*parts: np.ndarray) -> Tensor:
             known = dict(zip(computed, parts, strict=True))
@@ -81,10 +81,7 @@ class Simulator:
         if result is not None:
             return [result]
         results = self._by_litert(position, values)
-        return [
-            self.by_parts(lambda part: part, value, tensor=tensor)
-            for tensor, value in zip(outputs, results, strict=True)
-        ]
+        return [self.stored(tensor, value) for tensor, value in zip(outputs, results, strict=True)]
 
     def linear(
         self,
@@ -126,6 +123,10 @@ class Simulator:
         if output in self.limits:
             value = tf.minimum(value, self.limits[output])
         return tf.reshape(value, (-1, *self._graph.shape(output)[1:]))
+
+    def stored(self, tensor: int | None, values: Tensor) -> Tensor:
+        """Rounds values to the integers that a quantized tensor can hold, see `by_parts`."""
+        return self.by_parts(lambda part: part, values, tensor=tensor)
 
     def by_parts(
         self, function: Callable[..., Tensor], *values: Tensor, tensor: int | None = None
