@@ -14,10 +14,9 @@ from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.litert import flatbuffer
 from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
-from keras_mobileone.quantization import equalization, layerwise_correction, operators, rounding
+from keras_mobileone.quantization import equalization, layerwise_correction
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import EXACTNESS, equalize
-from keras_mobileone.quantization.int8_graph import Int8Graph
 from keras_mobileone.quantization.scaling_groups import find_scaling_groups
 from keras_mobileone.quantization.trace import trace
 
@@ -287,44 +286,6 @@ def test_report_names_layers_and_saves(accurate, tmp_path):
     assert saved["tensors"][0]["operator"] == report.tensors[0].operator
     assert (tmp_path / "layers.json").stat().st_size > 1000
     assert (tmp_path / "layers.png").stat().st_size > 1000
-
-
-def test_compensated_rounding_beats_the_nearest():
-    rng = np.random.default_rng(0)
-    mixing = rng.normal(size=(24, 24))
-    covariance = mixing @ mixing.T
-    weights = rng.normal(size=(24, 10))
-    scale = np.abs(weights).max(0) / 127 * 16  # coarse, so that rounding matters
-    codes = rounding.compensated(weights, covariance, scale)
-
-    def error(codes):
-        difference = codes * scale - weights
-        return np.einsum("io,ij,jo->", difference, covariance, difference)
-
-    nearest = np.clip(np.rint(weights / scale), -127, 127)
-    assert error(codes) < 0.6 * error(nearest)
-    assert (codes == np.rint(codes)).all()
-    assert np.abs(codes).max() <= 127
-
-
-@pytest.mark.parametrize("arguments", [{"strides": 2, "padding": "same"}, {"dilation_rate": 2}])
-def test_depthwise_kernels_are_compensated(images, arguments):
-    """On other images, the errors of neighboring weights cancel in the output."""
-    inputs = keras.Input(SIZE)
-    model = keras.Model(inputs, layers.DepthwiseConv2D(5, **arguments)(inputs))
-    kind, operator = next(
-        pair
-        for pair in Int8Graph(convert(model, "int8", images[:8])).operators
-        if pair[0] == "DEPTHWISE_CONV_2D"
-    )
-    kernel = np.random.default_rng(0).normal(size=(1, 5, 5, 3)).astype(np.float32)
-    errors = []
-    for name in ("nearest", "compensated"):
-        scale, codes = rounding.quantize_kernel(kind, operator, kernel, images[:32], name)
-        change = (codes * scale - kernel).astype(np.float32)
-        moved = operators.linear(kind, operator, images[32:], change, 0.0, ())
-        errors.append(np.var(moved, (0, 1, 2)).sum())
-    assert errors[1] < 0.7 * errors[0]
 
 
 @pytest.mark.slow

@@ -16,8 +16,14 @@ LARGEST_CODE = 127
 MAX_ROWS, MAX_DEPTHWISE_ROWS = 40_000, 4_000
 # Windows overlap, so that those of a few images suffice, and must not take too much memory.
 WINDOW_IMAGES, WINDOW_VALUES = 16, 5e7
-# With fewer rows for each input, the estimate of the covariance is too inaccurate.
-ROWS_PER_INPUT = 8
+# With this many rows for each input, half of each estimated covariance is kept, with more of them
+# more, since a few rows correlate by chance.
+HALF_KEPT = 1 / 8
+MAX_INPUTS = 2048  # of a dense kernel; the time grows with the cube
+# Scales to try, relative to the smallest one. Any other scale rounds all weights anew, and one of
+# these roundings fits the inputs better than that of the smallest scale.
+TRIED_SCALES = np.linspace(1, 1.11, 12)
+VALUES_AT_ONCE = 4e6  # weights for which all scales are tried at once
 DAMPING = 0.01  # part of the mean variance that is added to the diagonal of the covariance
 BLOCK = 64  # number of inputs after which the remaining weights are adjusted
 
@@ -46,21 +52,21 @@ def quantize_kernel(
         codes: float64 whole numbers in [-127, 127], with the shape of `kernel`.
     """
     scale = kernel_scale(kind, kernel)
-    shape = [-1 if i == channel_axis(kind) else 1 for i in range(kernel.ndim)]
     if rounding == "compensated" and _is_depthwise(kind, kernel, inputs):
-        channels = kernel.shape[-1]
         windows = _some_rows(_windows(operator, kernel, inputs), MAX_DEPTHWISE_ROWS)
-        windows = windows.reshape(len(windows), -1, channels)
-        if len(windows) >= ROWS_PER_INPUT * windows.shape[1]:
-            flat = kernel.reshape(-1, channels).astype(np.float64)
-            covariances = _covariance(windows.transpose(2, 0, 1))
-            codes = [compensated(flat[:, [i]], c, scale[[i]]) for i, c in enumerate(covariances)]
-            return scale, np.concatenate(codes, axis=1).reshape(kernel.shape)
+        windows = windows.reshape(len(windows), -1, kernel.shape[-1])
+        weights: np.ndarray = (
+            kernel.reshape(-1, kernel.shape[-1], 1).swapaxes(0, 1).astype(np.float64)
+        )
+        covariance = _covariance(windows.transpose(2, 0, 1))
+        scale, codes = best_rounding(weights, covariance, scale[:, None])
+        return scale[:, 0], codes.swapaxes(0, 1).reshape(kernel.shape)
     if rounding == "compensated" and _is_dense(kind, kernel, inputs):
+        weights = kernel.reshape(len(kernel), -1).T.astype(np.float64)
         rows = _some_rows(_input_rows(kind, operator, kernel, inputs), MAX_ROWS)
-        if len(rows) >= ROWS_PER_INPUT * rows.shape[1]:
-            flat = kernel.reshape(len(kernel), -1).T.astype(np.float64)
-            return scale, compensated(flat, _covariance(rows), scale).T.reshape(kernel.shape)
+        scale, codes = best_rounding(weights, _covariance(rows), scale)
+        return scale, codes.T.reshape(kernel.shape)
+    shape = [-1 if i == channel_axis(kind) else 1 for i in range(kernel.ndim)]
     codes = np.rint(kernel / scale.reshape(shape))
     return scale, np.clip(codes, -LARGEST_CODE, LARGEST_CODE)
 
@@ -77,8 +83,10 @@ def _is_depthwise(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
 def _is_dense(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
     """Returns whether each output channel depends on all input channels, at one position."""
     if kind == "CONV_2D":
-        return kernel.shape[-1] == inputs.shape[-1]  # otherwise the convolution has groups
-    return kind == "FULLY_CONNECTED"
+        grouped = kernel.shape[-1] != inputs.shape[-1]
+    else:
+        grouped = kind != "FULLY_CONNECTED"
+    return not grouped and kernel[0].size <= MAX_INPUTS
 
 
 def _input_rows(kind: str, operator: Operator, kernel: np.ndarray, inputs: Tensor) -> np.ndarray:
@@ -111,9 +119,46 @@ def _some_rows(rows: np.ndarray, largest: int) -> np.ndarray:
 
 
 def _covariance(rows: np.ndarray) -> np.ndarray:
-    """Returns the float64 covariance, (…, inputs, inputs), of rows of shape (…, rows, inputs)."""
+    """Estimates the covariance of the inputs, float64 (…, in, in), from rows (…, rows, in)."""
+    count, inputs = rows.shape[-2:]
     centered = np.ascontiguousarray(rows - rows.mean(-2, keepdims=True))
-    return (centered.swapaxes(-1, -2) @ centered / centered.shape[-2]).astype(np.float64)
+    covariance = (centered.swapaxes(-1, -2) @ centered / count).astype(np.float64)
+    kept = count / (count + HALF_KEPT * inputs)
+    return covariance * np.where(np.eye(inputs, dtype=bool), 1, kept)
+
+
+def best_rounding(
+    weights: np.ndarray, covariance: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds weights as `compensated` does, with the best of several scales for each output.
+
+    Args:
+        weights, covariance: As in `compensated`.
+        scale: Smallest scale of each output channel, shape (…, out).
+
+    Returns:
+        scale: The scale of each output channel with the least error, shape (…, out).
+        codes: float64 whole numbers in [-127, 127], shape (…, in, out).
+    """
+    tries = len(TRIED_SCALES)
+    parts = min(-(-weights.size * tries // int(VALUES_AT_ONCE)), scale.shape[-1])
+    found = []
+    for part in np.array_split(np.arange(scale.shape[-1]), parts):
+        tried = np.concatenate([ratio * scale[..., part] for ratio in TRIED_SCALES], axis=-1)
+        repeated = np.concatenate([weights[..., part]] * tries, axis=-1)
+        codes = compensated(repeated, covariance, tried)
+        errors = codes * tried[..., None, :] - repeated
+        squares = (errors * (covariance @ errors)).sum(-2)
+        best = squares.reshape(*squares.shape[:-1], tries, -1).argmin(-2) * len(part)
+        best += np.arange(len(part))
+        found.append(
+            (
+                np.take_along_axis(tried, best, -1),
+                np.take_along_axis(codes, best[..., None, :], -1),
+            )
+        )
+    scales, codes = zip(*found, strict=True)
+    return np.concatenate(scales, axis=-1), np.concatenate(codes, axis=-1)
 
 
 def compensated(weights: np.ndarray, covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -121,30 +166,37 @@ def compensated(weights: np.ndarray, covariance: np.ndarray, scale: np.ndarray) 
 
     The weights are rounded one input after the other, beginning with the input of the largest
     variance. The weights that are not rounded yet are adjusted to compensate for the error, as far
-    as their inputs are correlated with that input.
+    as their inputs are correlated with that input. The leading axes are those of separate kernels.
 
     Args:
-        weights: float64 weights, shape (in, out).
-        covariance: Covariance of the inputs, shape (in, in).
-        scale: Scale of each output channel, shape (out,).
+        weights: float64 weights, shape (…, in, out).
+        covariance: Covariance of the inputs, shape (…, in, in).
+        scale: Scale of each output channel, shape (…, out).
 
     Returns:
-        float64 whole numbers in [-127, 127], shape (in, out).
+        float64 whole numbers in [-127, 127], shape (…, in, out).
     """
-    count = len(weights)
-    damping = DAMPING * np.trace(covariance) / count + 1e-12
-    order = np.argsort(-np.diag(covariance), kind="stable")
-    ordered = covariance[np.ix_(order, order)] + damping * np.eye(count)
-    factor = np.linalg.cholesky(np.linalg.inv(ordered)).T  # upper triangular
-    left, codes = weights[order], np.empty_like(weights)
+    count = weights.shape[-2]
+    variances = np.diagonal(covariance, axis1=-2, axis2=-1)
+    damping = DAMPING * variances.mean(-1) + 1e-12
+    order = np.argsort(-variances, axis=-1, kind="stable")[..., None]
+    ordered = np.take_along_axis(covariance, order, -2)
+    ordered = np.take_along_axis(ordered, order.swapaxes(-1, -2), -1)
+    ordered += damping[..., None, None] * np.eye(count)
+    factor = np.linalg.cholesky(np.linalg.inv(ordered)).swapaxes(-1, -2)  # upper triangular
+    left = np.take_along_axis(weights, order, -2)
+    codes = np.empty_like(weights)
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
-        errors = np.empty((stop - start, weights.shape[1]))
+        errors = np.empty_like(left[..., start:stop, :])
         for i in range(start, stop):
-            codes[i] = np.clip(np.rint(left[i] / scale), -LARGEST_CODE, LARGEST_CODE)
-            errors[i - start] = (left[i] - codes[i] * scale) / factor[i, i]
-            left[i + 1 : stop] -= factor[i, i + 1 : stop, None] * errors[i - start]
-        left[stop:] -= factor[start:stop, stop:].T @ errors
+            value = left[..., i, :]
+            code = np.clip(np.rint(value / scale), -LARGEST_CODE, LARGEST_CODE)
+            error = (value - code * scale) / factor[..., i, i, None]
+            left[..., i + 1 : stop, :] -= factor[..., i, i + 1 : stop, None] * error[..., None, :]
+            errors[..., i - start, :] = error
+            codes[..., i, :] = code
+        left[..., stop:, :] -= factor[..., start:stop, stop:].swapaxes(-1, -2) @ errors
     restored = np.empty_like(codes)
-    restored[order] = codes
+    np.put_along_axis(restored, order, codes, -2)
     return restored
