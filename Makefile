@@ -19,7 +19,7 @@ CALIBRATION := --calibration $(SHARED)/imagenet-sample/images
 PHOTOGRAPHS := --images $(SHARED)/imagenet-sample/images
 endif
 
-STUDIES := peers analysis fused dense_peers runtimes
+STUDIES := peers analysis fused dense_peers runtimes operators
 
 .PHONY: demo check test test-fast doctest types coverage docs package test-arm64 arm64-machine lint \
 	page-machine format-page test-browsers pictures results benchmark benchmark-files apk \

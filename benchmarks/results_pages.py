@@ -20,6 +20,7 @@ import dense_pages
 import dense_peers
 import dense_training
 import fused
+import operators
 import peers
 import runtimes
 import study
@@ -464,6 +465,10 @@ SECTIONS = {
         "fused": partial(machines, "fused", fused_sentence, RESULTS_PAGE),
         "dense_peers": partial(machines, "dense_peers", dense_peers.markdown, RESULTS_PAGE),
         "runtimes": partial(machines, "runtimes", runtimes.markdown, RESULTS_PAGE),
+        **{
+            name: partial(machines, name, markdown, RESULTS_PAGE)
+            for name, markdown in operators.MARKDOWN.items()
+        },
     },
     PAPER_PAGE: {"dense": partial(dense_pages.paper_table, "segment", "detect")},
     **{
@@ -519,7 +524,7 @@ def main() -> int:
         )
     for document, text in texts.items():
         document.write_text(text, encoding="utf-8")
-    studies = (peers, analysis, fused, dense_peers, runtimes)
+    studies = (peers, analysis, fused, dense_peers, runtimes, operators)
     for one in (one for script in studies for one in script.STUDIES):
         study.plot(one)
     return 0

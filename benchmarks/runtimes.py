@@ -54,8 +54,13 @@ def measure(files: Path, rounds: int, runs: int) -> dict:
             _row(job, threads, path, mine)
             for job, path, mine in zip(jobs, paths, found, strict=True)
         ]
+    return {"conditions": conditions(busy, rounds, runs), "rows": rows}
+
+
+def conditions(busy: float | None, rounds: int, runs: int) -> dict:
+    """Returns the machine, the numbers of runs, and the versions of all runtimes."""
     names = sorted({name for names in DISTRIBUTIONS.values() for name in names})
-    conditions = ThisMachine().conditions() | {
+    return ThisMachine().conditions() | {
         "batch": 1,
         "rounds": rounds,
         "runs": runs,
@@ -64,7 +69,6 @@ def measure(files: Path, rounds: int, runs: int) -> dict:
         "keras": keras.__version__,
         **{name: version(name) for name in ("tensorflow", *names)},
     }
-    return {"conditions": conditions, "rows": rows}
 
 
 def _row(job: tuple[str, str, str], threads: int, path: Path, rounds: list[Round]) -> dict:

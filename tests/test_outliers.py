@@ -110,15 +110,46 @@ def two_branches(inputs):
     return layers.Add()([layers.Conv2D(6, 3, padding="same")(inputs), layers.Conv2D(6, 1)(inputs)])
 
 
-@pytest.mark.parametrize("first", [padded, two_branches])
-def test_a_model_on_pixels_has_the_same_outputs(first):
-    inputs = keras.Input(SIZE)
+def two_branches_of_blocks(inputs):
+    """Two convolutions of stride 2 share paddings of unequal sides."""
+    outer = layers.ZeroPadding2D(((2, 1), (0, 3)))(inputs)
+    inner = layers.Identity()(layers.ZeroPadding2D(1)(outer))
+    narrow = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False)(inner)
+    wide = layers.Conv2D(6, (4, 5), strides=2, padding="same", activation="relu")(inner)
+    return layers.Add()([narrow, wide])
+
+
+def point(inputs):
+    return layers.Conv2D(6, 1, strides=2)(layers.ZeroPadding2D(((1, 0), (0, 3)))(inputs))
+
+
+@pytest.mark.parametrize(
+    ("first", "size", "channels"),
+    [
+        (padded, SIZE, 13),
+        (padded, (31, 32, 3), 4),
+        (two_branches, SIZE, 4),
+        (two_branches_of_blocks, SIZE, 13),
+        (point, SIZE, 13),
+        (lambda x: layers.Conv2D(6, 3, strides=2, padding="same")(x), (48, 30, 3), 13),
+        (lambda x: layers.Conv2D(6, 7, strides=2)(layers.ZeroPadding2D(3)(x)), SIZE, 13),
+        (lambda x: layers.Conv2D(6, (2, 6), strides=2)(x), SIZE, 13),
+        (lambda x: layers.Conv2D(6, 1, strides=2)(x), SIZE, 13),
+        (lambda x: layers.Conv2D(6, 3, strides=(2, 1))(x), SIZE, 4),
+        (lambda x: layers.Conv2D(6, 3, dilation_rate=2)(x), SIZE, 4),
+        (lambda x: layers.Conv2D(6, 8, strides=4)(x), SIZE, 4),
+    ],
+)
+def test_a_model_on_pixels_has_the_same_outputs(first, size, channels):
+    inputs = keras.Input(size)
     model = keras.Model(inputs, layers.Conv2D(4, 3, padding="same")(first(inputs)))
     rng = np.random.default_rng(1)
     model.set_weights([rng.normal(size=weights.shape) for weights in model.get_weights()])
-    pixels = np.random.default_rng(0).integers(0, 256, (4, *SIZE)).astype(np.float32)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *size)).astype(np.float32)
     expected = ops.convert_to_numpy(model(CONFIG.normalize(pixels)))
-    found = ops.convert_to_numpy(taking_pixels(model, CONFIG)(pixels))
+    on_pixels = taking_pixels(model, CONFIG)
+    assert on_pixels.get_layer("centered_pixels").output.shape[-1] == channels
+    found = ops.convert_to_numpy(on_pixels(pixels))
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 

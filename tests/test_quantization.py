@@ -288,6 +288,14 @@ def test_report_names_layers_and_saves(accurate, tmp_path):
     assert (tmp_path / "layers.png").stat().st_size > 1000
 
 
+def test_names_in_the_file_are_short_and_unique(model, images):
+    report = quantize(model, images[:8], normalize=False)
+    names = [t.name.decode() for t in flatbuffer.parse(report.content).subgraphs[0].tensors]
+    assert len(set(names)) == len(names)
+    assert not any(";" in name for name in names)
+    assert {tensor.name for tensor in report.tensors} <= set(names)
+
+
 @pytest.mark.slow
 def test_compare_takes_files_models_and_labels(model, images, tmp_path):
     rng = np.random.default_rng(2)
@@ -348,7 +356,7 @@ def test_unfused_models_are_refused_by_quantize(images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("takes_pixels", "lowest"), [(False, 18.7), (True, 19.2)])
+@pytest.mark.parametrize(("takes_pixels", "lowest"), [(False, 19.2), (True, 19.6)])
 def test_real_weights_keep_their_accuracy(shared, takes_pixels, lowest):
     """100 photographs of the sample calibrate, and the other 200 are measured."""
     from keras_mobileone.data.images import image_labels, list_images, load_crops

@@ -3,13 +3,17 @@
 import json
 from importlib.util import find_spec
 
+import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
+from keras import layers
 
 import keras_mobileone
 from keras_mobileone.benchmarking import Latency
 from keras_mobileone.benchmarking.baselines import Peer, noise
 from keras_mobileone.benchmarking.settings import Settings
+from keras_mobileone.litert.converter import convert
 from keras_mobileone.litert.runner import LiteRTRunner
 
 CONDITIONS = {
@@ -191,3 +195,64 @@ def test_a_result_before_the_newer_networks_has_no_say_on_them(load_script):
         if one.text == "MobileNetV4ConvS, more accurate than S0, is slower in int8"
     )
     assert conclusions.answer(one, results) == (None, "not measured")
+
+
+def test_the_operators_of_a_file_run_alone(load_script):
+    """One after the other, the files of single operators compute what the whole file computes."""
+    operators = load_script("operators")
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, strides=2)(layers.ZeroPadding2D(1)(inputs))
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu")(layers.Conv2D(8, 1)(x))
+    model = keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling2D()(x)))
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    content = convert(model, "int8", images)
+    names, value = [], images[:1]
+    for name, part in operators.parts(content):
+        interpreter = Interpreter(model_content=part)
+        interpreter.allocate_tensors()
+        (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+        interpreter.set_tensor(source["index"], value)
+        interpreter.invoke()
+        value = interpreter.get_tensor(target["index"])
+        names.append(name)
+    assert operators.kinds_of(names) == [
+        operators.OTHER,
+        operators.FIRST,
+        operators.POINTWISE,
+        operators.DEPTHWISE,
+        operators.OTHER,
+        operators.CLASSIFIER,
+        operators.OTHER,
+    ]
+    (whole,) = LiteRTRunner(content)(images[:1]).values()
+    np.testing.assert_array_equal(value, whole)
+
+
+def test_the_table_of_operators_has_the_differences(load_script):
+    operators = load_script("operators")
+    rows = [
+        {"runtime": runtime, "kind": kind, "operators": 1, "microseconds": [time, 3 * time, 0]}
+        for runtime, times in {"LiteRT": (50, 80, 30, 2, 8), "OpenVINO": (20, 40, 30, 9, 1)}.items()
+        for kind, time in zip(operators.KINDS, times, strict=True)
+    ]
+    result = {"rows": rows, "conditions": CONDITIONS}
+    text = operators.operators_markdown(result, "picture.png")
+    assert "the depthwise 3×3 (57 %) and the first convolution (43 %) take the largest" in text
+    assert "| sum | 170 | 100 | +70 |" in text
+    assert operators.draw_operators(result)
+
+
+def test_the_beginnings_differ_in_their_first_layers_only(load_script):
+    operators = load_script("operators")
+    beginnings = operators.BEGINNINGS
+    normalized, single, blocks = (network.build() for network in beginnings.values())
+    assert [len(m.layers) - len(normalized.layers) for m in (single, blocks)] == [1, 1]
+    assert blocks.get_layer("stem_conv").strides == (1, 1)
+    rows = [
+        row(network.name, time, macs=250_000_000)
+        for network, time in zip(beginnings.values(), (2.0, 3.0, 2.2), strict=True)
+    ]
+    text = operators.beginnings_markdown({"rows": rows, "conditions": CONDITIONS}, "picture.png")
+    assert "it costs 10 % of the time of S0 in int8, on single pixels 50 %." in text
+    assert "| pixels, 1×1 | 250 M | 3.00 (1.50) |" in text
+    assert operators.draw_beginnings({"rows": rows, "conditions": CONDITIONS})

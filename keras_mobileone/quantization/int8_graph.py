@@ -1,6 +1,7 @@
 """Reads an int8 TFLite file and rewrites its scales, weights and biases."""
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,17 @@ class Int8Graph:
     def name(self, tensor: int) -> str:
         """Returns the name of a tensor."""
         return self._graph.tensors[tensor].name.decode()
+
+    def shorten_names(self) -> None:
+        """Keeps the first part of each name, where the converter lists all that it has merged."""
+        taken: set[str] = set()
+        tensors = range(len(self._graph.tensors))
+        for index in sorted(tensors, key=lambda index: self.constant(index) is not None):
+            short = self.name(index).split(";")[0]
+            numbered = (f"{short}{number}" for number in itertools.count(1))
+            name = next(one for one in itertools.chain([short], numbered) if one not in taken)
+            taken.add(name)
+            self._graph.tensors[index].name = name.encode()
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """Returns the dimensions of a tensor."""

@@ -110,6 +110,7 @@ def calibrate(
         SimulationError: If the files do not match, or LiteRT cannot run an operator in float.
     """
     graph, floats = Int8Graph(content), Int8Graph(float_content)
+    graph.shorten_names()
     simulator = Simulator(graph, floats, len(images))
     weights = _matching_weights(graph, floats)
     linear = [operator for kind, operator in graph.operators if graph.is_linear(kind, operator)]
@@ -198,8 +199,7 @@ def _linear(
 def _report(
     graph: Int8Graph, tensor: int, kind: str, real: Tensor, simulated: Tensor
 ) -> TensorReport:
-    name = graph.name(tensor).split(";")[0]
-    return TensorReport(name, kind, sqnr(real, simulated), *graph.range(tensor))
+    return TensorReport(graph.name(tensor), kind, sqnr(real, simulated), *graph.range(tensor))
 
 
 def _matching_weights(

@@ -207,12 +207,8 @@ def _float_ranges(
 
 
 def _is_normalization(kind: str, kernel: np.ndarray) -> bool:
-    """Returns whether each output depends on at most one value of the input, at one position."""
-    return (
-        kind == "CONV_2D"
-        and kernel.shape[1:3] == (1, 1)
-        and bool((np.count_nonzero(kernel, axis=-1) <= 1).all())
-    )
+    """Returns whether each output depends on at most one value of the input."""
+    return kind == "CONV_2D" and bool((np.count_nonzero(kernel, axis=(1, 2, 3)) <= 1).all())
 
 
 def _normalized_range(kernel: np.ndarray, bias: np.ndarray, source: Range) -> Range:
