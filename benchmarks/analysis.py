@@ -111,7 +111,7 @@ def measure_thirty(networks: dict[str, Network], files: Path, rounds: int, runs:
 
 def draw_correlation(result: dict) -> Any:
     """Draws latency against each metric on logarithmic axes."""
-    page, axes = figure(12, 6, columns=2)
+    page, axes = figure(14, 8, columns=2)
     for axis, (metric, name) in zip(axes, METRICS.items(), strict=True):
         points = [(row[metric] / 1e6, milliseconds(row), row["name"]) for row in result["rows"]]
         for x, y, label in points:

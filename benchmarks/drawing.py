@@ -60,7 +60,7 @@ def label_points(axis: Any, points: Sequence[tuple[float, float, str]], size: fl
     taken = [Bbox.from_bounds(x - 4 * pixel, y - 4 * pixel, 8 * pixel, 8 * pixel) for x, y in at]
     frame = axis.get_window_extent(renderer).padded(4)
     for x, y, name in points:
-        for distance, side in product(DISTANCES, SIDES):
+        for may_cross, distance, side in product((False, True), DISTANCES, SIDES):
             label = _label(axis, x, y, name, distance, side, size)
             # This is the box of the text alone. The box of an annotation includes the line.
             label.update_positions(renderer)
@@ -68,7 +68,8 @@ def label_points(axis: Any, points: Sequence[tuple[float, float, str]], size: fl
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
             inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
             covers = any(box.overlaps(other) for other in taken)
-            if inside and not covers and not _crosses(axis.transData.transform((x, y)), box, taken):
+            crosses = _crosses(axis.transData.transform((x, y)), box, taken)
+            if inside and not covers and (may_cross or not crosses):
                 taken.append(box)
                 break
             label.remove()

@@ -440,8 +440,9 @@ def front_figure() -> str:
 
 
 def fused_sentence(result: dict, picture: str) -> str:
-    """Returns a sentence on what fusing saves."""
-    return fused.sentence(result)
+    """Returns a sentence on what fusing saves on a machine."""
+    sentence = fused.sentence(result)
+    return f"On {result['conditions']['processor']}: {sentence[0].lower()}{sentence[1:]}"
 
 
 SECTIONS = {

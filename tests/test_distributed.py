@@ -91,6 +91,8 @@ JAX = (
     + """
 import jax, keras
 jax.config.update("jax_enable_x64", True)
+from keras_mobileone.layers import one_pass
+one_pass.MEASURED_BACKENDS += ("jax",)
 from keras_mobileone.training.distribution import Devices
 from keras_mobileone.training.finetuning import finetune
 data, weights, path, output = sys.argv[1:]

@@ -231,6 +231,19 @@ def test_images_of_unknown_size(noise, randomize, relative_error):
     assert relative_error(free(inputs), slow(inputs, training=True)) < 1e-5
 
 
+def test_by_default_only_with_a_measured_backend(monkeypatch):
+    shape = (4, 8, 8, 64)
+    block, always, never = (
+        MobileOneBlock(64, 1, num_conv_branches=4, one_pass=value) for value in (None, True, False)
+    )
+    for each in (block, always, never):
+        each.build(shape)
+    assert [b._in_one_pass(shape) for b in (block, always, never)] == [True, True, False]
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert [b._in_one_pass(shape) for b in (block, always, never)] == [False, True, False]
+    assert MobileOneBlock.from_config(block.get_config()).one_pass is None
+
+
 def test_the_same_sums_without_tensorflow(noise, relative_error, monkeypatch):
     """Other backends compute the sums as shifted products."""
     image = keras.ops.convert_to_tensor(noise(2, 5, 6, 3))

@@ -206,7 +206,7 @@ class MobileOneBlock(layers.Layer):
             strategy.
         one_pass: Whether to train all branches through one convolution where that is faster (see
             `layers.one_pass`). Outputs, gradients and moving statistics are the same up to
-            rounding.
+            rounding. None: only with a backend for which the gain was measured, TensorFlow.
         dilation_rate: Distance of the taps of the kernel in pixels. The block trains branch by
             branch if it is not 1, and its stride must then be 1.
         skip: Whether to add the skip branch where it is possible. A block whose stride of 2 was
@@ -241,7 +241,7 @@ class MobileOneBlock(layers.Layer):
         se_ratio: float = 0.0,
         activation: Activation = "relu",
         synchronized: bool = False,
-        one_pass: bool = True,
+        one_pass: bool | None = None,
         dilation_rate: int = 1,
         skip: bool = True,
         **kwargs: Any,
@@ -356,7 +356,8 @@ class MobileOneBlock(layers.Layer):
     def _in_one_pass(self, input_shape: Shape) -> bool:
         """Returns whether the branches train through one convolution, because that is faster."""
         # A frozen norm uses its moving statistics, which need no moments of the input.
-        if not self.one_pass or self.dilation_rate > 1:
+        wanted = one_pass.is_measured() if self.one_pass is None else self.one_pass
+        if not wanted or self.dilation_rate > 1:
             return False
         if not all(norm.trainable for _, norm in self._branches()):
             return False

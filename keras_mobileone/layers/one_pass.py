@@ -35,11 +35,13 @@ from keras_mobileone.layers.window_moments import (
 
 Tensor = Any  # a tensor or variable of Keras' backend
 
-# Both were measured with TensorFlow on CPUs. NORM_COST is the cost of the batch normalization of a
-# value, in multiplications of a convolution. DEPTHWISE_WORK is the number of values of a channel,
-# times branches, from which depthwise moments are faster. Part of their cost is constant.
+# The gain and these numbers were measured with TensorFlow on CPUs. NORM_COST is the cost of the
+# batch normalization of a value, in multiplications of a convolution. DEPTHWISE_WORK is the number
+# of values of a channel, times branches, from which depthwise moments are faster. Part of their
+# cost is constant.
 NORM_COST = 32
 DEPTHWISE_WORK = 2**13
+MEASURED_BACKENDS = ("tensorflow",)
 
 
 def fold_branches(
@@ -94,6 +96,11 @@ def fold_moving(
         kernel = kernel + ops.cast(weights, dtype) * scale
         bias = bias + beta - mean * scale
     return kernel, bias
+
+
+def is_measured() -> bool:
+    """Returns whether the thresholds of this module were measured with the current backend."""
+    return keras.backend.backend() in MEASURED_BACKENDS
 
 
 def dense_pays(channels: int, filters: int, kernel_size: int, branches: int) -> bool:
