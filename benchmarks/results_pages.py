@@ -1,13 +1,12 @@
 """Writes the generated tables of README.md and docs/ from the stored results.
 
-python benchmarks/results_pages.py          writes them, and draws the figures of the studies python
-benchmarks/results_pages.py --check  exits with 1 if that would change a page
+python benchmarks/results_pages.py          writes them, and draws the figures of the studies
+python benchmarks/results_pages.py --check  exits with 1 if that would change a page
 """
 
 import json
 import os
 import re
-import statistics
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,10 +19,12 @@ import dense_pages
 import dense_peers
 import dense_training
 import fused
+import int8_pages
 import operators
 import peers
 import runtimes
 import study
+import training_pages
 
 import keras_mobileone
 from keras_mobileone.benchmarking import load_benchmark
@@ -54,18 +55,10 @@ BROWSER_PAGE = DOCS / "browser.md"
 # A package index shows README.md without the repository around it.
 RAW = "https://raw.githubusercontent.com/keras-mobileone/keras-mobileone/main"
 PAGES = "https://github.com/keras-mobileone/keras-mobileone/blob/main/docs"
-QUANTIZATION = ROOT / "benchmarks" / "results" / "quantization.json"
-QAT = ROOT / "benchmarks" / "results" / "qat.json"
-IMAGENETTE = ROOT / "benchmarks" / "results" / "imagenette"
-BRANCHES = ROOT / "benchmarks" / "results" / "branches.json"
-FINETUNE = ROOT / "benchmarks" / "results" / "finetune.json"
-PIPELINE = ROOT / "benchmarks" / "results" / "input_pipeline.json"
-NORMALIZATION = ROOT / "benchmarks" / "results" / "normalization"
 ROBUSTNESS_TITLES = {"imagenet-c": "ImageNet-C, mCE"} | {
     name: f"{known.title}, top-1" for name, known in ROBUSTNESS_SETS.items()
 }
 ARM64 = ROOT / "benchmarks" / "results" / "arm64.json"
-TRAIN_STEP = ROOT / "benchmarks" / "results" / "train_step.json"
 DEMO = ROOT / "benchmarks" / "results" / "demo" / "report.json"
 
 
@@ -128,19 +121,6 @@ def usage(core_ml: bool) -> str:
     return "\n\n".join(pages[count:] if core_ml else pages[:count])
 
 
-def normalization() -> str:
-    """Returns the cost of the normalization of pixels in a file."""
-    ratios = []
-    for precision in ("float32", "int8"):
-        result = load_benchmark(NORMALIZATION / f"{precision}.json")
-        ratios.append(f"{100 * (result.ratios[1] - 1):.0f} % of {precision}'s time")
-    c = result.conditions
-    return (
-        f"That costs {' and '.join(ratios)} on S0 ({c['processor']}, {c['threads']} thread, median "
-        f"of {c['rounds']} paired rounds of {c['runs']} runs)."
-    )
-
-
 def family() -> str:
     """Returns the size and the published accuracy of the variants."""
     header = ("", "parameters, train", "deploy", "MACs", "authors' top-1")
@@ -157,79 +137,6 @@ def family() -> str:
         published = ("–" if v is None else f"{v:g}" for v in PUBLISHED[variant.name])
         rows.append((key.upper(), *(f"{size / 1e6:,.1f} M" for size in sizes), *published))
     return markdown_table(header, rows)
-
-
-def quantization() -> str:
-    """Returns the effect of each step of int8 on S0, and the effect on every variant."""
-    result = json.loads(QUANTIZATION.read_text(encoding="utf-8"))
-    measures = ("MB", "ms", "ratio", "seconds", "GiB")
-    accuracy = ("top-1", "agree", "SQNR dB")
-    header = ("S0", *accuracy, *(f"Imagenette: {name}" for name in accuracy), *measures)
-    rows, generated = [], {}
-    for row in result["rows"]:
-        if row["variant"] != "s0":
-            generated.setdefault(row["variant"].upper(), []).append(f"{row['sqnr']:.1f}")
-            continue
-        if not rows:
-            top1s = [
-                f"{100 * each['reference_top1'] / each['images']:.1f}"
-                for each in (row, row["second"])
-            ]
-            rows.append(("float32, Keras", top1s[0], "100.0", "", top1s[1], "100.0", *[""] * 6))
-            plain_ms = row["median_ms"]
-        rows.append(
-            (
-                row["configuration"],
-                *accuracies(row),
-                *accuracies(row["second"]),
-                f"{row['bytes'] / 1e6:.2f}",
-                f"{row['median_ms']:.2f}",
-                f"{row['median_ms'] / plain_ms:.2f}",
-                f"{row['seconds']:.0f}",
-                f"{row['peak_gib']:.1f}",
-            )
-        )
-    row = result["rows"][0]
-    c = result["conditions"]
-    conditions = (
-        f"Calibrated on 100 photographs, measured on {row['images']} others and on "
-        f"{row['second']['images']} of Imagenette; top-1 and agreement in %. "
-        "Ratio: latency divided by that of plain int8. Seconds and peak memory: those of the "
-        "quantization. "
-        f"{c['processor']}, {c['cores']} cores shared with other work, latency with "
-        f"{c['threads']} thread(s), {c['rounds']} rounds of {c['runs']} or more runs, interleaved; "
-        f"ai-edge-litert {c['ai-edge-litert']}, TensorFlow {c['tensorflow']}."
-    )
-    others = markdown_table(
-        ("SQNR dB, generated parameters", *generated),
-        [
-            (name, *(column[i] for column in generated.values()))
-            for i, name in enumerate(("plain int8", "this package"))
-        ],
-    )
-    return "\n\n".join([markdown_table(header, rows), conditions, others])
-
-
-def accuracies(row: dict) -> tuple[str, str, str]:
-    """Returns top-1 and agreement with the float model in %, and SQNR in dB."""
-    percents = (100 * row[key] / row["images"] for key in ("candidate_top1", "agreement"))
-    return *(f"{value:.1f}" for value in percents), f"{row['sqnr']:.1f}"
-
-
-def qat() -> str:
-    """Returns a comparison of quantization-aware training with float and post-training int8."""
-    result = json.loads(QAT.read_text(encoding="utf-8"))
-    rows = [
-        (name, f"{100 * correct / result['images']:.2f}")
-        for name, correct in result["correct"].items()
-    ]
-    conditions = (
-        f"S0 on Imagenette's {result['images']:,} validation images, the best of its "
-        f"{result['classes']} classes. Trained {result['steps']} steps of {result['batch_size']} "
-        f"images, Adam {result['learning_rate']:g}, {result['seconds']['training']} s on two cores "
-        "shared with other work."
-    )
-    return "\n\n".join([markdown_table(("", "top-1, %"), rows), conditions])
 
 
 def arm64() -> str:
@@ -259,22 +166,6 @@ def arm64() -> str:
     return "\n\n".join([markdown_table(header, rows), conditions])
 
 
-def finetune() -> str:
-    """Returns the result of a fine-tuning run on Imagenette."""
-    result = json.loads(FINETUNE.read_text(encoding="utf-8"))
-    recipe, c = result["recipe"], result["conditions"]
-    total = result["validation_images"]
-    top1 = 100 * result["top1"]["deploy.keras"] / total
-    pixels = recipe["phases"][-1]["image_size"]
-    return (
-        f"S0 from the authors' fused ImageNet weights, on Imagenette's "
-        f"{result['training_images']:,} training images in {result['classes']} classes: "
-        f"**{top1:.2f} %** of {total:,} validation images after {recipe['epochs']} epochs at "
-        f"{pixels} pixels, {result['seconds'] / 60:.0f} min on {c['cores']} cores shared with "
-        f"other work. Train-time and deploy model agree on {result['agreement']:,}."
-    )
-
-
 def robustness() -> str:
     """The published figures of the robustness benchmarks."""
     rows = [
@@ -296,124 +187,14 @@ def in_browser() -> str:
     return browser.markdown(load_benchmark(browser.NATIVE), load_benchmark(browser.CHROMIUM))
 
 
-def imagenette(document: Path) -> str:
-    """Returns how the weights in the package were trained, and their accuracy."""
-    r = json.loads((IMAGENETTE / "report.json").read_text(encoding="utf-8"))
-    found, runs = r["evaluation"], r["runs"]
-    images = found["images"]
-    share = {name: f"{100 * right / images:.2f} %" for name, right in found["top1"].items()}
-    stages = [
-        f"{run['recipe']['epochs']} epochs at "
-        f"{', '.join(str(phase['image_size']) for phase in run['recipe']['phases'])} pixels "
-        f"(`{run['recipe']['command']}`)"
-        for run in runs
-    ]
-    hours = sum(run["seconds"] for run in runs) / 3600
-    megabytes = sum(r["bytes"].values()) / 1e6
-    text = (
-        f"**{share['deploy']}** of {images:,} validation images at {found['size']} pixels, "
-        f"{share['int8']} in int8; train-time and deploy model agree on "
-        f"{found['agreement']['train time']:,}. {' and then '.join(stages)}, on "
-        f"{runs[0]['training_images']:,} images, {hours:.1f} h on {runs[0]['conditions']['cores']} "
-        f"cores shared with other work. Both files together: {megabytes:.1f} MB. Published for S0 "
-        "on this dataset: 88.1 % at 224 pixels ([Holocron](https://github.com/frgfm/Holocron))."
-    )
-    picture = address(IMAGENETTE / "curve.png", document)
-    return f"{text}\n\n![Accuracy over the epochs]({picture})"
+def imagenette() -> str:
+    """Returns how the weights in the package were trained, with the curve."""
+    return training_pages.imagenette(address(training_pages.IMAGENETTE / "curve.png", RESULTS_PAGE))
 
 
 def dense_run(name: str, document: Path) -> str:
     """Returns what a training of a segmentation model or detector reached."""
     return dense_training.markdown(name, address(dense_training.RESULTS / name, document))
-
-
-def branches() -> str:
-    """Returns a comparison of one branch with four, over the seeds."""
-    r = json.loads(BRANCHES.read_text(encoding="utf-8"))
-    top1 = {(row["branches"], row["seed"]): 100 * row["top1"] for row in r["rows"]}
-    counts, seeds = (sorted(set(keys)) for keys in zip(*top1, strict=True))
-    rows = []
-    for count in counts:
-        values = [top1[count, seed] for seed in seeds]
-        loss = statistics.mean(
-            row["training_loss"] for row in r["rows"] if row["branches"] == count
-        )
-        spread = f"{min(values):.1f} … {max(values):.1f}"
-        mean = f"{statistics.mean(values):.1f}"
-        rows.append((f"k = {count}", str(len(seeds)), mean, spread, f"{loss:.3f}"))
-    gains = [top1[counts[-1], seed] - top1[counts[0], seed] for seed in seeds]
-    text = (
-        f"S0 trained from scratch on Imagenette, {r['epochs']} epochs at {r['size']} pixels, from "
-        f"the same seeds under one recipe; top-1 of {r['validation_images']:,} validation images. "
-        f"Four branches against one: {statistics.mean(gains):+.1f} points; seed by seed "
-        f"{', '.join(f'{gain:+.1f}' for gain in gains)}."
-    )
-    header = ("branches", "runs", "top-1, mean", "from … to", "training loss")
-    return "\n\n".join([markdown_table(header, rows), text])
-
-
-def pipeline() -> str:
-    """Returns a comparison of the training transform with decoding alone and other pipelines."""
-    result = json.loads(PIPELINE.read_text(encoding="utf-8"))
-    rows = [
-        (row["pipeline"], f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}")
-        for row in result["rows"]
-    ]
-    c = result["conditions"]
-    conditions = (
-        f"At {c['size']} pixels, batches of {c['batch']}, {c['images']} photographs of ImageNet in "
-        f"the file cache, median of {c['rounds']} interleaved rounds; ratio to decoding the whole "
-        f"files alone. {c['processor']}, {c['cores']} cores, load "
-        f"{c['load_average'][0]:.1f}; TensorFlow {c['tensorflow']}. {'; '.join(c['not_measured'])}"
-    ).rstrip()
-    return "\n\n".join([markdown_table(("", "images/s", "ratio"), rows), conditions])
-
-
-def train_step() -> str:
-    """Returns a comparison of branch by branch, one pass and plain network."""
-    results = json.loads(TRAIN_STEP.read_text(encoding="utf-8"))["rows"]
-    rows = [
-        (
-            row["variant"].upper(),
-            row["method"],
-            str(row["conditions"]["batch"]),
-            f"{row['images_per_second']:.1f}",
-            f"{row['ratio']:.2f}",
-            f"{row['gibibytes']:.1f}",
-        )
-        for row in results
-    ]
-    c = results[0]["conditions"]
-    onednn = {"0": "off", "1": "on"}.get(c["onednn"], c["onednn"])
-    conditions = (
-        f"{c['size']} pixels, {c['dtype']}; processes interleaved, {c['rounds']} rounds of "
-        f"{c['steps']} steps; ratio to branch by branch of the same round. The plain network is "
-        "the deploy topology with one batch normalization of Keras' for each convolution. GiB: of "
-        f"the whole process, {results[0]['gibibytes_before']:.1f} before the first step. "
-        f"{c['processor']}, {c['cores']} cores, oneDNN {onednn}; "
-        f"TensorFlow {c['tensorflow']}, Keras {c['keras']}{against_pytorch(results)}."
-    )
-    header = ("", "", "batch", "images/s", "ratio", "GiB")
-    return "\n\n".join([markdown_table(header, rows), conditions])
-
-
-def against_pytorch(results: list[dict]) -> str:
-    """Returns a comparison of one pass with the authors' code, paired within rounds."""
-    rows = {(row["variant"], row["method"]): row for row in results}
-    versions, ratios = set(), []
-    for (variant, method), row in rows.items():
-        if method == "authors' PyTorch":
-            ours = rows[variant, "one pass"]["seconds_per_step"]
-            pairs = zip(row["seconds_per_step"], ours, strict=True)
-            ratio = statistics.median(theirs / own for theirs, own in pairs)
-            ratios.append(f"{ratio:.2f} times with {variant.upper()}")
-            versions.add(row["conditions"]["torch"])
-    if not ratios:
-        return ""
-    return (
-        f", PyTorch {', '.join(sorted(versions))}. One pass runs {', '.join(ratios)} as many "
-        "images per second as the authors' code"
-    )
 
 
 def machines(name: str, markdown, document: Path, results: Path = study.RESULTS) -> str:
@@ -454,13 +235,13 @@ SECTIONS = {
     },
     RESULTS_PAGE: {
         "demo": partial(demo, RESULTS_PAGE),
-        "normalization": normalization,
+        "normalization": int8_pages.normalization,
         "arm64": arm64,
-        "finetune": finetune,
-        "imagenette": partial(imagenette, RESULTS_PAGE),
-        "branches": branches,
-        "pipeline": pipeline,
-        "train_step": train_step,
+        "finetune": training_pages.finetune,
+        "imagenette": imagenette,
+        "branches": training_pages.branches,
+        "pipeline": training_pages.pipeline,
+        "train_step": training_pages.train_step,
         "family": family,
         "peers": partial(machines, "peers", peers.markdown, RESULTS_PAGE),
         "fused": partial(machines, "fused", fused_sentence, RESULTS_PAGE),
@@ -488,7 +269,11 @@ SECTIONS = {
         "fused": partial(machines, "fused", fused.markdown, LATENCY_PAGE),
         "conclusions": conclusions.markdown,
     },
-    INT8_PAGE: {"quantization": quantization, "dense": dense_pages.quantized, "qat": qat},
+    INT8_PAGE: {
+        "quantization": int8_pages.quantization,
+        "dense": dense_pages.quantized,
+        "qat": int8_pages.qat,
+    },
     ROBUSTNESS_PAGE: {"robustness": robustness, "corruptions": corrupted},
     ANDROID_PAGE: {"usage": partial(usage, False)},
     BROWSER_PAGE: {"browser": in_browser},

@@ -34,9 +34,9 @@ def test_ratio_to_the_authors_code_is_paired_within_rounds(load_script):
         }
         for method, values in seconds.items()
     ]
-    sentence = load_script("results_pages").against_pytorch(rows)
+    sentence = load_script("training_pages").against_pytorch(rows)
     assert "PyTorch 2.0" in sentence and "2.00 times with S0" in sentence
-    assert load_script("results_pages").against_pytorch(rows[:1]) == ""
+    assert load_script("training_pages").against_pytorch(rows[:1]) == ""
 
 
 @pytest.mark.parametrize(

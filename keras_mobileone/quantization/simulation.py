@@ -125,7 +125,9 @@ class Simulator:
         return tf.reshape(value, (-1, *self._graph.shape(output)[1:]))
 
     def stored(self, tensor: int | None, values: Tensor) -> Tensor:
-        """Rounds values to the integers that a quantized tensor can hold, see `by_parts`."""
+        """Rounds values to the integers that a tensor can hold. Others are returned as they are."""
+        if tensor is None or not self._graph.is_quantized(tensor):
+            return values
         return self.by_parts(lambda part: part, values, tensor=tensor)
 
     def by_parts(
