@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_mobileone.quantization.int8_graph import LEVELS, Int8Graph
+from keras_mobileone.quantization.int8_graph import Int8Graph
 from keras_mobileone.quantization.operators import (
     COPYING,
     FIXED_SCALE,
@@ -27,11 +27,6 @@ MARGIN_BEFORE_MEAN = 1.4  # tensors that are averaged over the image next
 MARGIN_BEFORE_MAX = 1.1  # tensors whose maximum over the image is taken next
 MARGIN_MEAN = 2.0  # averages over the image, of which each image gives only one for each channel
 MARGIN_OUTPUT = 1.05  # outputs without ReLU, such as logits
-# Ends of the range of a layer with ReLU to try, as parts of the calibrated maximum. A narrower
-# range represents all other values more finely, a wider one holds rare values of other images.
-TRIED_ENDS = np.linspace(0.7, 1.2, 11)
-FOLDS = 5  # the images of each fold are those that took no part
-RANGE_VALUES = 4e6  # enough values for the choice
 # Limits of input scale · weight scale / output scale in integer kernels (XNNPACK: 2⁻³² … 2⁸).
 SMALLEST_RATIO, LARGEST_RATIO = 2**-30, 2**7
 WIDENING_ROUNDS = 4
@@ -228,32 +223,6 @@ def _with_margin(graph: Int8Graph, tensor: int, kind: str, value: Tensor) -> Ran
         margin = MARGIN_BEFORE_MAX
     elif kind in LINEAR and low < 0:
         margin = MARGIN_OUTPUT
-    elif kind in LINEAR:
-        return low, _end_with_least_error(value)
     else:
         margin = 1.0
     return low * margin, high * margin
-
-
-def _end_with_least_error(value: Tensor) -> float:
-    """Returns the end of the range of values ≥ 0 with the least expected error on unseen images.
-
-    The error is that of rounding the values inside the range, and of clipping those beyond it.
-
-    Args:
-        value: Values of all images, along the first axis.
-    """
-    images = np.reshape(value, (len(value), -1))
-    maxima = images.max(1)
-    images = images[:, :: max(1, int(images.size / RANGE_VALUES)) | 1]
-    errors = np.zeros(len(TRIED_ENDS))
-    for fold in range(FOLDS if len(images) >= FOLDS else 0):
-        ends = TRIED_ENDS * np.delete(maxima, np.s_[fold::FOLDS]).max()
-        unseen = images[fold::FOLDS]
-        positive, large = np.count_nonzero(unseen), unseen[unseen > ends[0]]
-        for index, end in enumerate(ends):
-            clipped = large[large > end] - end
-            errors[index] += (positive - len(clipped)) * (end / LEVELS) ** 2 / 12
-            errors[index] += np.square(clipped, dtype=np.float64).sum()
-    best = TRIED_ENDS[errors.argmin()] if errors.any() else 1.0
-    return float(best * maxima.max())
