@@ -7,6 +7,7 @@ operators   each operator of the int8 file of `runtimes`, in both runtimes
 beginnings  the int8 file with different operators in front of the second layer
 """
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -18,8 +19,7 @@ import study
 from drawing import GREEN, RED, bars, figure
 from keras import layers
 from runtime_files import LITERT, OPENVINO, file_of, prepare_network
-from runtime_worker import OPENVINO as OPENVINO_SETTINGS
-from runtime_worker import random_image
+from runtime_worker import openvino_request, random_image
 from runtimes import conditions
 from study import Network, Study, conditions_text, milliseconds, ratio, scatter_text
 
@@ -86,8 +86,6 @@ def litert_profile(
     path: Path, warmup_runs: int, runs: int
 ) -> Callable[[], list[tuple[str, float]]]:
     """Returns a function that times each operator of a file, each alone, in microseconds."""
-    import time
-
     from ai_edge_litert.interpreter import Interpreter
 
     found = []
@@ -117,13 +115,7 @@ def openvino_profile(
     path: Path, warmup_runs: int, runs: int
 ) -> Callable[[], list[tuple[str, float]]]:
     """Returns a function that times each node of a file by OpenVINO's profile, in microseconds."""
-    import openvino
-
-    settings = OPENVINO_SETTINGS | {"INFERENCE_NUM_THREADS": 1, "PERF_COUNT": True}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
-    request = compiled.create_infer_request()
-    for one in compiled.inputs:
-        request.set_tensor(one, openvino.Tensor(random_image(tuple(one.shape))))
+    request = openvino_request(path, threads=1, PERF_COUNT=True)
 
     def profile() -> list[tuple[str, float]]:
         for _ in range(warmup_runs):

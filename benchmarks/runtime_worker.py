@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +31,19 @@ def with_onnxruntime(path: str, threads: int) -> Callable[[], object]:
 
 def with_openvino(path: str, threads: int) -> Callable[[], object]:
     """Loads a file, fills its input, and returns a function that runs it once."""
+    return openvino_request(path, threads).infer
+
+
+def openvino_request(path: Any, threads: int, **settings: Any) -> Any:
+    """Returns a request of OpenVINO for a file, with its input filled."""
     import openvino
 
-    settings = OPENVINO | {"INFERENCE_NUM_THREADS": threads}
+    settings = OPENVINO | {"INFERENCE_NUM_THREADS": threads} | settings
     compiled = openvino.Core().compile_model(path, "CPU", settings)
     request = compiled.create_infer_request()
     for one in compiled.inputs:
         request.set_tensor(one, openvino.Tensor(random_image(tuple(one.shape))))
-    return request.infer
+    return request
 
 
 def random_image(shape: list[int] | tuple[int, ...]) -> np.ndarray:

@@ -119,6 +119,12 @@ def two_branches_of_blocks(inputs):
     return layers.Add()([narrow, wide])
 
 
+def shared_padding(inputs):
+    """The layer that pads the input is called again on the output."""
+    padding = layers.ZeroPadding2D(1)
+    return padding(layers.Conv2D(6, 3, strides=2)(padding(inputs)))
+
+
 def point(inputs):
     return layers.Conv2D(6, 1, strides=2)(layers.ZeroPadding2D(((1, 0), (0, 3)))(inputs))
 
@@ -131,6 +137,7 @@ def point(inputs):
         (two_branches, SIZE, 4),
         (two_branches_of_blocks, SIZE, 13),
         (point, SIZE, 13),
+        (shared_padding, SIZE, 4),
         (lambda x: layers.Conv2D(6, 3, strides=2, padding="same")(x), (48, 30, 3), 13),
         (lambda x: layers.Conv2D(6, 7, strides=2)(layers.ZeroPadding2D(3)(x)), SIZE, 13),
         (lambda x: layers.Conv2D(6, (2, 6), strides=2)(x), SIZE, 13),

@@ -83,13 +83,13 @@ def taking_pixels(model: keras.Model, config: ImageConfig) -> keras.Model | None
     mean, std = np.array(config.mean), np.array(config.std)
     pixels = keras.Input(batch_shape=traced.model.inputs[0].shape)
     axes = {id(call.layer): _axes(call, path, pixels.shape) for call, path in first}
-    step = 2 if all(axes.values()) else 1
+    passed = {id(c.layer): traced.times_called(c.layer) for _, path in first for c in path}
+    step = 2 if all(axes.values()) and max(passed.values(), default=1) == 1 else 1
     image = _centered_pixels(step)(pixels)
-    paddings = {id(c.layer) for _, path in first for c in path if step > 1}
     copies: dict[int, keras.Layer] = {}
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if id(layer) in paddings:  # the convolutions on blocks have their own padding
+        if step > 1 and id(layer) in passed:  # convolutions on blocks have their own padding
             return args[0]
         if id(layer) not in axes:
             return call_copy(copies, layer, args, kwargs)
@@ -165,14 +165,13 @@ def _first_convolutions(traced: Trace) -> list[tuple[Call, list[Call]]]:
         if any(tensor is output for output in traced.model.outputs):
             return []
         for call in traced.consumers(tensor):
-            if traced.times_called(call.layer) > 1:
-                return []
             if isinstance(call.layer, (layers.ZeroPadding2D, layers.Identity, layers.Dropout)):
                 reached.append((call.output, [*path, call]))
             elif (
                 type(call.layer) is layers.Conv2D
                 and call.layer.groups == 1
                 and call.layer.data_format == "channels_last"
+                and traced.times_called(call.layer) == 1
             ):
                 found.append((call, path))
             else:

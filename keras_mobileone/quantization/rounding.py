@@ -81,12 +81,10 @@ def _is_depthwise(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
 
 
 def _is_dense(kind: str, kernel: np.ndarray, inputs: Tensor) -> bool:
-    """Returns whether each output channel depends on all input channels, at one position."""
-    if kind == "CONV_2D":
-        grouped = kernel.shape[-1] != inputs.shape[-1]
-    else:
-        grouped = kind != "FULLY_CONNECTED"
-    return not grouped and kernel[0].size <= MAX_INPUTS
+    """Returns whether each output channel depends on all of a limited number of inputs."""
+    if kind == "CONV_2D" and kernel.shape[-1] != inputs.shape[-1]:
+        return False  # the convolution has groups
+    return kind in ("CONV_2D", "FULLY_CONNECTED") and kernel[0].size <= MAX_INPUTS
 
 
 def _input_rows(kind: str, operator: Operator, kernel: np.ndarray, inputs: Tensor) -> np.ndarray:
