@@ -92,10 +92,10 @@ def output_names(model: keras.Model) -> list[str]:
         >>> output_names(keras.Model(image, [*halves, dense]))
         ['split', 'split_1', 'dense']
     """
-    return _unique([producer(tensor).name for tensor in model.outputs])
+    return unique_names([producer(tensor).name for tensor in model.outputs])
 
 
-def _unique(names: list[str]) -> list[str]:
+def unique_names(names: list[str]) -> list[str]:
     """Returns `names` with a number appended to each repeated one, so that all are different."""
     unique: list[str] = []
     for name in names:
@@ -218,7 +218,7 @@ class _FlatNames:
 
     def rename(self, op: Any, name: str) -> None:
         """Renames a layer or operation, and appends a number if the name is taken."""
-        *_, name = _unique([*self.taken, name])
+        *_, name = unique_names([*self.taken, name])
         self.taken.add(name)
         if name != op.name:
             op.name = name

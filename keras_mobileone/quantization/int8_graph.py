@@ -1,7 +1,6 @@
 """Reads an int8 TFLite file and rewrites its scales, weights and biases."""
 
 import copy
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.litert.flatbuffer import operator_names, parse, serialize, tensor_type
+from keras_mobileone.models.graph import unique_names
 from keras_mobileone.quantization.operators import LINEAR, Operator, Tensor, channel_axis
 
 LEVELS = 255  # number of steps between the lowest and the highest int8
@@ -100,13 +100,10 @@ class Int8Graph:
 
     def shorten_names(self) -> None:
         """Keeps the first part of each name, where the converter lists all that it has merged."""
-        taken: set[str] = set()
         tensors = range(len(self._graph.tensors))
-        for index in sorted(tensors, key=lambda index: self.constant(index) is not None):
-            short = self.name(index).split(";")[0]
-            numbered = (f"{short}{number}" for number in itertools.count(1))
-            name = next(one for one in itertools.chain([short], numbered) if one not in taken)
-            taken.add(name)
+        computed_first = sorted(tensors, key=lambda index: self.constant(index) is not None)
+        names = unique_names([self.name(index).split(";")[0] for index in computed_first])
+        for index, name in zip(computed_first, names, strict=True):
             self._graph.tensors[index].name = name.encode()
 
     def shape(self, tensor: int) -> tuple[int, ...]:
