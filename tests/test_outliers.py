@@ -9,9 +9,12 @@ import keras_mobileone
 from keras_mobileone import ImageConfig, Steps, quantize
 from keras_mobileone.evaluation.metrics import sqnr
 from keras_mobileone.litert.runner import LiteRTRunner
+from keras_mobileone.quantization import outliers
 from keras_mobileone.quantization.equalization import equalize
-from keras_mobileone.quantization.outliers import has_outliers
 from keras_mobileone.quantization.pixel_input import taking_pixels
+from keras_mobileone.quantization.scaling_groups import find_scaling_groups
+from keras_mobileone.quantization.statistics import measure
+from keras_mobileone.quantization.trace import trace
 
 SIZE = (32, 32, 3)
 CONFIG = ImageConfig(SIZE[:2])
@@ -93,13 +96,33 @@ def test_equalization_reports_limits_on_request_and_keeps_the_outputs(images):
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_outliers_are_values_far_beyond_those_of_most_images():
-    maxima = np.random.default_rng(0).uniform(1, 2, (32, 16))
-    assert not has_outliers(maxima)
-    maxima[3] *= 10
-    assert has_outliers(maxima)
-    assert not has_outliers(maxima[3:4])  # a single image has no usual values
-    assert not has_outliers(np.zeros((8, 4)))
+def test_values_that_are_usual_are_not_limited(images):
+    model = network("sigmoid")
+    single = images[:1]  # which has the pixel
+    assert equalize(model, single, limit_outliers=True).limits == {}
+    assert equalize(model, np.repeat(single, 8, axis=0), limit_outliers=True).limits == {}
+
+
+def test_only_tensors_whose_rounding_matters_are_limited(images, monkeypatch):
+    monkeypatch.setattr(outliers, "SMALLEST_SHARE", 1.01)
+    assert equalize(network("sigmoid"), images[:32], limit_outliers=True).limits == {}
+
+
+def test_rounding_errors_that_are_alike_in_an_image_add_up():
+    rng = np.random.default_rng(0)
+    varied = rng.uniform(0.2, 1, (16, 12, 12, 1))
+    flat = np.broadcast_to(rng.uniform(0.2, 1, (16, 1, 1, 1)), varied.shape)
+    images = np.concatenate([varied, flat, np.zeros(varied.shape)], axis=-1).astype(np.float32)
+    inputs = keras.Input(images.shape[1:])
+    copied = layers.DepthwiseConv2D(1, activation="relu", depthwise_initializer="ones")(inputs)
+    outputs = layers.Dense(64, kernel_initializer="orthogonal")(
+        layers.GlobalAveragePooling2D()(copied)
+    )
+    traced = trace(keras.Model(inputs, outputs))
+    [measured] = measure(traced, find_scaling_groups(traced)[0], images)
+    independent, alike, none = measured.tensors[0].sensitivity
+    assert 40 < alike / independent < 500  # 144 positions
+    assert none == 0
 
 
 def padded(inputs):

@@ -1,10 +1,10 @@
-"""Limits rare activations that are far larger than all others.
+"""Limits rare large activations where the outputs gain by it.
 
-A few images can have positions at which most channels of a tensor are many times as large as
-anywhere else. In S0 these are pixels of the upper right corner near the end of its third stage, in
-about one photograph of eight. The int8 scale of the tensor has to span them, and leaves few levels
-for all other values. But how large such values are matters little to the outputs, as long as they
-are large, and if they are limited in one layer, they are also smaller in the layers behind it.
+The int8 scale of a tensor has to span its largest values, and leaves few levels for all others if
+those are rare. In S0 these are above all pixels of the upper right corner near the end of its third
+stage, in about one photograph of eight, at which most channels are many times as large as anywhere
+else. But how large such values are matters little to the outputs, as long as they are large, and if
+they are limited in one layer, they are also smaller in the layers behind it.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,14 @@ from keras_mobileone.quantization.statistics import (
 )
 from keras_mobileone.quantization.trace import Tensor, Trace
 
+# Only tensors whose rounding causes at least this part of the error are tried.
+SMALLEST_SHARE = 0.03
 # The maximum of a channel in an image is usual if it does not exceed this quantile over the images.
+# Usual values are never limited.
 USUAL = 0.75
-# A tensor has outliers if in half of its channels the largest value is this many times the usual
-# maximum. Four tensors of S0 have ratios of 4 to 18, all others of 1.3 to 3.2.
-RATIO = 4
-FRACTIONS = (0.7, 0.5, 0.35, 0.25)  # limits to try, as parts of the largest value
+FRACTIONS = (0.85, 0.7, 0.5, 0.35, 0.25)  # limits to try, as parts of the largest value
+# A limit has to reduce the error by this part, since values of other images exceed it more often.
+SMALLEST_GAIN = 0.01
 
 Values = dict[int, Tensor]  # by the id of the symbolic tensor
 
@@ -60,8 +62,9 @@ def find_limits(
 ) -> dict[int, np.ndarray]:
     """Chooses limits of activations that reduce the expected error of the int8 outputs.
 
-    The tensors with outliers are visited in order. The error that a limit causes in the outputs is
-    measured, and compared with the rounding errors that it saves in the tensor and behind it.
+    The tensors whose rounding matters are visited in order, and limited step by step as long as the
+    error falls. The error that a limit causes in the outputs is measured, and added to the rounding
+    errors that remain in the tensor and behind it.
 
     Args:
         trace: The model.
@@ -71,37 +74,26 @@ def find_limits(
         images: Calibration images, as the model takes them.
 
     Returns:
-        Largest value of each channel, shape (channels,), by the id of the symbolic tensor. Most
-        models have no outliers, and no limits.
+        Largest value of each channel, shape (channels,), by the id of the symbolic tensor.
     """
     search = _Search(trace, groups, statistics, images)
     limits: dict[int, np.ndarray] = {}
     for index, tensor in search.candidates:
-        maxima = search.best.maxima[index]
-        if not has_outliers(maxima):
+        if search.share(index) < SMALLEST_SHARE:
             continue
         search.advance(tensor)
+        maxima = search.best.maxima[index]
         usual, largest = np.quantile(maxima, USUAL, axis=0), maxima.max(0)
         for fraction in FRACTIONS:
             limit = np.maximum(usual, fraction * largest).astype(np.float32)
             effect = search.effect(tensor, limit)
-            if effect.error < search.best.error:
-                search.best, limits[id(tensor)] = effect, limit
+            if effect.error > (1 - SMALLEST_GAIN) * search.best.error:
+                break
+            search.best, limits[id(tensor)] = effect, limit
         if id(tensor) in limits:
             search.apply(tensor, limits[id(tensor)])
     search.update_maxima()
     return limits
-
-
-def has_outliers(maxima: np.ndarray) -> bool:
-    """Returns whether a tensor has values that are far larger than the usual ones.
-
-    Args:
-        maxima: Largest magnitude of each channel in each image, shape (images, channels).
-    """
-    usual = np.quantile(maxima, USUAL, axis=0)
-    live = usual > DEAD
-    return bool(live.any() and np.median(maxima.max(0)[live] / usual[live]) >= RATIO)
 
 
 class _Search:
@@ -143,6 +135,11 @@ class _Search:
         self._states = [{source: keras.ops.array(images[i : i + BATCH_SIZE])} for i in starts]
         self._position = 0
         self._wanted: list[list[Tensor]] = []  # the outputs without limits
+
+    def share(self, index: int) -> float:
+        """Returns the part of the error that the rounding of a stored tensor causes."""
+        _, _, measured = self._stored[index]
+        return self._rounding_of(measured, self.best.maxima[index]) / max(self.best.error, DEAD)
 
     def advance(self, tensor: keras.KerasTensor) -> None:
         """Computes all calls up to the one that returns `tensor`."""
@@ -206,8 +203,13 @@ class _Search:
 
         Equalization comes close to separate scales.
         """
-        error = 0.0
-        for (_, _, measured), of_tensor in zip(self._stored, maxima, strict=True):
-            steps = (2 if measured.signed else 1) * of_tensor.max(0) / LEVELS
-            error += float((measured.sensitivity * steps**2).sum()) / 12
+        return sum(
+            self._rounding_of(measured, of_tensor)
+            for (_, _, measured), of_tensor in zip(self._stored, maxima, strict=True)
+        )
+
+    def _rounding_of(self, measured: TensorStatistics, maxima: np.ndarray) -> float:
+        """Returns the expected error by rounding a tensor of these maxima, (images, channels)."""
+        steps = (2 if measured.signed else 1) * maxima.max(0) / LEVELS
+        error = float((measured.sensitivity * steps**2).sum()) / 12
         return error / min(self._images, SENSITIVITY_IMAGES)
