@@ -75,9 +75,8 @@ def equalize(
         model: Functional model of stock layers with one input. It is not changed.
         images: Calibration images, float32 (count, height, width, channels), as the model takes
             them.
-        limit_outliers: Whether to leave rare values that are far larger than all others out of the
-            ranges, see `Equalization.limits`. `quantize` does so. The outputs of the float model do
-            not change.
+        limit_outliers: Whether to leave rare large values out of the ranges, see
+            `Equalization.limits`. `quantize` does so. The outputs of the float model do not change.
 
     Returns:
         An `Equalization` with the rescaled model.

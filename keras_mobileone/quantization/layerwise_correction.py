@@ -37,9 +37,8 @@ class Steps:
     Args:
         ranges: Whether to set the ranges of the activations from all calibration images. False
             keeps those that TensorFlow's converter chose from the first few images.
-        outliers: Whether to leave rare values that are far larger than all others out of the
-            ranges, where this makes the expected error of the outputs smaller. It needs `ranges`
-            and equalization.
+        outliers: Whether to leave rare large values out of the ranges, where this makes the
+            expected error of the outputs smaller. It needs `ranges` and equalization.
         rounding: `"compensated"` rounds the weights of a layer one input after the other, and
             adjusts the weights that are not rounded yet to compensate for the error
             ([GPTQ](https://arxiv.org/abs/2210.17323)). `"nearest"` rounds each weight separately.
@@ -130,8 +129,17 @@ def calibrate(
     for position, (kind, operator) in enumerate(graph.operators):
         outputs = [int(tensor) for tensor in operator.outputs]
         if graph.is_linear(kind, operator):
-            pair = _linear(graph, simulator, position, reals, simulated, next(remaining), steps)
-            reals[outputs[0]], simulated[outputs[0]] = pair
+            source = int(operator.inputs[LINEAR[kind][0]])
+            kernel, bias = next(remaining)
+            reals[outputs[0]], mean = simulator.linear(position, reals[source], kernel, bias)
+            if source in last_uses.get(position, ()):
+                del reals[source]  # the largest arrays, so they are not kept longer than needed
+            values = simulated[source]
+            if graph.is_integer(outputs[0]):
+                result = _correct(graph, simulator, position, values, kernel, bias, mean, steps)
+            else:
+                result = simulator.linear(position, values, kernel, bias)[0]
+            simulated[outputs[0]] = result
         else:
             reals.update(zip(outputs, simulator.run(position, reals), strict=True))
             stored = simulator.run(position, simulated, stored=True)
@@ -145,30 +153,34 @@ def calibrate(
     return graph.serialize(), reports
 
 
-def _linear(
+def _correct(
     graph: Int8Graph,
     simulator: Simulator,
     position: int,
-    reals: dict[int, Tensor],
-    simulated: dict[int, Tensor],
-    weights: tuple[np.ndarray, np.ndarray],
+    values: Tensor,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
     steps: Steps,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Writes the weights of a convolution or dense layer.
 
+    Args:
+        graph, simulator, steps: As in `calibrate`.
+        position: Position of the operator in the file.
+        values: Simulated input of the layer.
+        kernel, bias: Float weights.
+        mean: Mean of the float output of each channel before the activation.
+
     Returns:
-        The float output and the simulated output of the layer.
+        The simulated output of the layer.
     """
     kind, operator = graph.operators[position]
-    kernel, bias = weights
     source, kernel_index = (int(operator.inputs[i]) for i in LINEAR[kind][:2])
     output = int(operator.outputs[0])
-    wanted, mean = simulator.linear(position, reals[source], kernel, bias)
-    if not graph.is_integer(output):
-        return wanted, simulator.linear(position, simulated[source], kernel, bias)[0]
     input_scale, _ = graph.scale_and_zero_point(source)
     output_scale, _ = graph.scale_and_zero_point(output)
-    scale, codes = quantize_kernel(kind, operator, kernel, simulated[source], steps.rounding)
+    scale, codes = quantize_kernel(kind, operator, kernel, values, steps.rounding)
     smallest = SMALLEST_RATIO * output_scale / input_scale
     smallest = np.maximum(smallest, np.abs(bias) / (input_scale * LARGEST_BIAS))
     axis = channel_axis(kind)
@@ -177,7 +189,7 @@ def _linear(
     scale = np.maximum(scale, smallest)
     codes = np.where(raised, np.rint(kernel / scale.reshape(by_channel)), codes)
     stored = codes * scale.reshape(by_channel)
-    got, got_mean = simulator.linear(position, simulated[source], stored, 0.0, activated=False)
+    got, got_mean = simulator.linear(position, values, stored, 0.0, activated=False)
 
     bias_index = bias_of(kind, operator)
     shift = np.zeros(len(scale), np.float32)
@@ -193,7 +205,7 @@ def _linear(
     def activated(part: Tensor) -> Tensor:
         return simulator.activate(position, part + shift)
 
-    return wanted, simulator.by_parts(activated, got, tensor=output)
+    return simulator.by_parts(activated, got, tensor=output)
 
 
 def _report(

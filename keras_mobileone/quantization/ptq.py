@@ -52,8 +52,8 @@ class QuantizationReport(Report):
             was called with `before=True`.
         rescaled: Names of the convolutions whose channels were equalized.
         blocked: The convolutions that were not equalized, and the reasons.
-        limited: Names of the convolutions in whose outputs rare values, far larger than all others,
-            are out of range. The float values in `tensors` are limited in the same way.
+        limited: Names of the convolutions in whose outputs rare large values are out of range. The
+            float values in `tensors` are limited in the same way.
         left_to_converter: Operators of the file for which `quantize` has no rules. They, and the
             tensors next to them, keep the ranges that TensorFlow's converter chose. The list is
             usually empty. If a file cannot be corrected, it has all operators, and `tensors` is
