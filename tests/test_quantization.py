@@ -356,7 +356,7 @@ def test_unfused_models_are_refused_by_quantize(images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("takes_pixels", "lowest"), [(False, 19.2), (True, 19.6)])
+@pytest.mark.parametrize(("takes_pixels", "lowest"), [(False, 19.6), (True, 20.0)])
 def test_real_weights_keep_their_accuracy(shared, takes_pixels, lowest):
     """100 photographs of the sample calibrate, and the other 200 are measured."""
     from keras_mobileone.data.images import image_labels, list_images, load_crops
@@ -378,7 +378,9 @@ def test_real_weights_keep_their_accuracy(shared, takes_pixels, lowest):
     assert result.sqnr >= lowest
     assert result.candidate_top1 >= result.reference_top1 - 2
     assert result.agreement >= 184
-    assert report.limited == ["stage3_pair8_pointwise_conv"]
+    # Which others pay depends on small differences between processors.
+    assert {"stage3_pair8_depthwise_conv", "stage3_pair9_pointwise_conv"} <= set(report.limited)
+    assert len(report.limited) < 10
 
 
 def test_a_channel_that_never_fires_does_no_harm(images):
