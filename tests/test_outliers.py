@@ -13,7 +13,7 @@ from keras_mobileone.quantization import outliers
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.pixel_input import taking_pixels
 from keras_mobileone.quantization.scaling_groups import find_scaling_groups
-from keras_mobileone.quantization.statistics import measure
+from keras_mobileone.quantization.statistics import SENSITIVITY_IMAGES, measure
 from keras_mobileone.quantization.trace import trace
 
 SIZE = (32, 32, 3)
@@ -110,8 +110,8 @@ def test_only_tensors_whose_rounding_matters_are_limited(images, monkeypatch):
 
 def test_rounding_errors_that_are_alike_in_an_image_add_up():
     rng = np.random.default_rng(0)
-    varied = rng.uniform(0.2, 1, (16, 12, 12, 1))
-    flat = np.broadcast_to(rng.uniform(0.2, 1, (16, 1, 1, 1)), varied.shape)
+    varied = rng.uniform(0.2, 1, (SENSITIVITY_IMAGES, 12, 12, 1))
+    flat = np.broadcast_to(rng.uniform(0.2, 1, (len(varied), 1, 1, 1)), varied.shape)
     images = np.concatenate([varied, flat, np.zeros(varied.shape)], axis=-1).astype(np.float32)
     inputs = keras.Input(images.shape[1:])
     copied = layers.DepthwiseConv2D(1, activation="relu", depthwise_initializer="ones")(inputs)
@@ -119,9 +119,14 @@ def test_rounding_errors_that_are_alike_in_an_image_add_up():
         layers.GlobalAveragePooling2D()(copied)
     )
     traced = trace(keras.Model(inputs, outputs))
-    [measured] = measure(traced, find_scaling_groups(traced)[0], images)
+    groups = find_scaling_groups(traced)[0]
+    [measured] = measure(traced, groups, images)
     independent, alike, none = measured.tensors[0].sensitivity
     assert 40 < alike / independent < 500  # 144 positions
+    assert none == 0
+    [measured] = measure(traced, groups, images[:1])  # a single error would decide
+    independent, alike, none = measured.tensors[0].sensitivity
+    assert 0.2 < alike / independent < 5
     assert none == 0
 
 

@@ -7,9 +7,11 @@ of the diagonal of JᵀJ).
 
 The rounding errors of a channel are often alike in large parts of an image, where its values are.
 Their effects then add up, in S0's last depthwise layer of stage 3 to 2.6 times those of independent
-errors. The gradient is therefore multiplied with rounding errors of the values themselves.
+errors. The gradient is therefore multiplied with rounding errors of the values themselves, if there
+are enough images. With a few, chance would decide about single channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,8 +25,7 @@ from keras_mobileone.quantization.trace import Call, Tensor, Trace
 
 BATCH_SIZE = 4
 SENSITIVITY_IMAGES = 32  # enough for a stable mean; maxima are taken over all images
-# Largest value of a channel in all images, relative to that in a batch, roughly (1.3 to 1.8 in S0).
-BEYOND_BATCH = 1.5
+BEYOND_BATCH = 1.5  # rough ratio of the largest value of a channel in all images to that in a batch
 DEAD = 1e-12  # a channel with a smaller maximum counts as always zero
 
 
@@ -97,7 +98,8 @@ def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> lis
         )
         for group, stored, calls in zip(groups, tensors, dense, strict=True)
     ]
-    of_batch = tf.function(partial(_of_batch, trace, groups, tensors, dense))
+    effect = _effect_of_rounding if len(images) >= SENSITIVITY_IMAGES else _effect_of_unlike_errors
+    of_batch = tf.function(partial(_of_batch, trace, groups, tensors, dense, effect))
     for start in range(0, len(images), BATCH_SIZE):
         batch = tf.constant(images[start : start + BATCH_SIZE])
         seed = tf.constant(start) if start < SENSITIVITY_IMAGES else None
@@ -117,6 +119,7 @@ def _of_batch(
     groups: list[ScalingGroup],
     tensors: list[list[keras.KerasTensor]],
     dense: list[list[Call]],
+    effect: Callable[[Tensor, Tensor], Tensor],
     batch: Tensor,
     seed: Tensor | None,
 ) -> list[tuple[list[tuple[Tensor, Tensor, Tensor]], list[Tensor]]]:
@@ -126,6 +129,7 @@ def _of_batch(
         trace, groups: As in `measure`.
         tensors: The stored tensors of each group.
         dense: The dense absorbers of each group.
+        effect: Computes the sensitivity from the values and the gradients of a tensor.
         batch: The images.
         seed: Seed of the weights of the outputs in the backward pass, or None to measure only the
             maxima.
@@ -159,7 +163,7 @@ def _of_batch(
             squares = tf.zeros(())
             if gradients:
                 gradient = gradients[id(tensor)][..., group.channels(tensor)]
-                squares = _effect_of_rounding(value, gradient)
+                squares = effect(value, gradient)
             of_tensors.append((image_maxima(value), tf.reduce_any(value < 0), squares))
         of_kernels = [
             _weight_gradient_squares(call, group.channels(call.inputs[0]), values, gradients)
@@ -219,6 +223,14 @@ def _effect_of_rounding(value: Tensor, gradient: Tensor) -> Tensor:
     errors -= tf.reduce_mean(errors, axes)
     effects = tf.reduce_sum(gradient * errors, axes[1:])
     return tf.reduce_sum(tf.square(effects), 0) * 12  # 1/12 is the variance of rounding errors
+
+
+def _effect_of_unlike_errors(value: Tensor, gradient: Tensor) -> Tensor:
+    """Returns the squared error by independent errors of all values that are not exactly zero."""
+    import tensorflow as tf
+
+    squares = tf.where(value != 0, tf.square(gradient), 0)
+    return tf.reduce_sum(squares, range(squares.shape.rank - 1))
 
 
 def _no_statistics(group: ScalingGroup) -> TensorStatistics:
