@@ -215,8 +215,7 @@ def _expected_error(
         worst = ratios.argmax()
         # The lower limit of t keeps the range of the first tensor at 1.
         span = 1.0 if index == 0 else ratios[worst]
-        step = (2 if tensor.signed else 1) * span / 255
-        noise = np.where(live, tensor.sensitivity * t**2, 0) * step**2 / 12
+        noise = np.where(live, tensor.sensitivity * t**2, 0) * tensor.step(span) ** 2 / 12
         error += noise.sum()
         gradient += 2 * noise
         if index:

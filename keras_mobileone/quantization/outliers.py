@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_mobileone.quantization.int8_graph import LEVELS
 from keras_mobileone.quantization.scaling_groups import ScalingGroup
 from keras_mobileone.quantization.statistics import (
     BATCH_SIZE,
@@ -210,6 +209,6 @@ class _Search:
 
     def _rounding_of(self, measured: TensorStatistics, maxima: np.ndarray) -> float:
         """Returns the expected error by rounding a tensor of these maxima, (images, channels)."""
-        steps = (2 if measured.signed else 1) * maxima.max(0) / LEVELS
+        steps = measured.step(maxima.max(0))
         error = float((measured.sensitivity * steps**2).sum()) / 12
         return error / min(self._images, SENSITIVITY_IMAGES)

@@ -50,6 +50,10 @@ class TensorStatistics:
         """Largest magnitude of each channel, shape (channels,)."""
         return self.maxima.max(0)
 
+    def step(self, largest: np.ndarray | float) -> np.ndarray | float:
+        """Returns the step between the integers of a range that ends at the magnitude `largest`."""
+        return (2 if self.signed else 1) * largest / LEVELS
+
 
 @dataclass
 class GroupStatistics:
