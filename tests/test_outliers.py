@@ -13,7 +13,7 @@ from keras_mobileone.quantization import outliers
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.pixel_input import taking_pixels
 from keras_mobileone.quantization.scaling_groups import find_scaling_groups
-from keras_mobileone.quantization.statistics import SENSITIVITY_IMAGES, measure
+from keras_mobileone.quantization.statistics import BATCH_SIZE, SENSITIVITY_IMAGES, measure
 from keras_mobileone.quantization.trace import trace
 
 SIZE = (32, 32, 3)
@@ -128,6 +128,39 @@ def test_rounding_errors_that_are_alike_in_an_image_add_up():
     independent, alike, none = measured.tensors[0].sensitivity
     assert 0.2 < alike / independent < 5
     assert none == 0
+
+
+@pytest.mark.parametrize(("activation", "exact"), [("relu", True), ("linear", False)])
+def test_rounding_errors_are_those_of_the_whole_range(activation, exact):
+    """The values are multiples of a step whose range begins at 0, and half as fine as one from −1.
+
+    Few images have the largest value, so that the range of a batch is not enough.
+    """
+    steps = np.random.default_rng(0).integers(0, 128, (SENSITIVITY_IMAGES, 6, 6, 1))
+    steps[BATCH_SIZE :: 2 * BATCH_SIZE, 0, 0] = 255
+    steps[BATCH_SIZE, 1, 1] = -255
+    inputs = keras.Input((6, 6, 1))
+    copied = layers.DepthwiseConv2D(1, activation=activation, depthwise_initializer="ones")(inputs)
+    outputs = layers.Dense(8)(layers.GlobalAveragePooling2D()(copied))
+    traced = trace(keras.Model(inputs, outputs))
+    groups = find_scaling_groups(traced)[0]
+    [measured] = measure(traced, groups, (steps / 255).astype(np.float32))
+    assert (measured.tensors[0].sensitivity < 1e-6).all() == exact
+
+
+def test_errors_that_a_bias_corrects_do_not_count():
+    rng = np.random.default_rng(0)
+    steps = rng.integers(0, 128, (SENSITIVITY_IMAGES, 6, 6, 2)) + 0.3  # one error for all values
+    steps[..., 1] += rng.uniform(-0.5, 0.5, steps.shape[:-1])
+    steps[:: 2 * BATCH_SIZE, 0, 0] = 255
+    inputs = keras.Input((6, 6, 2))
+    copied = layers.DepthwiseConv2D(1, activation="relu", depthwise_initializer="ones")(inputs)
+    outputs = layers.Dense(8)(layers.GlobalAveragePooling2D()(copied))
+    traced = trace(keras.Model(inputs, outputs))
+    groups = find_scaling_groups(traced)[0]
+    [measured] = measure(traced, groups, (steps / 255).astype(np.float32))
+    same, unlike = measured.tensors[0].sensitivity
+    assert same < 0.05 * unlike
 
 
 def padded(inputs):

@@ -1,17 +1,21 @@
 """Metrics that compare the outputs of classifiers."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 VALUES_AT_ONCE = 2**16  # by `sqnr`, few enough for the processor's cache
 
 
-def sqnr(reference: ArrayLike, candidate: ArrayLike) -> float:
+def sqnr(reference: ArrayLike, candidate: Any) -> float:
     """Computes the signal-to-quantization-noise ratio in dB.
 
     It is 10·log10(Σ reference² / Σ (reference − candidate)²).
     """
-    reference, candidate = np.atleast_1d(reference), np.atleast_1d(candidate)
+    reference = np.atleast_1d(reference)
+    if not getattr(candidate, "shape", ()):  # an `IntegerTensor` is read in parts
+        candidate = np.atleast_1d(candidate)
     signal = noise = 0.0
     rows = max(1, VALUES_AT_ONCE // max(1, reference[:1].size))
     for start in range(0, len(reference), rows):

@@ -207,11 +207,11 @@ class Int8Graph:
 
     def codes(self, tensor: int, values: Tensor) -> np.ndarray:
         """Returns the int8 values that represent the real numbers `values` in a tensor."""
-        import tensorflow as tf
-
         scale, zero_point = self.scale_and_zero_point(tensor)
-        codes = tf.clip_by_value(tf.round(values / scale) + zero_point, -128, 127)
-        return tf.cast(codes, tf.int8).numpy()
+        codes = np.divide(values, np.float32(scale))  # the steps after it need no memory
+        np.rint(codes, out=codes)
+        codes += zero_point
+        return np.clip(codes, -128, 127, out=codes).astype(np.int8)
 
     def last_uses(self) -> dict[int, list[int]]:
         """Returns, by the position of an operator, the tensors that no later operator takes."""

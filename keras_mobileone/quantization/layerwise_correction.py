@@ -131,14 +131,15 @@ def calibrate(
         if graph.is_linear(kind, operator):
             source = int(operator.inputs[LINEAR[kind][0]])
             kernel, bias = next(remaining)
-            reals[outputs[0]], mean = simulator.linear(position, reals[source], kernel, bias)
+            reals[outputs[0]] = simulator.linear(position, reals[source], kernel, bias)
+            mean = simulator.mean(position, reals[source], kernel) + bias
             if source in last_uses.get(position, ()):
                 del reals[source]  # the largest arrays, so they are not kept longer than needed
             values = simulated[source]
             if graph.is_integer(outputs[0]):
                 result = _correct(graph, simulator, position, values, kernel, bias, mean, steps)
             else:
-                result = simulator.linear(position, values, kernel, bias)[0]
+                result = simulator.linear(position, values, kernel, bias)
             simulated[outputs[0]] = result
         else:
             reals.update(zip(outputs, simulator.run(position, reals), strict=True))
@@ -189,23 +190,17 @@ def _correct(
     scale = np.maximum(scale, smallest)
     codes = np.where(raised, np.rint(kernel / scale.reshape(by_channel)), codes)
     stored = codes * scale.reshape(by_channel)
-    got, got_mean = simulator.linear(position, values, stored, 0.0, activated=False)
-
     bias_index = bias_of(kind, operator)
     shift = np.zeros(len(scale), np.float32)
     if bias_index is not None:
         if steps.biases:
-            bias = mean - got_mean
+            bias = mean - simulator.mean(position, values, stored)
         bias_scale = input_scale * scale
         bias_codes = np.rint(bias / bias_scale)
         shift = (bias_codes * bias_scale).astype(np.float32)
         graph.write(bias_index, bias_codes.astype(np.int32), bias_scale, 0)
     graph.write(kernel_index, codes.astype(np.int8), scale, axis)
-
-    def activated(part: Tensor) -> Tensor:
-        return simulator.activate(position, part + shift)
-
-    return simulator.by_parts(activated, got, tensor=output)
+    return simulator.linear(position, values, stored, shift, stored=True)
 
 
 def _report(

@@ -103,7 +103,9 @@ def activate(code: int, value: Tensor) -> Tensor:
     """Applies a fused activation of TFLite: NONE, RELU, RELU_N1_TO_1 or RELU6."""
     import tensorflow as tf
 
-    limits = {0: None, 1: (0.0, np.inf), 2: (-1.0, 1.0), 3: (0.0, 6.0)}[code]
+    if code == 1:
+        return tf.nn.relu(value)
+    limits = {0: None, 2: (-1.0, 1.0), 3: (0.0, 6.0)}[code]
     return value if limits is None else tf.clip_by_value(value, *limits)
 
 

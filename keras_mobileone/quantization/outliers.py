@@ -27,7 +27,7 @@ from keras_mobileone.quantization.statistics import (
 from keras_mobileone.quantization.trace import Tensor, Trace
 
 # Only tensors whose rounding causes at least this part of the error are tried.
-SMALLEST_SHARE = 0.03
+SMALLEST_SHARE = 0.02
 # The maximum of a channel in an image is usual if it does not exceed this quantile over the images.
 # Usual values are never limited.
 USUAL = 0.75
@@ -131,7 +131,7 @@ class _Search:
         # For each batch the values of the tensors that the calls from `_position` on take.
         source = id(trace.model.inputs[0])
         starts = range(0, len(images), BATCH_SIZE)
-        self._states = [{source: keras.ops.array(images[i : i + BATCH_SIZE])} for i in starts]
+        self._states: list[Values] = [{source: images[i : i + BATCH_SIZE]} for i in starts]
         self._position = 0
         self._wanted: list[list[Tensor]] = []  # the outputs without limits
 
@@ -165,7 +165,8 @@ class _Search:
             return [values[id(output)] for output in self._outputs], maxima
 
         advance = tf.function(advanced)
-        self._states = [advance(state) for state in self._states]
+        for index, state in enumerate(self._states):
+            self._states[index] = advance(state)
         self._position, self._finish = stop, tf.function(finished)
         if not self._wanted:
             self._wanted = [self._finish(state)[0] for state in self._states]

@@ -208,8 +208,11 @@ def quantize_images(
     clock.lap("reporting on the plain int8")
     equalized, rescaled, blocked, change, ceilings = model, [], [], 0.0, {}
     if equalization:
-        normalized = wrapped.normalize(images) if wrapped else images
-        result = equalize(model, normalized, limit_outliers=steps.ranges and steps.outliers)
+        result = equalize(
+            model,
+            wrapped.normalize(images) if wrapped else images,
+            limit_outliers=steps.ranges and steps.outliers,
+        )
         equalized, blocked, change = result.model, result.blocked, result.change
         rescaled, ceilings = list(result.factors), result.limits
     clock.lap("equalizing")

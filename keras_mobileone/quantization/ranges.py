@@ -185,7 +185,7 @@ def _float_ranges(
     for position, (kind, operator) in enumerate(graph.operators):
         if graph.is_linear(kind, operator):
             source, (kernel, bias) = int(operator.inputs[LINEAR[kind][0]]), next(layers)
-            outputs = [simulator.linear(position, values[source], kernel, bias)[0]]
+            outputs = [simulator.linear(position, values[source], kernel, bias)]
             if source in known and _is_normalization(kind, kernel):
                 known[int(operator.outputs[0])] = _normalized_range(kernel, bias, known[source])
         else:

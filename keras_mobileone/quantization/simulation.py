@@ -1,7 +1,8 @@
 """Runs the operators of an int8 file one by one on real numbers, for all images at once."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +16,35 @@ if TYPE_CHECKING:
 
 # Operators that TensorFlow broadcasts as TFLite does, so that a constant may be an input.
 BROADCASTING = {"ADD", "SUB", "MUL"}
-IMAGES_AT_ONCE = 16  # in one call of TensorFlow
+VALUES_AT_ONCE = 4e6  # of the largest array in one call of TensorFlow
 
 
 class SimulationError(InputValueError):
     """A file cannot be corrected, for example because an operator does not run in float."""
+
+
+class Deferred:
+    """A tensor that is computed where it is read: padding is quick, and its result would be large.
+
+    Args:
+        function: Computes some images of the tensor from the same ones of `source`.
+        source: The tensor that it is made of.
+        image: Shape of one image, with a first axis of size 1.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], source: Tensor, image: Sequence[int]):
+        self.shape = (len(source), *image[1:])
+        self._function = function
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: slice) -> np.ndarray:
+        return np.asarray(self._function(self._source[index]))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 class Simulator:
@@ -61,26 +86,31 @@ class Simulator:
         kind, operator = self._graph.operators[position]
         inputs = [int(i) for i in operator.inputs if i >= 0]
         computed = [tensor for tensor in inputs if tensor in values]
-        outputs = [int(tensor) if stored else None for tensor in operator.outputs]
+        outputs = [int(tensor) for tensor in operator.outputs]
         if kind in ("QUANTIZE", "DEQUANTIZE"):
-            return [self.stored(outputs[0], values[inputs[0]])]
+            value = values[inputs[0]]
+            return [self.stored(outputs[0], value) if stored else value]
+
+        reals = [t for t in inputs if t in values or self._graph.holds_reals(t)]
+        constants = [self._graph.constant(t) for t in inputs if t not in reals]
+        integers = [array for array in constants if array is not None]
 
         def batched(*parts: np.ndarray) -> Tensor:
             known = dict(zip(computed, parts, strict=True))
-            real = [known[t] if t in known else self.real_constant(t) for t in inputs if is_real(t)]
-            constants = (self._graph.constant(t) for t in inputs if not is_real(t))
-            integers = [array for array in constants if array is not None]
+            real = [known[t] if t in known else self.real_constant(t) for t in reals]
             return operators.batched(kind, operator, real, integers)
 
-        def is_real(tensor: int) -> bool:
-            return tensor in values or self._graph.holds_reals(tensor)
-
         result = None
+        if kind == "PAD" and self._is_batched(kind, operator, values):
+            return [Deferred(batched, values[inputs[0]], self._graph.shape(outputs[0]))]
         if self._is_batched(kind, operator, values):
-            result = self.by_parts(batched, *(values[t] for t in computed), tensor=outputs[0])
+            taken = [values[t] for t in computed]
+            result = self.by_parts(batched, taken, outputs[0], stored=stored)
         if result is not None:
             return [result]
         results = self._by_litert(position, values)
+        if not stored:
+            return results
         return [self.stored(tensor, value) for tensor, value in zip(outputs, results, strict=True)]
 
     def linear(
@@ -88,79 +118,104 @@ class Simulator:
         position: int,
         value: Tensor,
         kernel: np.ndarray,
-        bias: np.ndarray | float,
+        bias: np.ndarray,
         *,
-        activated: bool = True,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        stored: bool = False,
+    ) -> Tensor:
         """Computes the convolution or dense layer at `position` with the given weights.
 
+        Args:
+            position: Position of the operator in the file.
+            value: Its input.
+            kernel, bias: Its weights, as those of `operators.linear`.
+            stored: Whether to round the output to the integers that its tensor can hold.
+
         Returns:
-            The output, and its mean before the activation, float64 of shape (channels,).
+            The output, with the activation and the limit of the operator.
         """
         import tensorflow as tf
 
         kind, operator = self._graph.operators[position]
-        shape = self._graph.shape(int(operator.outputs[0]))
-        means = []
+        output = int(operator.outputs[0])
+        shape = self._graph.shape(output)
+        activation = operators.attribute(operator, "fusedActivationFunction", 0)
 
         def computed(part: Tensor) -> Tensor:
-            output = operators.linear(kind, operator, part, kernel, bias, shape)
-            mean = np.asarray(tf.reduce_mean(output, range(output.shape.rank - 1)))
-            means.append(len(part) * mean.astype(np.float64))
-            return self.activate(position, output) if activated else output
+            part = operators.linear(kind, operator, part, kernel, bias, shape)
+            part = operators.activate(activation, part)
+            if output in self.limits:
+                part = tf.minimum(part, self.limits[output])
+            return tf.reshape(part, (-1, *shape[1:]))
 
-        output = self.by_parts(computed, value)
-        return output, np.sum(means, axis=0) / len(value)
+        return self.by_parts(computed, [value], output, stored=stored)
 
-    def activate(self, position: int, value: Tensor) -> Tensor:
-        """Applies the activation and the limit of a linear operator, and the shape in the file."""
-        import tensorflow as tf
+    def mean(self, position: int, value: Tensor, kernel: np.ndarray) -> np.ndarray:
+        """Computes the mean of a linear operator's output, float64 of shape (channels,).
 
-        _, operator = self._graph.operators[position]
-        code = operators.attribute(operator, "fusedActivationFunction", 0)
-        output = int(operator.outputs[0])
-        value = operators.activate(code, value)
-        if output in self.limits:
-            value = tf.minimum(value, self.limits[output])
-        return tf.reshape(value, (-1, *self._graph.shape(output)[1:]))
+        The bias and the activation are left out. What remains is linear, so that the mean over all
+        images is that of the mean image.
+        """
+        kind, operator = self._graph.operators[position]
+        total, rows = np.zeros((), np.float64), len(value) // self._count
+        for start, stop in self._parts([value.shape]):
+            part = np.asarray(value[start * rows : stop * rows])
+            total = total + part.reshape(-1, rows, *part.shape[1:]).sum(0)
+        image = (total / self._count).astype(np.float32)
+        shape = self._graph.shape(int(operator.outputs[0]))
+        output = np.asarray(operators.linear(kind, operator, image, kernel, 0.0, shape))
+        return output.reshape(-1, output.shape[-1]).mean(0, dtype=np.float64)
 
-    def stored(self, tensor: int | None, values: Tensor) -> Tensor:
-        """Rounds values to the integers that a tensor can hold. Others are returned as they are."""
-        if tensor is None or not self._graph.is_quantized(tensor):
+    def stored(self, tensor: int, values: Tensor) -> Tensor:
+        """Rounds values to the integers that a tensor can hold, if it is quantized."""
+        if not self._graph.is_quantized(tensor):
             return values
-        return self.by_parts(lambda part: part, values, tensor=tensor)
+        return self.by_parts(lambda part: part, [values], tensor, stored=True)
 
     def by_parts(
-        self, function: Callable[..., Tensor], *values: Tensor, tensor: int | None = None
+        self,
+        function: Callable[..., Tensor],
+        values: Sequence[Tensor],
+        tensor: int,
+        *,
+        stored: bool,
     ) -> Tensor:
         """Computes a function of a few images at a time, so that what it allocates stays small.
 
         Args:
             function: Computes each image for itself.
-            *values: Values of all images.
-            tensor: If it is quantized, the results are rounded to the integers that it can hold.
+            values: Its arguments for all images.
+            tensor: The tensor that it computes.
+            stored: Whether to round the results to the integers that the tensor can hold, if it is
+                quantized.
 
         Returns:
             An array or `IntegerTensor` with the results of all images, or None if `function`
             returns None.
         """
-        target = tensor if tensor is not None and self._graph.is_quantized(tensor) else None
+        rounds = stored and self._graph.is_quantized(tensor)
         result = np.empty(0)
         rows = [len(value) // self._count for value in values]  # of each image
-        for start in range(0, self._count, IMAGES_AT_ONCE):
-            stop = min(start + IMAGES_AT_ONCE, self._count)
+        shapes = [value.shape for value in values]
+        for start, stop in self._parts([*shapes, (self._count, *self._graph.shape(tensor))]):
             parts = (v[start * n : stop * n] for v, n in zip(values, rows, strict=True))
             part = function(*parts)
             if part is None:
                 return None
-            part = np.asarray(part) if target is None else self._graph.codes(target, part)
+            part = self._graph.codes(tensor, part) if rounds else np.asarray(part)
             returned = len(part) // (stop - start)
             if start == 0:
                 result = np.empty((self._count * returned, *part.shape[1:]), part.dtype)
             result[start * returned : stop * returned] = part
-        if target is None:
+        if not rounds:
             return result
-        return IntegerTensor(result, *self._graph.scale_and_zero_point(target))
+        return IntegerTensor(result, *self._graph.scale_and_zero_point(tensor))
+
+    def _parts(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
+        """Divides the images, so that each part of the largest of some arrays is small."""
+        largest = max(map(math.prod, shapes)) / self._count
+        images = max(1, int(VALUES_AT_ONCE // largest))
+        for start in range(0, self._count, images):
+            yield start, min(start + images, self._count)
 
     def real_constant(self, tensor: int) -> np.ndarray:
         """Returns the float32 values of a constant, from the float file if it has the constant."""

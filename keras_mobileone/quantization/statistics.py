@@ -1,9 +1,9 @@
 """Measures the ranges of a model's tensors, and the sensitivity of the outputs to their rounding.
 
-Both come from one forward and one backward pass over the calibration images. The backward pass
-starts from random combinations v of the outputs, v ~ N(0, 1). The expected square of a gradient is
-then the expected squared error of the outputs for a unit error of the tensor (a Hutchinson estimate
-of the diagonal of JᵀJ).
+The ranges come from a forward pass over the calibration images, and the sensitivity from a backward
+pass over some of them. The backward pass starts from random combinations v of the outputs,
+v ~ N(0, 1). The expected square of a gradient is then the expected squared error of the outputs for
+a unit error of the tensor (a Hutchinson estimate of the diagonal of JᵀJ).
 
 The rounding errors of a channel are often alike in large parts of an image, where its values are.
 Their effects then add up, in S0's last depthwise layer of stage 3 to 2.6 times those of independent
@@ -11,9 +11,8 @@ errors. The gradient is therefore multiplied with rounding errors of the values 
 are enough images. With a few, chance would decide about single channels.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
@@ -25,8 +24,11 @@ from keras_mobileone.quantization.trace import Call, Tensor, Trace
 
 BATCH_SIZE = 4
 SENSITIVITY_IMAGES = 32  # enough for a stable mean; maxima are taken over all images
-BEYOND_BATCH = 1.5  # rough ratio of the largest value of a channel in all images to that in a batch
+ROUNDING_VARIANCE = 1 / 12  # of a rounding error, in steps
 DEAD = 1e-12  # a channel with a smaller maximum counts as always zero
+
+Channels = tuple[keras.KerasTensor, slice]  # a tensor, and the channels of one group in it
+Kernel = tuple[Call, slice]  # a dense layer, and the channels of one group in its input
 
 
 @dataclass
@@ -43,7 +45,7 @@ class TensorStatistics:
 
     maxima: np.ndarray
     signed: bool
-    sensitivity: np.ndarray
+    sensitivity: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def maximum(self) -> np.ndarray:
@@ -90,91 +92,124 @@ def stored_tensors(trace: Trace, group: ScalingGroup) -> list:
 
 def measure(trace: Trace, groups: list[ScalingGroup], images: np.ndarray) -> list[GroupStatistics]:
     """Measures the statistics of each group on images (count, height, width, channels)."""
-    import tensorflow as tf
-
-    tensors = [stored_tensors(trace, group) for group in groups]
-    dense = [[c for c in group.absorbers if not is_depthwise(c)] for group in groups]
-    sums = [
-        GroupStatistics(
-            [_no_statistics(group) for _ in stored],
-            [_taps(call)[:, group.channels(call.inputs[0])] for call in calls],
-            [np.zeros(1) for _ in calls],
-        )
-        for group, stored, calls in zip(groups, tensors, dense, strict=True)
+    tensors = [
+        (tensor, group.channels(tensor))
+        for group in groups
+        for tensor in stored_tensors(trace, group)
     ]
-    effect = _effect_of_rounding if len(images) >= SENSITIVITY_IMAGES else _effect_of_unlike_errors
-    of_batch = tf.function(partial(_of_batch, trace, groups, tensors, dense, effect))
-    for start in range(0, len(images), BATCH_SIZE):
-        batch = tf.constant(images[start : start + BATCH_SIZE])
-        seed = tf.constant(start) if start < SENSITIVITY_IMAGES else None
-        for (stored, squares), total in zip(of_batch(batch, seed), sums, strict=True):
-            for (maxima, negative, own), statistics in zip(stored, total.tensors, strict=True):
-                statistics.maxima = np.concatenate([statistics.maxima, maxima])
-                statistics.signed |= bool(negative)
-                statistics.sensitivity = statistics.sensitivity + np.asarray(own, np.float64)
-            for i, own in enumerate(squares):
-                sensitivity = total.kernel_sensitivity[i] + np.asarray(own, np.float64)
-                total.kernel_sensitivity[i] = sensitivity
-    return sums
+    kernels = [(call, group.channels(call.inputs[0])) for group in groups for call in _dense(group)]
+    statistics, means = _measure_values(trace, tensors, kernels, images)
+    few = images[:SENSITIVITY_IMAGES]
+    of_kernels = iter(_measure_sensitivity(trace, tensors, kernels, statistics, means, few))
+    of_tensors = iter(statistics)
+    return [
+        GroupStatistics(
+            [next(of_tensors) for _ in stored_tensors(trace, group)],
+            [_taps(call)[:, group.channels(call.inputs[0])] for call in _dense(group)],
+            [next(of_kernels) for _ in _dense(group)],
+        )
+        for group in groups
+    ]
 
 
-def _of_batch(
-    trace: Trace,
-    groups: list[ScalingGroup],
-    tensors: list[list[keras.KerasTensor]],
-    dense: list[list[Call]],
-    effect: Callable[[Tensor, Tensor], Tensor],
-    batch: Tensor,
-    seed: Tensor | None,
-) -> list[tuple[list[tuple[Tensor, Tensor, Tensor]], list[Tensor]]]:
-    """Computes the statistics of each group on a batch of images.
+def _dense(group: ScalingGroup) -> list[Call]:
+    return [call for call in group.absorbers if not is_depthwise(call)]
 
-    Args:
-        trace, groups: As in `measure`.
-        tensors: The stored tensors of each group.
-        dense: The dense absorbers of each group.
-        effect: Computes the sensitivity from the values and the gradients of a tensor.
-        batch: The images.
-        seed: Seed of the weights of the outputs in the backward pass, or None to measure only the
-            maxima.
+
+def _measure_values(
+    trace: Trace, tensors: list[Channels], kernels: list[Kernel], images: np.ndarray
+) -> tuple[list[TensorStatistics], list[np.ndarray]]:
+    """Measures values in a forward pass.
 
     Returns:
-        For each group two lists: the maxima, the presence of negative values, and the sensitivity
-        of each stored tensor, and the sensitivity of each dense kernel.
+        The statistics of the stored tensors, without their sensitivity, and the mean input of each
+        dense kernel, (in,).
     """
     import tensorflow as tf
 
-    sources = {id(t): t for stored in tensors for t in stored}
-    sources |= {id(call.output): call.output for calls in dense for call in calls}
-    with tf.GradientTape() as tape:
-        tape.watch(batch)
+    @tf.function
+    def of_batch(batch: Tensor) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
         values = trace.run(batch)
-        target = tf.zeros(())
-        for index, output in enumerate(before_saturation(trace) if seed is not None else ()):
-            value = values[id(output)]
-            weights = tf.random.stateless_normal(tf.shape(value), (index, seed))
-            target += tf.reduce_sum(value * weights / standard_deviation(value))
-    gradients = {}
-    if seed is not None:
-        watched = [values[key] for key in sources]
-        computed = tape.gradient(target, watched, unconnected_gradients="zero")
-        gradients = dict(zip(sources, computed, strict=True))
-    results = []
-    for group, stored, calls in zip(groups, tensors, dense, strict=True):
         of_tensors = []
-        for tensor in stored:
-            value = values[id(tensor)][..., group.channels(tensor)]
-            squares = tf.zeros(())
-            if gradients:
-                gradient = gradients[id(tensor)][..., group.channels(tensor)]
-                squares = effect(value, gradient)
-            of_tensors.append((image_maxima(value), tf.reduce_any(value < 0), squares))
-        of_kernels = [
-            _weight_gradient_squares(call, group.channels(call.inputs[0]), values, gradients)
-            for call in (calls if gradients else ())
+        for tensor, own in tensors:
+            value = values[id(tensor)][..., own]
+            of_tensors.append((image_maxima(value), tf.reduce_any(value < 0)))
+        return of_tensors, [_image_means(values[id(c.inputs[0])][..., own]) for c, own in kernels]
+
+    parts = [of_batch(batch) for _, batch in _batches(images)]
+    extremes, means = ([*zip(*part, strict=True)] for part in zip(*parts, strict=True))
+    statistics = []
+    for of_tensor in extremes:
+        maxima, negative = zip(*of_tensor, strict=True)
+        statistics.append(TensorStatistics(np.concatenate(maxima), any(map(bool, negative))))
+    return statistics, [np.concatenate(of_kernel).mean(0) for of_kernel in means]
+
+
+def _batches(images: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    import tensorflow as tf
+
+    for start in range(0, len(images), BATCH_SIZE):
+        yield start, tf.constant(images[start : start + BATCH_SIZE])
+
+
+def _measure_sensitivity(
+    trace: Trace,
+    tensors: list[Channels],
+    kernels: list[Kernel],
+    statistics: list[TensorStatistics],
+    means: list[np.ndarray],
+    images: np.ndarray,
+) -> list[np.ndarray]:
+    """Measures sensitivities in a backward pass.
+
+    Args:
+        trace, tensors, kernels: As in `_measure_values`.
+        statistics: The statistics of the tensors, of which the sensitivity is set.
+        means: The mean input of each kernel.
+        images: The images.
+
+    Returns:
+        The sensitivity of the kernels.
+    """
+    import tensorflow as tf
+
+    steps = [np.asarray(measured.step(measured.maximum)) for measured in statistics]
+    effect = _effect_of_rounding if len(images) == SENSITIVITY_IMAGES else _effect_of_unlike_errors
+
+    @tf.function
+    def of_batch(batch: Tensor, seed: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        with tf.GradientTape() as tape:
+            tape.watch(batch)
+            values = trace.run(batch)
+            target = tf.zeros(())
+            for index, output in enumerate(before_saturation(trace)):
+                value = values[id(output)]
+                weights = tf.random.stateless_normal(tf.shape(value), (index, seed))
+                target += tf.reduce_sum(value * weights / standard_deviation(value))
+        watched = [tensor for tensor, _ in tensors] + [call.output for call, _ in kernels]
+        computed = tape.gradient(
+            target, [values[id(tensor)] for tensor in watched], unconnected_gradients="zero"
+        )
+        gradients = dict(zip(map(id, watched), computed, strict=True))
+        of_tensors = [
+            effect(values[id(tensor)][..., own], gradients[id(tensor)][..., own], step)
+            for (tensor, own), step in zip(tensors, steps, strict=True)
         ]
-        results.append((of_tensors, of_kernels))
-    return results
+        of_kernels = [
+            _weight_gradient_squares(
+                call, values[id(call.inputs[0])][..., own] - mean, gradients[id(call.output)]
+            )
+            for (call, own), mean in zip(kernels, means, strict=True)
+        ]
+        return of_tensors, of_kernels
+
+    parts = [of_batch(batch, tf.constant(start)) for start, batch in _batches(images)]
+    effects, squares = ([*zip(*part, strict=True)] for part in zip(*parts, strict=True))
+    for measured, of_tensor in zip(statistics, effects, strict=True):
+        sums, slopes, errors = np.concatenate(of_tensor, axis=1).astype(np.float64)
+        # The mean of the errors is left out, since the correction of the biases removes it.
+        measured.sensitivity = np.square(sums - errors.mean(0) * slopes).sum(0) / ROUNDING_VARIANCE
+    return [np.stack(of_kernel).sum(0, dtype=np.float64) for of_kernel in squares]
 
 
 def is_depthwise(call: Call) -> bool:
@@ -200,7 +235,7 @@ def standard_deviation(output: Tensor) -> Tensor:
     """Returns the standard deviation of an output, which is never 0."""
     import tensorflow as tf
 
-    return tf.math.reduce_std(output) + 1e-12
+    return tf.math.reduce_std(output) + DEAD
 
 
 def image_maxima(value: Tensor) -> Tensor:
@@ -210,48 +245,53 @@ def image_maxima(value: Tensor) -> Tensor:
     return tf.reduce_max(tf.abs(value), range(1, value.shape.rank - 1))
 
 
-def _effect_of_rounding(value: Tensor, gradient: Tensor) -> Tensor:
-    """Returns the squared error by rounding each channel to int8, as `sensitivity`.
-
-    The mean of the rounding errors is left out, since the correction of the biases removes it.
+def _effect_of_rounding(value: Tensor, gradient: Tensor, step: np.ndarray) -> Tensor:
+    """Returns what rounding each channel of each image to multiples of its step does.
 
     Args:
         value: Values of a tensor, shape (images, …, channels).
-        gradient: Gradients of the same shape.
+        gradient: Gradients of the same shape, of the outputs.
+        step: Step of each channel, shape (channels,).
+
+    Returns:
+        Shape (3, images, channels): the error of the outputs in units of the step, the error that
+        an error of one step in all positions would cause, and the mean error in steps.
     """
     import tensorflow as tf
 
-    axes = list(range(value.shape.rank - 1))
-    steps = value / (tf.reduce_max(tf.abs(value), axes) * BEYOND_BATCH / LEVELS + DEAD)
+    axes = range(1, value.shape.rank - 1)
+    steps = value / np.maximum(step, DEAD)
     errors = tf.round(steps) - steps
-    errors -= tf.reduce_mean(errors, axes)
-    effects = tf.reduce_sum(gradient * errors, axes[1:])
-    return tf.reduce_sum(tf.square(effects), 0) * 12  # 1/12 is the variance of rounding errors
+    effects = tf.reduce_sum(gradient * errors, axes)
+    return tf.stack([effects, tf.reduce_sum(gradient, axes), tf.reduce_mean(errors, axes)])
 
 
-def _effect_of_unlike_errors(value: Tensor, gradient: Tensor) -> Tensor:
-    """Returns the squared error by independent errors of all values that are not exactly zero."""
+def _effect_of_unlike_errors(value: Tensor, gradient: Tensor, step: np.ndarray) -> Tensor:
+    """Returns the same for independent errors of mean 0 of all values that are not exactly zero."""
     import tensorflow as tf
 
     squares = tf.where(value != 0, tf.square(gradient), 0)
-    return tf.reduce_sum(squares, range(squares.shape.rank - 1))
+    effects = tf.sqrt(ROUNDING_VARIANCE * tf.reduce_sum(squares, range(1, squares.shape.rank - 1)))
+    return tf.stack([effects, tf.zeros_like(effects), tf.zeros_like(effects)])
 
 
-def _no_statistics(group: ScalingGroup) -> TensorStatistics:
-    channels = group.producer.output.shape[-1]
-    return TensorStatistics(np.zeros((0, channels)), False, np.zeros(channels))
+def _image_means(value: Tensor) -> Tensor:
+    """Returns the mean of each channel in each image, shape (images, channels)."""
+    import tensorflow as tf
+
+    return tf.reduce_mean(value, range(1, value.shape.rank - 1))
 
 
-def _weight_gradient_squares(
-    call: Call, own: slice, values: dict[int, Tensor], gradients: dict[int, Tensor]
-) -> Tensor:
+def _weight_gradient_squares(call: Call, value: Tensor, gradient: Tensor) -> Tensor:
     """Returns the squared gradient of a 1×1 kernel, summed over the batch, shape (in, out).
 
-    Of the input channels only `own` are in the result.
+    Args:
+        call: Call of the layer.
+        value: Its input, shape (images, …, in).
+        gradient: Gradient of its output, shape (images, …, out).
     """
     import tensorflow as tf
 
-    value, gradient = values[id(call.inputs[0])][..., own], gradients[id(call.output)]
     stride = getattr(call.layer, "strides", (1, 1))
     if value.shape.rank == 4:
         value = value[:, :: stride[0], :: stride[1]][:, : gradient.shape[1], : gradient.shape[2]]
@@ -259,8 +299,7 @@ def _weight_gradient_squares(
     channels, filters = value.shape[-1], gradient.shape[-1]
     value = tf.reshape(value, (len(value), -1, channels))
     gradient = tf.reshape(gradient, (len(gradient), -1, filters))
-    centered = value - tf.reduce_mean(value, (0, 1))
-    products = tf.matmul(centered, gradient, transpose_a=True)
+    products = tf.matmul(value, gradient, transpose_a=True)
     return tf.reduce_sum(tf.square(products), 0)
 
 
