@@ -253,19 +253,54 @@ def test_file_agrees_with_the_student(training, relative_error):
 
 @pytest.mark.slow
 @needs_extra
-def test_file_keeps_the_learned_ranges(training):
+@pytest.mark.parametrize("normalize", [True, False])
+def test_file_keeps_the_learned_ranges(training, normalize, tmp_path):
+    path = export_qat(training.model, tmp_path / "x.tflite", normalize=normalize).path
     scales = [
         float(tensor.quantization.scale[0])
-        for tensor in tensors_of(training.path)[0].values()
+        for tensor in tensors_of(path)[0].values()
         if tensor.quantization is not None and tensor.quantization.scale is not None
     ]
-    ranges = [getattr(layer, "_output_quantizer_vars", None) for layer in training.model.layers]
-    learned = [
-        float(found["max_var"] - found["min_var"]) / 255 for found in ranges if found is not None
-    ]
+    learned = {
+        layer.name: float(found["max_var"] - found["min_var"]) / 255
+        for layer in training.model.layers
+        if (found := getattr(layer, "_output_quantizer_vars", None)) is not None
+    }
+    normalized = learned.pop("quant_input")
+    assert np.isclose(normalized, scales, rtol=1e-5, atol=0).any() != normalize
     assert len(learned) > 20
-    for scale in learned:
+    for scale in learned.values():
         assert np.isclose(scale, scales, rtol=1e-5, atol=0).any()
+
+
+@pytest.mark.slow
+@needs_extra
+def test_file_holds_pixels_exactly_as_that_of_quantize(training, fused, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3)).astype(np.float32)
+    content = keras_mobileone.quantize(fused, pixels).content
+    expected = flatbuffer.operator_counts(content)
+    assert flatbuffer.operator_counts(training.path.read_bytes()) == expected
+    tensors, _ = tensors_of(training.path)
+    [centered] = [
+        tensor
+        for name, tensor in tensors.items()
+        if "centered_pixels" in name and tensor.shape.tolist() == [1, 32, 32, 13]
+    ]
+    assert (*centered.quantization.scale, *centered.quantization.zeroPoint) == (1, 0)
+
+
+@pytest.mark.slow
+@needs_extra
+def test_pixels_are_rounded_if_the_first_layer_cannot_take_them(noise, tmp_path, relative_error):
+    image = keras.Input((32, 32, 3))
+    x = layers.DepthwiseConv2D(3, activation="relu", name="first")(image)
+    model = keras.Model(image, layers.Conv2D(4, 3, name="second")(x))
+    student = quantize_aware(model, noise(8, 32, 32, 3))
+    path = export_qat(student, tmp_path / "x.tflite").path
+    assert not [name for name in tensors_of(path)[0] if "centered_pixels" in name]
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3))
+    simulated = student(preprocess_input(pixels), training=False).numpy()
+    assert relative_error(run_file(path, pixels), simulated) < 0.05
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from keras_mobileone.litert.metadata import with_metadata
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
 from keras_mobileone.models.attachment import CONFIG_KEY
 from keras_mobileone.models.complexity import Complexity
-from keras_mobileone.quantization.qat import wrapped_layers
+from keras_mobileone.quantization.qat import on_pixels, wrapped_layers
 from keras_mobileone.quantization.qat_model import KERNELS, PREFIX, kernels_unrounded, packages
 
 if TYPE_CHECKING:
@@ -151,11 +151,14 @@ def _convert(
     """
     import tensorflow as tf
 
+    taking_pixels = on_pixels(qat_model, normalization) if normalization else None
+    model = taking_pixels or qat_model
+
     def serve(image: Tensor) -> dict[str, Tensor]:
-        if normalization:
+        if normalization and not taking_pixels:
             image = tf.quantization.fake_quant_with_min_max_args(image, *PIXELS)
             image = normalized(image, normalization)
-        outputs = tf.nest.flatten(qat_model(image, training=False))
+        outputs = tf.nest.flatten(model(image, training=False))
         return dict(zip(names, outputs, strict=True))
 
     input_name = PIXEL_INPUT if normalization else NORMALIZED_INPUT
@@ -163,7 +166,7 @@ def _convert(
         return convert_function(
             serve,
             (input_name, qat_model.input_shape[1:]),
-            qat_model.variables,
+            model.variables,
             "int8",
             input_dtype=input_dtype,
             output_dtype=output_dtype,

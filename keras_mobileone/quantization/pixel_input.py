@@ -24,6 +24,8 @@ from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.models.graph import call_copy, replay
 from keras_mobileone.quantization.trace import Call, Trace, trace
 
+CENTERED_PIXELS = "centered_pixels"  # name of the layer that makes the tensor
+CENTERED_RANGE = (-128.0, 127.0)
 CENTER = 128  # the pixel that becomes 0
 CONSTANT = 127  # value of the last channel inside the image
 
@@ -116,7 +118,7 @@ def _centered_pixels(step: int) -> keras.Layer:
     """Returns a convolution of pixels to centered blocks of step × step pixels and a constant."""
     values = 3 * step**2
     weights = np.eye(values, values + 1).reshape(step, step, 3, values + 1)
-    layer = layers.Conv2D(values + 1, step, step, name="centered_pixels")
+    layer = layers.Conv2D(values + 1, step, step, name=CENTERED_PIXELS)
     layer.build((None, None, None, 3))
     layer.set_weights([weights, np.array([-CENTER] * values + [CONSTANT])])
     return layer

@@ -1,23 +1,30 @@
 """`quantize_aware`: rebuilds a fused model in tf-keras for quantization-aware training."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from keras_mobileone.compat import flatten_layers
-from keras_mobileone.data.image_config import image_config
+from keras_mobileone.data.image_config import PIXELS, ImageConfig, image_config
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.models.attachment import CONFIG_KEY
 from keras_mobileone.models.fusing import has_blocks
 from keras_mobileone.models.graph import call_copy, in_float32, rebuild, require_graph
 from keras_mobileone.models.tasks import task_config
 from keras_mobileone.quantization.calibration import calibration_images
+from keras_mobileone.quantization.pixel_input import (
+    CENTERED_PIXELS,
+    CENTERED_RANGE,
+    taking_pixels,
+)
 from keras_mobileone.quantization.qat_model import (
     KERNELS,
     PREFIX,
     activation_ranges,
     config_class,
     input_layer,
+    learned_range,
     output_rule,
     packages,
     rebuild_in_tf_keras,
@@ -25,12 +32,13 @@ from keras_mobileone.quantization.qat_model import (
     scheme,
     set_range,
 )
-from keras_mobileone.quantization.trace import trace
+from keras_mobileone.quantization.trace import Trace, trace
 
 if TYPE_CHECKING:
     import tf_keras
 
 Layer = Any  # a layer of tf-keras, which is imported late
+SOURCE_KEY = "keras_mobileone_source"  # attribute with the Keras 3 model
 
 
 def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Model":
@@ -70,7 +78,7 @@ def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Mod
         export_qat(student, "mobileone_s0_int8.tflite")
         ```
     """
-    tfmot, keras2 = packages()
+    _, keras2 = packages()
     require_graph(model)
     if has_blocks(model):
         raise InputValueError(
@@ -86,7 +94,32 @@ def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Mod
     config = image_config(model, normalize=True)
     traced = trace(in_float32(model))
     require_rules(traced)
-    copy = rebuild_in_tf_keras(traced, keras2)
+    rules, student = _wrapped(traced)
+    if calibration is not None:
+        images = calibration_images(calibration, config)
+        learned = [name for name, rule in rules.items() if rule == "range"]
+        copy = rebuild_in_tf_keras(traced, keras2)
+        for name, limits in activation_ranges(copy, learned, images).items():
+            set_range(student.get_layer(PREFIX + name), *limits)
+    setattr(student, CONFIG_KEY, config)
+    setattr(student, SOURCE_KEY, _Source(traced.model))
+    return student
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Hides a model from tf-keras, which would count its weights as those of the student."""
+
+    model: keras.Model
+
+
+def _wrapped(traced: Trace) -> tuple[dict[str, str | None], "tf_keras.Model"]:
+    """Rebuilds a model in tf-keras with quantizers.
+
+    Returns:
+        The rule of each layer's output by the layer's name, see `output_rule`, and the new model.
+    """
+    tfmot, keras2 = packages()
     rules = {input_layer(traced): "range"} | {
         call.layer.name: output_rule(call, traced) for call in traced.calls
     }
@@ -102,13 +135,32 @@ def quantize_aware(model: keras.Model, calibration: Any = None) -> "tf_keras.Mod
         # Annotating changes the layers of its source, so it gets a separate model and not `copy`.
         source = rebuild_in_tf_keras(traced, keras2)
         annotated = keras2.models.clone_model(source, clone_function=annotate)
-        student = tfmot.quantization.keras.quantize_apply(annotated, scheme())
-    if calibration is not None:
-        images = calibration_images(calibration, config)
-        learned = [name for name, rule in rules.items() if rule == "range"]
-        for name, limits in activation_ranges(copy, learned, images).items():
+        return rules, tfmot.quantization.keras.quantize_apply(annotated, scheme())
+
+
+def on_pixels(qat_model: "tf_keras.Model", config: ImageConfig) -> "tf_keras.Model | None":
+    """Returns a copy of a quantization-aware model that takes pixels, see `taking_pixels`.
+
+    Args:
+        qat_model: Result of `quantize_aware`, trained or not.
+        config: Mean and standard deviation of its images.
+
+    Returns:
+        A model that does not round the pixels, and has the weights and ranges of `qat_model` behind
+        its first convolutions. None if the input reaches anything but convolutions and padding.
+    """
+    trained = tf_keras_to_keras(qat_model, getattr(qat_model, SOURCE_KEY).model)
+    model = taking_pixels(trained, config)
+    if model is None:
+        return None
+    traced = trace(model)
+    rules, student = _wrapped(traced)
+    learned = wrapped_layers(qat_model)
+    exact = {input_layer(traced): PIXELS, CENTERED_PIXELS: CENTERED_RANGE}
+    for name, rule in rules.items():
+        if rule == "range":
+            limits = exact.get(name) or learned_range(learned[name])
             set_range(student.get_layer(PREFIX + name), *limits)
-    setattr(student, CONFIG_KEY, config)
     return student
 
 

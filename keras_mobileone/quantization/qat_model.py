@@ -226,6 +226,12 @@ def set_range(layer: Layer, low: float, high: float) -> None:
     variables["max_var"].assign(max(high, low + 1e-6))
 
 
+def learned_range(layer: Layer) -> tuple[float, float]:
+    """Returns the range of a wrapped layer's output."""
+    variables = output_quantizer_variables(layer)
+    return float(variables["min_var"]), float(variables["max_var"])
+
+
 @cache
 def config_class() -> type:
     """Returns the class of `QuantizeConfig` for all layers.
