@@ -29,12 +29,13 @@ def images():
     return images.astype(np.float32)
 
 
-def network(activation, side=False):
+def network(activation, side=False, scaled=False):
     """Returns a network in which the detected pixel is large in all channels of `wide`.
 
     Args:
         activation: It decides how much it matters how large the pixel is.
         side: Whether other channels precede those of `wide` in a concatenation.
+        scaled: Whether the outputs are multiplied by a number that the images give.
     """
     keras.utils.set_random_seed(1)
     inputs = keras.Input(CHANNELS_OF_A_SENSOR)
@@ -46,6 +47,8 @@ def network(activation, side=False):
         x = layers.Concatenate()([others, x])
     x = layers.Conv2D(16, 1, activation=activation, name="mixed")(x)
     outputs = layers.Dense(10, name="head")(layers.GlobalAveragePooling2D()(x))
+    if scaled:
+        outputs = outputs * ops.mean(ops.abs(inputs))
     kernel, bias = detector.get_weights()
     kernel[..., 8], bias[8] = [20, 0, 0, 0], -20  # 40 for the pixel, 0 for all others
     detector.set_weights([kernel, bias])
@@ -77,6 +80,11 @@ def test_outliers_before_a_concatenation(images):
     found, report = on_others(model, images)
     assert report.limited == ["wide"]
     assert found > without + 2
+
+
+def test_outliers_beside_a_number_without_a_batch(images):
+    result = equalize(network("sigmoid", scaled=True), images[:30], limit_outliers=True)
+    assert list(result.limits) == ["wide"]
 
 
 def test_outliers_that_matter_are_kept(images):

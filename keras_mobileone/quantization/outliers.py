@@ -7,7 +7,9 @@ else. But how large such values are matters little to the outputs, as long as th
 they are limited in one layer, they are also smaller in the layers behind it.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -15,7 +17,6 @@ import numpy as np
 from keras_mobileone.quantization.scaling_groups import ScalingGroup
 from keras_mobileone.quantization.statistics import (
     BATCH_SIZE,
-    DEAD,
     SENSITIVITY_IMAGES,
     GroupStatistics,
     TensorStatistics,
@@ -26,7 +27,7 @@ from keras_mobileone.quantization.statistics import (
 )
 from keras_mobileone.quantization.trace import Tensor, Trace
 
-# Only tensors whose rounding causes at least this part of the error are tried.
+# Only tensors whose rounding causes at least this part of the error without limits are tried.
 SMALLEST_SHARE = 0.02
 # The maximum of a channel in an image is usual if it does not exceed this quantile over the images.
 # Usual values are never limited.
@@ -35,7 +36,8 @@ FRACTIONS = (0.85, 0.7, 0.5, 0.35, 0.25)  # limits to try, as parts of the large
 # A limit has to reduce the error by this part, since values of other images exceed it more often.
 SMALLEST_GAIN = 0.01
 
-Values = dict[int, Tensor]  # by the id of the symbolic tensor
+State = list[Tensor]  # values for a batch, see `_Search._taken`
+Segment = Callable[..., tuple[State, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -77,20 +79,18 @@ def find_limits(
     """
     search = _Search(trace, groups, statistics, images)
     limits: dict[int, np.ndarray] = {}
-    for index, tensor in search.candidates:
-        if search.share(index) < SMALLEST_SHARE:
-            continue
-        search.advance(tensor)
+    for candidate, (index, tensor) in enumerate(search.candidates):
+        search.advance(candidate)
         maxima = search.best.maxima[index]
         usual, largest = np.quantile(maxima, USUAL, axis=0), maxima.max(0)
         for fraction in FRACTIONS:
             limit = np.maximum(usual, fraction * largest).astype(np.float32)
-            effect = search.effect(tensor, limit)
+            effect = search.effect(candidate, limit)
             if effect.error > (1 - SMALLEST_GAIN) * search.best.error:
                 break
             search.best, limits[id(tensor)] = effect, limit
         if id(tensor) in limits:
-            search.apply(tensor, limits[id(tensor)])
+            search.apply(candidate, limits[id(tensor)])
     search.update_maxima()
     return limits
 
@@ -98,11 +98,13 @@ def find_limits(
 class _Search:
     """Computes the effects of limits.
 
-    What comes before the tensor to which the search has advanced is computed only once.
+    The candidates divide the calls into segments, each of which ends with the call that returns a
+    candidate, or with the last call. What comes before the candidate to which the search has
+    advanced is computed only once.
 
     Attributes:
-        candidates: The outputs of ReLUs that an int8 file fuses with their convolution, in order,
-            with their index among the stored tensors.
+        candidates: Outputs of ReLUs that an int8 file fuses with their convolution and whose
+            rounding matters, in order, with their index among the stored tensors.
         best: Effect of the best limits so far.
     """
 
@@ -116,87 +118,117 @@ class _Search:
         self._trace = trace
         self._made_at = {id(t): i for i, call in enumerate(trace.calls) for t in call.outputs}
         self._stored: list[tuple[keras.KerasTensor, slice, TensorStatistics]] = []
-        self.candidates: list[tuple[int, keras.KerasTensor]] = []
+        fused: list[tuple[int, keras.KerasTensor]] = []
         for group, of_group in zip(groups, statistics, strict=True):
             stored = stored_tensors(trace, group)
             if stored[0] is not group.producer.output:
-                self.candidates.append((len(self._stored), stored[0]))
+                fused.append((len(self._stored), stored[0]))
             for tensor, measured in zip(stored, of_group.tensors, strict=True):
                 self._stored.append((tensor, group.channels(tensor), measured))
-        self.candidates.sort(key=lambda candidate: self._made_at[id(candidate[1])])
         self._outputs = before_saturation(trace)
         self._images = len(images)
         maxima = [measured.maxima for _, _, measured in self._stored]
         self.best = Effect(self._rounding_error(maxima), maxima)
-        # For each batch the values of the tensors that the calls from `_position` on take.
-        source = id(trace.model.inputs[0])
+        smallest = SMALLEST_SHARE * self.best.error
+        self.candidates = sorted(
+            [
+                (i, t)
+                for i, t in fused
+                if self._rounding_of(self._stored[i][2], maxima[i]) > smallest
+            ],
+            key=lambda candidate: self._made_at[id(candidate[1])],
+        )
+        ends = [self._made_at[id(tensor)] + 1 for _, tensor in self.candidates]
+        self._segments = list(pairwise([0, *ends, len(trace.calls)]))
+        self._compiled: dict[int, Segment] = {}
         starts = range(0, len(images), BATCH_SIZE)
-        self._states: list[Values] = [{source: images[i : i + BATCH_SIZE]} for i in starts]
-        self._position = 0
-        self._wanted: list[list[Tensor]] = []  # the outputs without limits
+        self._states: list[State] = [[images[i : i + BATCH_SIZE]] for i in starts]  # of each batch
+        self._position = 0  # the segment that takes the states
+        every = range(len(self._segments)) if self.candidates else range(0)
+        self._wanted = [self._run(state, every)[0] for state in self._states]  # without limits
 
-    def share(self, index: int) -> float:
-        """Returns the part of the error that the rounding of a stored tensor causes."""
-        _, _, measured = self._stored[index]
-        return self._rounding_of(measured, self.best.maxima[index]) / max(self.best.error, DEAD)
+    def _taken(self, start: int) -> list[int]:
+        """Returns the ids of a state's tensors: those that later calls take, and outputs."""
+        calls = self._trace.calls
+        known = [*self._trace.model.inputs, *(t for call in calls[:start] for t in call.outputs)]
+        needed = {id(t) for call in calls[start:] for t in call.inputs}
+        needed |= {id(output) for output in self._outputs}
+        return [id(tensor) for tensor in known if id(tensor) in needed]
 
-    def advance(self, tensor: keras.KerasTensor) -> None:
-        """Computes all calls up to the one that returns `tensor`."""
+    def _compile(self, segment: int, state: State) -> Segment:
+        """Returns a function that computes the calls of a segment, for batches of any size.
+
+        It returns the next state, and the maxima of the stored tensors that it computes, by their
+        index.
+        """
         import tensorflow as tf
 
-        calls = self._trace.calls
-        stop = self._made_at[id(tensor)] + 1
-        needed = {id(t) for call in calls[stop:] for t in call.inputs}
-        needed |= {id(output) for output in self._outputs}
+        start, stop = self._segments[segment]
+        taken, returned = self._taken(start), self._taken(stop)
 
-        def advanced(state: Values) -> Values:
-            values = dict(state)
-            self._trace.resume(values, range(self._position, stop))
-            return {key: value for key, value in values.items() if key in needed}
-
-        def finished(state: Values) -> tuple[list[Tensor], dict[int, Tensor]]:
-            values = dict(state)
-            self._trace.resume(values, range(stop, len(calls)))
+        @tf.function
+        def computed(*state: Tensor) -> tuple[State, dict[str, Tensor]]:
+            values = dict(zip(taken, state, strict=True))
+            self._trace.resume(values, range(start, stop))
             maxima = {
-                index: image_maxima(values[id(stored)][..., own])
-                for index, (stored, own, _) in enumerate(self._stored)
-                if id(stored) in values
+                str(index): image_maxima(values[id(tensor)][..., own])
+                for index, (tensor, own, _) in enumerate(self._stored)
+                if start <= self._made_at[id(tensor)] < stop
             }
-            return [values[id(output)] for output in self._outputs], maxima
+            return [values[key] for key in returned], maxima
 
-        advance = tf.function(advanced)
+        shapes = [(None, *value.shape[1:]) if len(value.shape) else () for value in state]
+        specs = (tf.TensorSpec(shape, v.dtype) for shape, v in zip(shapes, state, strict=True))
+        return computed.get_concrete_function(*specs)
+
+    def _run(self, state: State, segments: range) -> tuple[State, dict[int, Tensor]]:
+        """Computes some of the segments for a batch."""
+        maxima: dict[int, Tensor] = {}
+        for index in segments:
+            if index not in self._compiled:
+                self._compiled[index] = self._compile(index, state)
+            state, of_segment = self._compiled[index](*map(keras.ops.convert_to_tensor, state))
+            maxima |= {int(key): value for key, value in of_segment.items()}
+        return state, maxima
+
+    def advance(self, candidate: int) -> None:
+        """Computes all segments up to the one that returns a candidate."""
+        segments = range(self._position, candidate + 1)
         for index, state in enumerate(self._states):
-            self._states[index] = advance(state)
-        self._position, self._finish = stop, tf.function(finished)
-        if not self._wanted:
-            self._wanted = [self._finish(state)[0] for state in self._states]
+            self._states[index], _ = self._run(state, segments)
+        self._position = candidate + 1
 
-    def effect(self, tensor: keras.KerasTensor, limit: np.ndarray) -> Effect:
-        """Returns the effect of a limit of the tensor to which the search has advanced."""
+    def effect(self, candidate: int, limit: np.ndarray) -> Effect:
+        """Returns the effect of a limit of the candidate to which the search has advanced."""
         error, parts = 0.0, []
-        for state, wanted in zip(self._limited(tensor, limit), self._wanted, strict=True):
-            outputs, maxima = self._finish(state)
-            parts.append(maxima)
+        for state, wanted in zip(self._limited(candidate, limit), self._wanted, strict=True):
+            outputs, of_batch = self._run(state, range(self._position, len(self._segments)))
+            parts.append(of_batch)
             for got, reference in zip(outputs, wanted, strict=True):
                 errors = np.asarray((got - reference) / standard_deviation(reference))
                 error += float(np.square(errors).sum()) / self._images
+        own, _ = self.candidates[candidate]
         maxima = list(self.best.maxima)
+        maxima[own] = np.minimum(maxima[own], limit)
         for index in parts[0]:
             maxima[index] = np.concatenate([part[index] for part in parts])
         return Effect(error + self._rounding_error(maxima), maxima)
 
-    def apply(self, tensor: keras.KerasTensor, limit: np.ndarray) -> None:
-        """Limits the tensor to which the search has advanced in all that is computed later."""
-        self._states = self._limited(tensor, limit)
+    def apply(self, candidate: int, limit: np.ndarray) -> None:
+        """Limits the candidate to which the search has advanced in all that is computed later."""
+        self._states = list(self._limited(candidate, limit))
 
     def update_maxima(self) -> None:
         """Replaces the maxima of the statistics by those under the best limits."""
         for (_, _, measured), maxima in zip(self._stored, self.best.maxima, strict=True):
             measured.maxima = maxima
 
-    def _limited(self, tensor: keras.KerasTensor, limit: np.ndarray) -> list[Values]:
-        key = id(tensor)
-        return [state | {key: keras.ops.minimum(state[key], limit)} for state in self._states]
+    def _limited(self, candidate: int, limit: np.ndarray) -> Iterator[State]:
+        """Returns the states that the candidate is a part of with its limited values."""
+        _, tensor = self.candidates[candidate]
+        place = self._taken(self._made_at[id(tensor)] + 1).index(id(tensor))
+        for state in self._states:
+            yield [*state[:place], keras.ops.minimum(state[place], limit), *state[place + 1 :]]
 
     def _rounding_error(self, maxima: list[np.ndarray]) -> float:
         """Returns the expected error by rounding, with a separate scale for each channel.
