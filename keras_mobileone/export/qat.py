@@ -147,7 +147,8 @@ def _convert(
     """Converts a model of `quantize_aware` to the content of a TFLite file.
 
     The converter adopts the ranges of the activations. It quantizes the kernels itself, with a
-    scale for each output channel, to the same integers as in training.
+    scale for each output channel, to the same integers as in training. Only the first convolutions
+    of a file that takes pixels have others, since they absorb the normalization.
     """
     import tensorflow as tf
 

@@ -132,7 +132,7 @@ def _wrapped(traced: Trace) -> tuple[dict[str, str | None], "tf_keras.Model"]:
         )
 
     with tfmot.quantization.keras.quantize_scope({layer_config.__name__: layer_config}):
-        # Annotating changes the layers of its source, so it gets a separate model and not `copy`.
+        # Annotating changes the layers of this model, which is therefore used for nothing else.
         source = rebuild_in_tf_keras(traced, keras2)
         annotated = keras2.models.clone_model(source, clone_function=annotate)
         return rules, tfmot.quantization.keras.quantize_apply(annotated, scheme())
