@@ -117,24 +117,28 @@ def test_only_tensors_whose_rounding_matters_are_limited(images, monkeypatch):
     assert equalize(network("sigmoid"), images[:32], limit_outliers=True).limits == {}
 
 
-def test_rounding_errors_that_are_alike_in_an_image_add_up():
-    rng = np.random.default_rng(0)
-    varied = rng.uniform(0.2, 1, (SENSITIVITY_IMAGES, 12, 12, 1))
-    flat = np.broadcast_to(rng.uniform(0.2, 1, (len(varied), 1, 1, 1)), varied.shape)
-    images = np.concatenate([varied, flat, np.zeros(varied.shape)], axis=-1).astype(np.float32)
+def sensitivity(images, activation="relu"):
+    """Returns the sensitivity of a tensor that is the images themselves, by channel."""
     inputs = keras.Input(images.shape[1:])
-    copied = layers.DepthwiseConv2D(1, activation="relu", depthwise_initializer="ones")(inputs)
+    copied = layers.DepthwiseConv2D(1, activation=activation, depthwise_initializer="ones")(inputs)
     outputs = layers.Dense(64, kernel_initializer="orthogonal")(
         layers.GlobalAveragePooling2D()(copied)
     )
     traced = trace(keras.Model(inputs, outputs))
     groups = find_scaling_groups(traced)[0]
-    [measured] = measure(traced, groups, images)
-    independent, alike, none = measured.tensors[0].sensitivity
+    [measured] = measure(traced, groups, images.astype(np.float32))
+    return measured.tensors[0].sensitivity
+
+
+def test_rounding_errors_that_are_alike_in_an_image_add_up():
+    rng = np.random.default_rng(0)
+    varied = rng.uniform(0.2, 1, (SENSITIVITY_IMAGES, 12, 12, 1))
+    flat = np.broadcast_to(rng.uniform(0.2, 1, (len(varied), 1, 1, 1)), varied.shape)
+    images = np.concatenate([varied, flat, np.zeros(varied.shape)], axis=-1)
+    independent, alike, none = sensitivity(images)
     assert 40 < alike / independent < 500  # 144 positions
     assert none == 0
-    [measured] = measure(traced, groups, images[:1])  # a single error would decide
-    independent, alike, none = measured.tensors[0].sensitivity
+    independent, alike, none = sensitivity(images[:1])  # a single error would decide
     assert 0.2 < alike / independent < 5
     assert none == 0
 
@@ -148,13 +152,7 @@ def test_rounding_errors_are_those_of_the_whole_range(activation, exact):
     steps = np.random.default_rng(0).integers(0, 128, (SENSITIVITY_IMAGES, 6, 6, 1))
     steps[BATCH_SIZE :: 2 * BATCH_SIZE, 0, 0] = 255
     steps[BATCH_SIZE, 1, 1] = -255
-    inputs = keras.Input((6, 6, 1))
-    copied = layers.DepthwiseConv2D(1, activation=activation, depthwise_initializer="ones")(inputs)
-    outputs = layers.Dense(8)(layers.GlobalAveragePooling2D()(copied))
-    traced = trace(keras.Model(inputs, outputs))
-    groups = find_scaling_groups(traced)[0]
-    [measured] = measure(traced, groups, (steps / 255).astype(np.float32))
-    assert (measured.tensors[0].sensitivity < 1e-6).all() == exact
+    assert (sensitivity(steps / 255, activation) < 1e-6).all() == exact
 
 
 def test_errors_that_a_bias_corrects_do_not_count():
@@ -162,13 +160,7 @@ def test_errors_that_a_bias_corrects_do_not_count():
     steps = rng.integers(0, 128, (SENSITIVITY_IMAGES, 6, 6, 2)) + 0.3  # one error for all values
     steps[..., 1] += rng.uniform(-0.5, 0.5, steps.shape[:-1])
     steps[:: 2 * BATCH_SIZE, 0, 0] = 255
-    inputs = keras.Input((6, 6, 2))
-    copied = layers.DepthwiseConv2D(1, activation="relu", depthwise_initializer="ones")(inputs)
-    outputs = layers.Dense(8)(layers.GlobalAveragePooling2D()(copied))
-    traced = trace(keras.Model(inputs, outputs))
-    groups = find_scaling_groups(traced)[0]
-    [measured] = measure(traced, groups, (steps / 255).astype(np.float32))
-    same, unlike = measured.tensors[0].sensitivity
+    same, unlike = sensitivity(steps / 255)
     assert same < 0.05 * unlike
 
 
