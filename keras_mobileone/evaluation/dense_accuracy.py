@@ -242,7 +242,7 @@ def evaluate_detection(
 
 
 def rescaled(found: Detections, size: tuple[int, int], other: tuple[int, int]) -> Detections:
-    """Converts boxes in pixels of one (height, width) to those of another."""
+    """Rescales boxes of an image of `size`, (height, width), to `other`, its size elsewhere."""
     scale = np.array([other[1] / size[1], other[0] / size[0]] * 2)
     return replace(found, boxes=found.boxes * scale)
 

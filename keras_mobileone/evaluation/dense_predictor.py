@@ -35,7 +35,7 @@ def require_task_of(predictor: Predictor, task: str) -> None:
     """Raises ValueError if a model is not made for `task`."""
     found = task_of(predictor)
     if found != task:
-        received = KINDS.get(found or "", "a model of another kind")
+        received = KINDS.get(found or "", "a model without a known task")
         raise InputValueError(
             f"Expected {KINDS[task]} for the task {task!r}. Received: {predictor.name}, which is "
             f"{received}. Pass another model, or another task."

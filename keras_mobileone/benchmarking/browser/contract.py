@@ -95,7 +95,7 @@ def read_state(body: bytes) -> State:
         ValueError: If it is not one.
     """
     expected = InputValueError(
-        f"Expected the state of the page. Received: {FROM_PAGE}, which is none."
+        f"Expected JSON with the name of what the page does. Received: {FROM_PAGE}, which has none."
     )
     try:
         found = json.loads(body)
