@@ -25,6 +25,7 @@ MODULES = (
     "keras_mobileone.layers.block",
     "keras_mobileone.models.network",
     "keras_mobileone.models.detection.network",
+    "keras_mobileone.training.muon",
     "keras_mobileone.training.optimizer",
 )
 

@@ -161,14 +161,16 @@ def test_metrics_leave_padding_out(data):
     assert logs["val_average_loss"] == pytest.approx(loss, rel=1e-4)  # they start equal
 
 
-def test_checkpoint_restores_everything(data, tmp_path):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_checkpoint_restores_everything(optimizer, data, tmp_path):
     """Weights, averages, momentum and schedules are restored: the next steps are the same."""
     path = tmp_path / "state.safetensors"
-    unbroken = make()
+    recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
+    unbroken = make(recipe)
     fit(unbroken, data, 3)
     save_checkpoint(path, unbroken, Progress(3, [{"epoch": 1, "loss": 2.0}]))
     fit(unbroken, data, 3, start=3)
-    resumed = make()
+    resumed = make(recipe)
     progress = load_checkpoint(path, resumed)
     assert progress == Progress(3, [{"epoch": 1, "loss": 2.0}])
     assert int(resumed.optimizer.iterations) == 3

@@ -9,6 +9,7 @@ from keras import ops
 from keras_mobileone.compat import variable_index
 from keras_mobileone.errors import InputValueError
 from keras_mobileone.layers.fused_updates import resource_of
+from keras_mobileone.training.muon import Muon
 from keras_mobileone.training.recipe import Recipe
 
 # The weight decay of the step that `SGD.apply` is computing. An attribute of the optimizer would
@@ -127,6 +128,8 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Opt
         )
     else:
         rate = keras.optimizers.schedules.CosineDecay(peak, steps)
+    if recipe.optimizer == "muon":
+        return Muon(rate, recipe.momentum, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "adamw":
         return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
     decay = recipe.weight_decay

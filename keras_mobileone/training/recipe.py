@@ -14,7 +14,7 @@ from keras_mobileone.variants import S0, S1, S2, S3, S4, Variant, get_variant
 REFERENCE_BATCH = 256  # batch size to which the learning rate of a recipe refers
 AUGMENTATIONS = (None, "autoaugment", "randaugment")
 DTYPES = ("float32", "mixed_float16", "mixed_bfloat16")
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "muon")
 CLASSIFY = "classify"
 TASKS = (CLASSIFY, "segment", "detect")
 NOT_MEASURED = "not measured"
@@ -51,7 +51,7 @@ class Recipe:
         warmup_epochs: Number of epochs in which the learning rate rises linearly from
             `warmup_factor` times its peak.
         warmup_factor: Initial learning rate as a fraction of its peak.
-        momentum: Momentum of SGD.
+        momentum: Momentum of SGD and Muon.
         weight_decay: Weight decay of the kernels at the start of the training, added to the
             gradient as in PyTorch.
         final_weight_decay: Weight decay at the end of the training. In between, it follows a half
@@ -75,7 +75,8 @@ class Recipe:
         object_crop: Whether images for detection are cropped at random around an object.
         validate_every: Number of epochs from one validation to the next. The last epoch is always
             validated.
-        optimizer: `"sgd"` or `"adamw"`, which has no `momentum` and a constant weight decay.
+        optimizer: `"sgd"`, or `"adamw"` or `"muon"`, whose weight decay is decoupled from the
+            gradient and constant. AdamW has no `momentum`.
         dtype: Keras dtype policy.
         seed: Seed of the weights, the order and the augmentation.
         command: Command that runs the recipe.
