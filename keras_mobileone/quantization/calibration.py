@@ -133,7 +133,10 @@ def _check_pixels(images: np.ndarray) -> None:
     """Raises ValueError if values do not look like pixels."""
     low, high = float(images.min()), float(images.max())
     if low < 0:
-        mistake = "look normalized already. Pass the pixels, or normalize=False"
+        mistake = (
+            "look normalized already. Pass the pixels, or, if the model takes normalized images, "
+            "normalize=False"
+        )
     elif 0 < high <= 1:
         mistake = "look scaled to [0, 1]. Pass the pixels themselves"
     elif high > 255:
@@ -141,6 +144,6 @@ def _check_pixels(images: np.ndarray) -> None:
     else:
         return
     raise InputValueError(
-        "With normalize=True calibration images must be pixels, 0 … 255. Received: values "
-        f"{low:.3g} … {high:.3g}, which {mistake}."
+        "Calibration images must be pixels, 0 … 255, as the file takes them. "
+        f"Received: values {low:.3g} … {high:.3g}, which {mistake}."
     )
