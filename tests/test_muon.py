@@ -1,7 +1,5 @@
 """Tests Muon against NumPy and against Keras' Adam."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -64,11 +62,9 @@ def test_each_depthwise_channel_moves_by_the_learning_rate(noise):
     gradient = noise(3, 3, 6, 1, seed=1) * np.geomspace(1e-3, 1e3, 6)[:, None].astype(np.float32)
     optimizer, [kernel] = built(start)
     step(optimizer, gradient)
-    moved = (start - kernel.numpy()).reshape(9, 6)
+    moved, gradient = (start - kernel.numpy()).reshape(9, 6), gradient.reshape(9, 6)
     np.testing.assert_allclose(np.linalg.norm(moved, axis=0), RATE, rtol=1e-3)
-    cosines = (moved * gradient.reshape(9, 6)).sum(0) / np.linalg.norm(
-        gradient.reshape(9, 6), axis=0
-    )
+    cosines = (moved * gradient).sum(0) / np.linalg.norm(gradient, axis=0)
     np.testing.assert_allclose(cosines / RATE, 1, rtol=1e-3)
 
 
@@ -103,19 +99,9 @@ def test_dense_kernels_decay_and_biases_do_not(noise):
 
 
 def test_recipe_sets_muon():
-    recipe = Recipe(
-        "mine",
-        S0,
-        4,
-        (Phase(0, 32),),
-        128,
-        0.1,
-        1,
-        momentum=0.7,
-        optimizer="muon",
-        weight_decay=0.05,
-    )
-    optimizer = make_optimizer(dataclasses.replace(recipe, final_weight_decay=0.05), 3)
+    phases, settings = (Phase(0, 32),), {"momentum": 0.7, "weight_decay": 0.05}
+    recipe = Recipe("mine", S0, 4, phases, 128, 0.1, 1, optimizer="muon", **settings)
+    optimizer = make_optimizer(recipe, 3)
     assert isinstance(optimizer, Muon)
     assert (optimizer.momentum, optimizer.weight_decay) == (0.7, 0.05)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
