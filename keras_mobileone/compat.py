@@ -5,7 +5,8 @@ docstring gives the reason why no public name suffices. tests/test_compat.py fai
 missing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -56,6 +57,39 @@ def lambda_output_shape(layer: keras.layers.Lambda) -> Any:
     The configuration of the layer contains it in a serialized form, which Keras refuses to load.
     """
     return layer._output_shape
+
+
+@contextmanager
+def convertible_argmax() -> Iterator[None]:
+    """Makes `keras.ops.argmax` and `argmin` one operator each in the models that are traced within.
+
+    With TensorFlow, Keras computes them with operations on bits, to tell -0.0 from 0.0, which
+    neither TFLite nor Core ML, ONNX and OpenVINO have. There is no public setting for this.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import numpy as implementation
+
+    originals = {name: getattr(implementation, name) for name in ("argmax", "argmin")}
+
+    def extremum(name: str) -> Callable:
+        def index(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+            if axis is None:
+                return originals[name](x, axis, keepdims)
+            found = getattr(tf, name)(x, axis, output_type=tf.int32)
+            return tf.expand_dims(found, axis) if keepdims else found
+
+        return index
+
+    for name in originals:
+        setattr(implementation, name, extremum(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(implementation, name, original)
 
 
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:

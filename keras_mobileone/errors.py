@@ -4,6 +4,10 @@ Each class is also the built-in exception that Python programs expect, so that `
 works. The command line shows an `InputError` or an `OSError` as one line; anything else is a bug.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 LONGEST_LINE = 200  # characters kept of a line in another library's message
 
 
@@ -29,6 +33,27 @@ class VerificationError(InputError, ArithmeticError):
 
 class MeasurementError(InputError, RuntimeError):
     """A device or a tool could not run or measure a file."""
+
+
+@contextmanager
+def known_operations(tool: str, pattern: str) -> Iterator[None]:
+    """Raises ValueError if a converter fails on operations that it does not know, and names them.
+
+    Args:
+        tool: The format or the converter.
+        pattern: Regular expression that finds the operations in the error of the converter.
+    """
+    try:
+        yield
+    except Exception as error:  # the converters' own classes are private
+        unknown = sorted(set(re.findall(pattern, str(error))))
+        if not unknown:
+            raise
+        raise InputValueError(
+            f"Expected operations that {tool} has. Received: {', '.join(unknown)}. Replace the "
+            "layers that compute them, for example bicubic resizing by bilinear, or an exact GELU "
+            "by its approximation."
+        ) from error
 
 
 def first_line(error: BaseException, longest: int = LONGEST_LINE) -> str:

@@ -200,6 +200,11 @@ def reduce_argmax(x, axis, keep_dims):
     return np.argmax(x, int(axis), keepdims=bool(keep_dims)).astype(np.int32)
 
 
+def reduce_argmin(x, axis, keep_dims):
+    """Returns the index of the smallest value along an axis, the first of equal ones."""
+    return np.argmin(x, int(axis), keepdims=bool(keep_dims)).astype(np.int32)
+
+
 def classify(probabilities, classes):
     """Returns the best label, and the probability of each label."""
     probabilities = np.ravel(probabilities)
@@ -231,6 +236,7 @@ OPERATIONS = {
     "concat": concat,
     "split": split,
     "reduce_argmax": reduce_argmax,
+    "reduce_argmin": reduce_argmin,
     "softmax": softmax,
     "classify": classify,
     "constexpr_affine_dequantize": affine_dequantize,

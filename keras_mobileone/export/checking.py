@@ -32,7 +32,9 @@ class Deviation(NamedTuple):
 
     Attributes:
         error: Largest difference of any output, divided by the largest magnitude of that output.
-        sqnr: Lowest signal-to-quantization-noise ratio of an output, in dB.
+            For outputs of integers, such as class maps: the share of values that differ.
+        sqnr: Lowest signal-to-quantization-noise ratio of an output, in dB. Integers are compared
+            as one-hot vectors, since 3 is no better than 7 where the class is 2.
     """
 
     error: float
@@ -51,6 +53,11 @@ def deviation_of(
     errors, ratios = [], []
     for name, reference in expected.items():
         values = np.concatenate([outputs[name] for outputs in found])
+        if reference.dtype.kind in "biu":
+            different = float((values != reference).mean())
+            errors.append(different)
+            ratios.append(-10 * np.log10(2 * different) if different else np.inf)
+            continue
         largest = max(np.abs(reference).max(), TINY)
         errors.append(float(np.abs(values - reference).max() / largest))
         ratios.append(sqnr(reference, values))

@@ -8,7 +8,7 @@ of a detector are `"coordinates"` and `"confidence"` as in Create ML's detectors
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
@@ -46,7 +46,11 @@ class PackageForm:
     model: keras.Model
     labels: Sequence[str] | None
 
-    dtype: ClassVar[str] = "float32"
+    @property
+    def dtype(self) -> str:
+        """Dtype of the arrays: int32 if the model returns integers, otherwise float32."""
+        floats = keras.backend.is_float_dtype(self.model.outputs[0].dtype)
+        return "float32" if floats else "int32"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,7 +73,7 @@ class PackageForm:
 
     def outputs(self, network: keras.Model) -> list[TensorInfo]:
         """Describes the outputs of the package by name, shape and dtype."""
-        return [TensorInfo(SCORES, (1, *network.outputs[0].shape[1:]), "float32", None, None)]
+        return [TensorInfo(SCORES, (1, *network.outputs[0].shape[1:]), self.dtype, None, None)]
 
     def texts(self) -> dict[str, str]:
         """Returns what Xcode shows for each output, by name."""

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mobileone.compat import convertible_argmax
 from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.export.formats import FORMATS, require_packages
 from keras_mobileone.models.detection.decoding import IOU_THRESHOLD
@@ -60,13 +61,14 @@ def require_coremltools() -> CoreMLTools:
 def convert(ct: CoreMLTools, network: keras.Model, **settings: Any) -> Package:
     """Converts a model with coremltools, and names the operation that it does not know."""
     try:
-        return ct.convert(
-            network,
-            source="tensorflow",
-            convert_to="mlprogram",
-            skip_model_load=True,
-            **settings,
-        )
+        with convertible_argmax():
+            return ct.convert(
+                network,
+                source="tensorflow",
+                convert_to="mlprogram",
+                skip_model_load=True,
+                **settings,
+            )
     except NotImplementedError as error:
         raise InputValueError(
             f"Expected operations that coremltools converts. Received: {first_line(error)} "

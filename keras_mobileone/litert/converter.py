@@ -7,10 +7,13 @@ import keras
 import numpy as np
 
 from keras_mobileone.choices import INTEGER
+from keras_mobileone.compat import convertible_argmax
 from keras_mobileone.data.image_config import ImageConfig
-from keras_mobileone.errors import InputValueError
+from keras_mobileone.errors import InputValueError, known_operations
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
 
+# What the converter says of operations that TFLite has not, or not in 16 bits.
+UNKNOWN = r"(?:'tf\.(?=\w+' op is neither)|16x8-bit not yet supported for op: ')(\w+)'"
 Tensor = Any  # a tensor or variable of TensorFlow, which is imported late
 
 
@@ -80,6 +83,9 @@ def convert_function(
 
     Returns:
         The content of the file.
+
+    Raises:
+        ValueError: If `serve` has operations that TFLite does not have.
     """
     import tensorflow as tf
 
@@ -91,7 +97,8 @@ def convert_function(
     input_name, shape = source
     module.serve = tf.function(lambda **inputs: serve(inputs[input_name]))
     spec = tf.TensorSpec((1, *shape), tf.float32, name=input_name)
-    function = module.serve.get_concrete_function(**{input_name: spec})
+    with convertible_argmax():
+        function = module.serve.get_concrete_function(**{input_name: spec})
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -108,7 +115,8 @@ def convert_function(
                 if precision == "int8"
                 else kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
             ]
-    return converter.convert()
+    with known_operations(f"TFLite in {precision}", UNKNOWN):
+        return converter.convert()
 
 
 def normalized(pixels: Tensor, config: ImageConfig) -> Tensor:

@@ -222,13 +222,23 @@ def before_saturation(trace: Trace) -> list:
     flat = (keras.activations.softmax, keras.activations.sigmoid)
     outputs = []
     for output in trace.model.outputs:
-        if not keras.backend.is_float_dtype(output.dtype):
-            continue  # for example the indices of the largest values
         makers = [call for call in trace.calls if any(t is output for t in call.outputs)]
+        if not keras.backend.is_float_dtype(_dtype(output, makers)):
+            continue  # for example the indices of the largest values
         activation = getattr(makers[0].layer, "activation", None) if makers else None
         saturates = activation in flat and not makers[0].is_linear
         outputs.append(makers[0].inputs[0] if saturates else output)
     return outputs
+
+
+def _dtype(output: keras.KerasTensor, makers: list[Call]) -> str:
+    """Returns the dtype of an output, for which a `Lambda` layer states that of its policy."""
+    if makers and isinstance(makers[0].layer, layers.Lambda):
+        call = makers[0]
+        specs = keras.Operation.compute_output_spec(call.layer, *call.args, **call.kwargs)
+        position = [t is output for t in call.outputs].index(True)
+        return keras.tree.flatten(specs)[position].dtype
+    return output.dtype
 
 
 def standard_deviation(output: Tensor) -> Tensor:

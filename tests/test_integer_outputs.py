@@ -1,0 +1,199 @@
+"""Tests models that return the class of each pixel, and operations that a format does not have."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_mobileone as km
+from keras_mobileone import compat
+from keras_mobileone.errors import VerificationError
+from keras_mobileone.export.checking import check_deviation, deviation_of
+
+SIZE = (32, 48, 3)
+PACKAGES = {"m.onnx": ("onnx", "tf2onnx", "onnxruntime"), "m.xml": ("openvino",)}
+PATHS = ["m.tflite", "m.onnx", "m.xml", "m"]
+
+
+class Best(layers.Layer):
+    """The index of the largest or smallest channel, in a layer of a user."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs, axis=-1, keepdims=True)
+
+
+FORMS = {
+    "operation": lambda scores: ops.argmax(scores, axis=-1),
+    "smallest": lambda scores: ops.argmin(scores, axis=3, keepdims=True),
+    "layer": lambda scores: Best(ops.argmax)(scores),
+    "lambda": lambda scores: layers.Lambda(lambda x: ops.argmax(x, -1))(scores),
+}
+
+
+def segmenter(form: str) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    image = keras.Input(SIZE)
+    x = layers.Conv2D(8, 3, 2, activation="relu")(layers.ZeroPadding2D(1)(image))
+    x = layers.UpSampling2D(2, interpolation="bilinear")(layers.Conv2D(5, 1)(x))
+    return keras.Model(image, FORMS[form](x), name="segmenter")
+
+
+@pytest.fixture
+def images(noise) -> np.ndarray:
+    """Returns images as the models take them."""
+    return noise(6, *SIZE)
+
+
+def export(model, path, **options):
+    """Exports a model without a normalization in the file."""
+    for package in PACKAGES.get(path.name, ()):
+        pytest.importorskip(package, reason="needs the extras onnx and openvino")
+    form = None if path.suffix else "saved_model"
+    return km.export(model, path, form, normalize=False, **options)
+
+
+def run(path, image) -> np.ndarray:
+    """Returns the output of a file, without this package."""
+    if path.suffix == ".tflite":
+        from ai_edge_litert.interpreter import Interpreter
+
+        runner = Interpreter(model_path=str(path)).get_signature_runner()
+        (found,) = runner(image=image[None]).values()
+    elif path.suffix == ".onnx":
+        import onnxruntime
+
+        (found,) = onnxruntime.InferenceSession(path).run(None, {"image": image[None]})
+    elif path.suffix == ".xml":
+        import openvino
+
+        hint = {"INFERENCE_PRECISION_HINT": "f32"}
+        (found,) = openvino.compile_model(path, "CPU", hint)(image[None]).values()
+    else:
+        import tensorflow as tf
+
+        serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+        (found,) = (value.numpy() for value in serve(image=tf.constant(image[None])).values())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", PATHS)
+def test_the_file_returns_the_classes(form, path, images, tmp_path):
+    model = segmenter(form)
+    report = export(model, tmp_path / path)
+    expected = model.predict(images, verbose=0)
+    found = np.concatenate([run(report.path, image) for image in images])
+    assert found.dtype.kind == "i" and found.shape == expected.shape
+    assert len(np.unique(expected)) > 2
+    assert (found != expected).mean() < 1e-3
+    assert report.error < 1e-3
+    if path == "m.tflite":
+        assert report.operators["ARG_MIN" if form == "smallest" else "ARG_MAX"] == 1
+        # No operator on bits is left.
+        others = {"PAD", "CONV_2D", "RESIZE_BILINEAR", "RESHAPE"}
+        assert set(report.operators) - others in ({"ARG_MAX"}, {"ARG_MIN"})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The int8 file keeps the converter's ranges for the operators")
+@pytest.mark.parametrize("form", FORMS)
+def test_int8(form, images, tmp_path):
+    model = segmenter(form)
+    report = export(model, tmp_path / "m.tflite", precision="int8", calibration=images)
+    expected = model.predict(images, verbose=0)
+    found = np.concatenate([run(report.path, image) for image in images])
+    different = (found != expected).mean()
+    assert 0 < different < 0.05 and 0 < report.error < 0.05
+    assert report.sqnr == pytest.approx(-10 * np.log10(2 * report.error))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["operation", "smallest"])
+def test_core_ml(form, images, tmp_path):
+    pytest.importorskip("coremltools", reason="needs the extra coreml")
+    from mil_numpy import run_package
+
+    model = segmenter(form)
+    path = tmp_path / "m.mlpackage"
+    report = km.export_coreml(model, path, "float32", image=False)
+    (output,) = report.outputs
+    expected = model.predict(images[:1], verbose=0)
+    assert (output.dtype, output.shape) == ("int32", expected.shape)
+    (found,) = run_package(path, images[:1]).values()
+    assert (found == expected).mean() > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["m.tflite", "m.xml"])
+def test_an_operation_that_the_format_does_not_have_is_named(path, tmp_path):
+    image = keras.Input(SIZE)
+    x = ops.image.resize(layers.Conv2D(4, 3)(image), (8, 8), "bicubic")
+    model = keras.Model(image, ops.cumprod(x, axis=1))
+    words = r"has\. Received: Cumprod, ResizeBicubic\. Replace the layers"
+    with pytest.raises(ValueError, match=words):
+        export(model, tmp_path / path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_operation_that_onnx_does_not_have_is_named(tmp_path):
+    image = keras.Input(SIZE)
+    model = keras.Model(image, ops.cross(layers.Conv2D(3, 3)(image), ops.ones(3)))
+    with pytest.raises(ValueError, match=r"ONNX has\. Received: Cross\. Replace"):
+        export(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_operation_without_16_bits_is_named(images, tmp_path):
+    with pytest.raises(ValueError, match=r"TFLite in int16x8 has\. Received: ARG_MAX\. Replace"):
+        export(
+            segmenter("operation"), tmp_path / "m.tflite", precision="int16x8", calibration=images
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_are_no_magnitudes():
+    """The class 7 for 2 is one wrong value, like 3 for 2."""
+    expected = np.arange(10, dtype=np.int32)[None]
+    found = expected.copy()
+    found[0, 2] = 7
+    deviation = deviation_of({"classes": expected}, [{"classes": found}])
+    assert deviation.error == pytest.approx(0.1)
+    one_hot = np.eye(10)
+    noise = np.square(one_hot[expected] - one_hot[found]).sum()
+    assert deviation.sqnr == pytest.approx(10 * np.log10(10 / noise))
+    check_deviation(deviation, "int8", "segmenter", "noise")
+    with pytest.raises(VerificationError, match=r"within 0\.001"):
+        check_deviation(deviation, "float32", "segmenter", "noise")
+    shuffled = deviation_of({"classes": expected}, [{"classes": expected[:, ::-1]}])
+    with pytest.raises(VerificationError, match="mostly noise"):
+        check_deviation(shuffled, "int8", "segmenter", "noise")
+    same = deviation_of({"classes": expected}, [{"classes": expected}])
+    assert same == (0, np.inf)
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+@pytest.mark.parametrize("options", [{}, {"axis": 1}, {"axis": -1, "keepdims": True}])
+def test_convertible_argmax_finds_the_same(name, options, noise):
+    values, function = noise(3, 4, 5), getattr(ops, name)
+    expected = np.asarray(function(values, **options))
+    with compat.convertible_argmax():
+        found = np.asarray(function(values, **options))
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype == np.int32
+    np.testing.assert_array_equal(found, getattr(np, name)(values, **options))
+
+
+def test_keras_is_itself_again():
+    """Keras tells -0.0 from 0.0, also after a conversion that fails."""
+    zeros = np.array([-0.0, 0.0], np.float32)
+    with pytest.raises(RuntimeError), compat.convertible_argmax():
+        assert int(ops.argmax(zeros, axis=0)) == 0
+        raise RuntimeError
+    assert int(ops.argmax(zeros, axis=0)) == 1
