@@ -94,6 +94,7 @@ LAYERS = {
         [part * (i + 1) for i, part in enumerate(ops.split(x, 2, -1))]
     ),
     "top k": lambda x: ops.top_k(x, 8)[0],
+    "indices": lambda x: ops.take_along_axis(x, ops.argsort(x, -1), -1),
     "concatenate": lambda x: layers.Concatenate()([x, 5 * conv(x, 8, 3)]),
     "concatenate rows": lambda x: layers.Concatenate(axis=1)([x, conv(x)]),
     "concatenate with itself": lambda x: layers.Concatenate()([x, x]),

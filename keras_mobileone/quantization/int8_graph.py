@@ -143,11 +143,14 @@ class Int8Graph:
         quantization = self._graph.tensors[tensor].quantization
         return quantization is not None and quantization.scale is not None
 
+    def is_real(self, tensor: int) -> bool:
+        """Returns whether a tensor has real values, in float or quantized, and no indices."""
+        is_float = self._graph.tensors[tensor].type == tensor_type("FLOAT32")
+        return is_float or self.is_quantized(tensor)
+
     def holds_reals(self, tensor: int) -> bool:
-        """Returns whether a tensor is a constant of real values, in float or quantized."""
-        entry = self._graph.tensors[tensor]
-        real = entry.type == tensor_type("FLOAT32") or self.is_quantized(tensor)
-        return real and self.constant(tensor) is not None
+        """Returns whether a tensor is a constant of real values."""
+        return self.is_real(tensor) and self.constant(tensor) is not None
 
     def is_integer(self, tensor: int) -> bool:
         """Returns whether a tensor holds 8-bit integers that represent real values."""

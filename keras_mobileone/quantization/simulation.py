@@ -223,11 +223,13 @@ class Simulator:
         return self._graph.real_constant(tensor) if exact is None else exact
 
     def _is_batched(self, kind: str, operator: Operator, values: Mapping[int, Tensor]) -> bool:
-        """Returns whether the first axis of all tensors is that of the images."""
+        """Returns whether all tensors have real values, and images along the first axis."""
         inputs = [int(i) for i in operator.inputs if i >= 0]
         sources = [t for t in inputs if t in values]
         computed = sources + [int(t) for t in operator.outputs]
         if not sources or any(self._graph.shape(tensor)[:1] != (1,) for tensor in computed):
+            return False
+        if not all(map(self._graph.is_real, computed)):
             return False
         constants = [t for t in inputs if t not in values and self._graph.holds_reals(t)]
         if constants and kind not in BROADCASTING:
