@@ -60,36 +60,50 @@ def lambda_output_shape(layer: keras.layers.Lambda) -> Any:
 
 
 @contextmanager
-def convertible_argmax() -> Iterator[None]:
-    """Makes `keras.ops.argmax` and `argmin` one operator each in the models that are traced within.
+def convertible_operations() -> Iterator[None]:
+    """Makes models that are traced within free of operators that converters do not have.
 
-    With TensorFlow, Keras computes them with operations on bits, to tell -0.0 from 0.0, which
-    neither TFLite nor Core ML, ONNX and OpenVINO have. There is no public setting for this.
+    With TensorFlow, Keras computes `keras.ops.argmax` and `argmin` with operations on bits, to tell
+    -0.0 from 0.0, and grouped convolutions in a function for XLA, because of their gradients on a
+    CPU. TFLite, Core ML, ONNX and OpenVINO lack the first, and Core ML and ONNX the second. Within,
+    each is one operator of TensorFlow. There is no public setting for this.
     """
     if keras.backend.backend() != "tensorflow":
         yield
         return
     import tensorflow as tf
-    from keras.src.backend.tensorflow import numpy as implementation
+    from keras.src.backend.tensorflow import nn, numpy
 
-    originals = {name: getattr(implementation, name) for name in ("argmax", "argmin")}
+    argmax, argmin, conv = originals = numpy.argmax, numpy.argmin, nn.conv
 
-    def extremum(name: str) -> Callable:
-        def index(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+    def index(convertible: Callable, original: Callable) -> Callable:
+        def found(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
             if axis is None:
-                return originals[name](x, axis, keepdims)
-            found = getattr(tf, name)(x, axis, output_type=tf.int32)
-            return tf.expand_dims(found, axis) if keepdims else found
+                return original(x, axis, keepdims)
+            indices = convertible(x, axis, output_type=tf.int32)
+            return tf.expand_dims(indices, axis) if keepdims else indices
 
-        return index
+        return found
 
-    for name in originals:
-        setattr(implementation, name, extremum(name))
+    def grouped(
+        inputs: Any,
+        kernel: Any,
+        strides: Any = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Any = 1,
+    ) -> Any:
+        channels_last = (data_format or keras.config.image_data_format()) == "channels_last"
+        if not channels_last or inputs.shape[-1] == kernel.shape[-2]:
+            return conv(inputs, kernel, strides, padding, data_format, dilation_rate)
+        return tf.nn.convolution(inputs, kernel, strides, padding.upper(), dilations=dilation_rate)
+
+    numpy.argmax, numpy.argmin = index(tf.argmax, argmax), index(tf.argmin, argmin)
+    nn.conv = grouped
     try:
         yield
     finally:
-        for name, original in originals.items():
-            setattr(implementation, name, original)
+        numpy.argmax, numpy.argmin, nn.conv = originals
 
 
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:

@@ -115,9 +115,11 @@ def conv(x, weight, strides, pad_type, groups, pad=None, dilations=None, bias=No
     windows = windows[:, :, :: strides[0], :: strides[1], :: rates[0], :: rates[1]]
     if groups == 1:
         y = np.einsum("nchwij,ocij->nohw", windows, weight, optimize=True)
-    else:
-        assert groups == x.shape[1] == weight.shape[0]
+    elif groups == x.shape[1] == weight.shape[0]:
         y = np.einsum("nchwij,cij->nchw", windows, weight[:, 0])
+    else:
+        pairs = zip(*(np.split(a, groups, k) for a, k in ((windows, 1), (weight, 0))), strict=True)
+        y = np.concatenate([np.einsum("nchwij,ocij->nohw", *pair) for pair in pairs], 1)
     return y if bias is None else y + _f(bias)[:, None, None]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mobileone.compat import convertible_argmax
+from keras_mobileone.compat import convertible_operations
 from keras_mobileone.errors import InputValueError, first_line
 from keras_mobileone.export.formats import FORMATS, require_packages
 from keras_mobileone.models.detection.decoding import IOU_THRESHOLD
@@ -61,7 +61,7 @@ def require_coremltools() -> CoreMLTools:
 def convert(ct: CoreMLTools, network: keras.Model, **settings: Any) -> Package:
     """Converts a model with coremltools, and names the operation that it does not know."""
     try:
-        with convertible_argmax():
+        with convertible_operations():
             return ct.convert(
                 network,
                 source="tensorflow",

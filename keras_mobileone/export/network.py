@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.about import About
-from keras_mobileone.compat import convertible_argmax, producer
+from keras_mobileone.compat import convertible_operations, producer
 from keras_mobileone.data.image_config import ImageConfig, config_of_file, image_config
 from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
@@ -144,7 +144,7 @@ def export_network(
     network = prepare(model, normalize, labels)
     about = about or About()
     with staged_path(path) as temporary:
-        with convertible_argmax():
+        with convertible_operations():
             operators = files.write(network, temporary, precision, about)
         size = sum(f.stat().st_size for f in temporary.parent.rglob("*") if f.is_file())
         compared, deviation, expected = _check(network, form, files, temporary, images)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.choices import INTEGER
-from keras_mobileone.compat import convertible_argmax
+from keras_mobileone.compat import convertible_operations
 from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.errors import InputValueError, known_operations
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
@@ -97,7 +97,7 @@ def convert_function(
     input_name, shape = source
     module.serve = tf.function(lambda **inputs: serve(inputs[input_name]))
     spec = tf.TensorSpec((1, *shape), tf.float32, name=input_name)
-    with convertible_argmax():
+    with convertible_operations():
         function = module.serve.get_concrete_function(**{input_name: spec})
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if precision != "float32":

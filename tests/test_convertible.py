@@ -1,4 +1,4 @@
-"""Tests models that return the class of each pixel, and operations that a format does not have."""
+"""Tests operations of Keras that converters do not have: those of argmax, grouped convolutions."""
 
 import keras
 import numpy as np
@@ -129,6 +129,30 @@ def test_core_ml(form, images, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", [*PATHS, "m.mlpackage"])
+@pytest.mark.parametrize(
+    "channels, options", [(4, {}), (2, {"strides": 2}), (1, {"use_bias": False})]
+)
+def test_grouped_convolutions(channels, options, path, images, tmp_path, relative_error):
+    keras.utils.set_random_seed(0)
+    image = keras.Input(SIZE)
+    x = layers.Conv2D(8, 3, activation="relu")(image)
+    model = keras.Model(image, layers.Conv2D(16, 3, groups=8 // channels, **options)(x))
+    if path == "m.mlpackage":
+        pytest.importorskip("coremltools", reason="needs the extra coreml")
+        from mil_numpy import run_package
+
+        report = km.export_coreml(model, tmp_path / path, "float32", image=False)
+        (found,) = run_package(report.path, images[:1]).values()
+    else:
+        report = export(model, tmp_path / path)
+        found = run(report.path, images[0])
+    assert relative_error(found, model.predict(images[:1], verbose=0)) < 1e-5
+    kinds = ("CONV_2D", "Conv", "conv", "Convolution", "GroupConvolution")
+    assert sum(report.operators.get(kind, 0) for kind in kinds) == 2 or path == "m"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["m.tflite", "m.xml"])
 def test_an_operation_that_the_format_does_not_have_is_named(path, tmp_path):
     image = keras.Input(SIZE)
@@ -180,10 +204,10 @@ def test_classes_are_no_magnitudes():
 
 @pytest.mark.parametrize("name", ["argmax", "argmin"])
 @pytest.mark.parametrize("options", [{}, {"axis": 1}, {"axis": -1, "keepdims": True}])
-def test_convertible_argmax_finds_the_same(name, options, noise):
+def test_argmax_finds_the_same(name, options, noise):
     values, function = noise(3, 4, 5), getattr(ops, name)
     expected = np.asarray(function(values, **options))
-    with compat.convertible_argmax():
+    with compat.convertible_operations():
         found = np.asarray(function(values, **options))
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == expected.dtype == np.int32
@@ -193,7 +217,18 @@ def test_convertible_argmax_finds_the_same(name, options, noise):
 def test_keras_is_itself_again():
     """Keras tells -0.0 from 0.0, also after a conversion that fails."""
     zeros = np.array([-0.0, 0.0], np.float32)
-    with pytest.raises(RuntimeError), compat.convertible_argmax():
+    with pytest.raises(RuntimeError), compat.convertible_operations():
         assert int(ops.argmax(zeros, axis=0)) == 0
         raise RuntimeError
     assert int(ops.argmax(zeros, axis=0)) == 1
+
+
+@pytest.mark.parametrize("channels", [8, 2])
+@pytest.mark.parametrize("data_format", [None, "channels_first"])
+def test_convolutions_compute_the_same(channels, data_format, noise):
+    options = {"data_format": data_format, "strides": 2, "padding": "same"}
+    images, kernel = noise(2, 8, 8, 8), noise(3, 3, channels, 4)
+    expected = np.asarray(ops.conv(images, kernel, **options))
+    with compat.convertible_operations():
+        found = np.asarray(ops.conv(images, kernel, **options))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
