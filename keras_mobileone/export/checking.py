@@ -49,10 +49,19 @@ def deviation_of(
     Args:
         expected: Outputs of the source for a batch of inputs, by the names of the file's outputs.
         found: Outputs of the file for each input of the batch, as a batch of 1, by name.
+
+    Raises:
+        ArithmeticError: If an output of the file has another shape.
     """
     errors, ratios = [], []
     for name, reference in expected.items():
         values = np.concatenate([outputs[name] for outputs in found])
+        if values.shape != reference.shape:
+            raise VerificationError(
+                f"Expected the output {name!r} of the file with the shape "
+                f"{(1, *reference.shape[1:])}. Received: {(1, *values.shape[1:])}, by a mistake of "
+                "the converter. Replace the layers in front of the output, or take another format."
+            )
         if reference.dtype.kind in "biu":
             different = float((values != reference).mean())
             errors.append(different)
