@@ -200,10 +200,8 @@ class DetectorForm(PackageForm):
 
 
 def _class_map(logits: Tensor) -> Tensor:
-    """Returns the best class of each pixel. Keras' own argmax does not convert."""
-    import tensorflow as tf
-
-    return tf.reshape(tf.argmax(logits, -1, output_type=tf.int32), logits.shape[1:3])
+    """Returns the best class of each pixel, without the axis of the batch."""
+    return keras.ops.reshape(keras.ops.argmax(logits, -1), logits.shape[1:3])
 
 
 def package_form(
