@@ -1,5 +1,8 @@
 """Tests operations of Keras that converters do not have: those of argmax, grouped convolutions."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -240,3 +243,18 @@ def test_convolutions_compute_the_same(channels, data_format, noise):
     with compat.convertible_operations():
         found = np.asarray(ops.conv(images, kernel, **options))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_command_line_prints_the_sentence_alone(tmp_path):
+    """The converter's page of MLIR, which C++ writes to stderr, is not shown."""
+    image = keras.Input(SIZE)
+    model = keras.Model(image, ops.image.resize(layers.Conv2D(4, 3)(image), (8, 8), "bicubic"))
+    model.save(tmp_path / "cubic.keras")
+    arguments = ("--model", tmp_path / "cubic.keras", "--output", tmp_path / "m.tflite")
+    command = [sys.executable, "-m", "keras_mobileone", "export", "tflite", *arguments]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 2
+    (line,) = process.stderr.strip().splitlines()
+    assert line.startswith("Error: Expected operations that TFLite in float32 has.")
+    assert [path.name for path in tmp_path.iterdir()] == ["cubic.keras"]

@@ -127,10 +127,17 @@ def start_keras() -> None:
 
 @contextmanager
 def without_native_logs() -> Iterator[None]:
-    """Drops log lines of C++ libraries from stderr. All other lines are printed after the block."""
+    """Drops log lines of C++ libraries from stderr. All other lines are printed after the block.
+
+    An `InputError` says in one sentence what a converter prints as a page, so nothing is printed.
+    """
     with held_stderr() as held:
         held.forward, held.omitted = True, NATIVE_LOG
-        yield
+        try:
+            yield
+        except InputError:
+            held.forward = False
+            raise
 
 
 def named_error(error: OSError, parameters: dict[str, Any]) -> OSError:
