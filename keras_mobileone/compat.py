@@ -106,6 +106,13 @@ def convertible_operations() -> Iterator[None]:
         numpy.argmax, numpy.argmin, nn.conv = originals
 
 
+def prepare_tf2onnx() -> None:
+    """Lets tf2onnx (1.17) run with NumPy 2, as Keras does before it exports a model to ONNX."""
+    from keras.src.export.tf2onnx_lib import patch_tf2onnx
+
+    patch_tf2onnx()
+
+
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:
     """Returns the position of a variable in the list that an optimizer was built with.
 

@@ -51,8 +51,8 @@ def known_operations(tool: str, pattern: str) -> Iterator[None]:
             raise
         raise InputValueError(
             f"Expected operations that {tool} has. Received: {', '.join(unknown)}. Replace the "
-            "layers that compute them, for example bicubic resizing by bilinear, or an exact GELU "
-            "by its approximation."
+            "layers that compute them, for example bicubic resizing by bilinear, or a GELU made of "
+            "`erf` by `keras.ops.gelu`."
         ) from error
 
 

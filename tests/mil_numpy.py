@@ -1,6 +1,7 @@
 """Runs the ML Program of a saved Core ML package in NumPy, with the weights of the package."""
 
 import logging
+import math
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -251,6 +252,11 @@ OPERATIONS = {
     "sub": lambda x, y: _f(x) - _f(y),
     "real_div": lambda x, y: _f(x) / _f(y),
     "exp": lambda x: np.exp(_f(x)),
+    "log": lambda x, epsilon: np.log(_f(x) + epsilon),
+    "erf": lambda x: np.vectorize(math.erf)(_f(x)),
+    "square": lambda x: _f(x) * _f(x),
+    "maximum": lambda x, y: np.maximum(x, y),
+    "minimum": lambda x, y: np.minimum(x, y),
     "squeeze": lambda x, axes: np.squeeze(x, tuple(axes)),
     "expand_dims": lambda x, axes: np.expand_dims(x, tuple(axes)),
     "transpose": lambda x, perm: x.transpose(perm),

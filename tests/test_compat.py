@@ -52,6 +52,12 @@ def test_lambda_output_shape():
     assert compat.lambda_output_shape(keras.layers.Lambda(abs)) is None
 
 
+def test_prepare_tf2onnx():
+    tfonnx = pytest.importorskip("tf2onnx.tfonnx", reason="needs the extra onnx")
+    compat.prepare_tf2onnx()
+    assert tfonnx.rewrite_constant_fold.__module__.startswith("keras.")
+
+
 def test_variable_index():
     variables = [keras.Variable(np.zeros(size), name=f"v{size}") for size in (1, 2, 3)]
     optimizer = SGD()

@@ -258,3 +258,65 @@ def test_the_command_line_prints_the_sentence_alone(tmp_path):
     (line,) = process.stderr.strip().splitlines()
     assert line.startswith("Error: Expected operations that TFLite in float32 has.")
     assert [path.name for path in tmp_path.iterdir()] == ["cubic.keras"]
+
+
+class Shifted(layers.Layer):
+    """A layer of a user that keeps a constant tensor beside its weights."""
+
+    def __init__(self, constant, **kwargs):
+        super().__init__(**kwargs)
+        self.constant = constant
+
+    def call(self, inputs):
+        return inputs + self.constant
+
+
+ELEMENTWISE = {
+    "gelu": lambda x: layers.Activation("gelu")(x),
+    "celu": lambda x: ops.celu(x, 0.5),
+    "expm1": ops.expm1,
+    "log1p": lambda x: ops.log1p(ops.square(x)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ELEMENTWISE)
+@pytest.mark.parametrize("path", ["m.onnx", "m.mlpackage"])
+def test_elementwise_operations(function, path, images, tmp_path, relative_error):
+    """An exact GELU contains Erfc, and a CELU Expm1, which the converters do not have."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input(SIZE, name="image")
+    model = keras.Model(image, ELEMENTWISE[function](layers.Conv2D(4, 3)(image)))
+    if path == "m.mlpackage":
+        pytest.importorskip("coremltools", reason="needs the extra coreml")
+        from mil_numpy import run_package
+
+        report = km.export_coreml(model, tmp_path / path, "float32", image=False)
+        (found,) = run_package(report.path, images[:1]).values()
+    else:
+        found = run(export(model, tmp_path / path).path, images[0])
+    assert relative_error(found, model.predict(images[:1], verbose=0)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
+def test_constant_tensors_are_no_inputs(path, images, noise, tmp_path, relative_error):
+    keras.utils.set_random_seed(0)
+    image = keras.Input(SIZE, name="image")
+    x = layers.Conv2D(4, 3)(Shifted(ops.array(noise(*SIZE)))(image))
+    x = ops.take(x, ops.array([2, 0]), axis=-1)
+    model = keras.Model(image, x * ops.array([1.0, 2.0]))
+    report = export(model, tmp_path / path)
+    assert [tensor.name for tensor in report.inputs] == ["image"]
+    found = run(report.path, images[0])  # with the image alone
+    assert relative_error(found, model.predict(images[:1], verbose=0)) < 1e-5
+
+
+def test_a_file_that_its_runtime_refuses(tmp_path):
+    """tf2onnx 1.17 takes a constant that is added to a convolution for its bias, of any shape."""
+    image = keras.Input(SIZE, name="image")
+    rows = ops.reshape(ops.arange(SIZE[0], dtype="float32"), (1, -1, 1, 1))
+    model = keras.Model(image, layers.Conv2D(3, 3, padding="same")(image) + rows)
+    with pytest.raises(VerificationError, match=r"onnxruntime runs\. .* by a mistake of the conv"):
+        export(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())

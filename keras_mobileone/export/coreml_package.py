@@ -10,12 +10,14 @@ import keras
 import numpy as np
 
 from keras_mobileone.compat import convertible_operations
-from keras_mobileone.errors import InputValueError, first_line
+from keras_mobileone.errors import known_operations
+from keras_mobileone.export.composites import teach_coremltools
 from keras_mobileone.export.formats import FORMATS, require_packages
 from keras_mobileone.models.detection.decoding import IOU_THRESHOLD
 
 CoreMLTools = Any  # the module coremltools, which is imported late
 Package = Any  # `coremltools.models.MLModel`
+UNKNOWN = r"Conversion for TF op '(\w+)' not implemented"  # what coremltools says
 # Names of a detector's outputs, which are those of Create ML, and of the arrays from which they are
 # made if the package suppresses boxes.
 COORDINATES, CONFIDENCE = "coordinates", "confidence"
@@ -60,20 +62,15 @@ def require_coremltools() -> CoreMLTools:
 
 def convert(ct: CoreMLTools, network: keras.Model, **settings: Any) -> Package:
     """Converts a model with coremltools, and names the operation that it does not know."""
-    try:
-        with convertible_operations():
-            return ct.convert(
-                network,
-                source="tensorflow",
-                convert_to="mlprogram",
-                skip_model_load=True,
-                **settings,
-            )
-    except NotImplementedError as error:
-        raise InputValueError(
-            f"Expected operations that coremltools converts. Received: {first_line(error)} "
-            "Replace the layer that computes it, for example an exact GELU by its approximation."
-        ) from error
+    teach_coremltools()
+    with convertible_operations(), known_operations("Core ML", UNKNOWN):
+        return ct.convert(
+            network,
+            source="tensorflow",
+            convert_to="mlprogram",
+            skip_model_load=True,
+            **settings,
+        )
 
 
 def output_types(ct: CoreMLTools, names: Sequence[str], dtype: str) -> list[Any]:

@@ -6,7 +6,8 @@ keeps the branches, and neither normalizes pixels nor checks what it wrote.
 
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from keras_mobileone.data.image_config import ImageConfig, config_of_file, image
 from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
-from keras_mobileone.errors import InputValueError, VerificationError
+from keras_mobileone.errors import InputValueError, VerificationError, first_line
 from keras_mobileone.export.checking import (
     COMPARED_IMAGES,
     Deviation,
@@ -277,12 +278,14 @@ def _check(
     inputs, reference, text = _compared(network, images)
     expected = keras.tree.flatten(network.source.predict_on_batch(reference))
     by_name = dict(zip((info.name for info in network.outputs), expected, strict=True))
-    run = _runner(form, files, path)
-    classes = _classify(network, run)
+    with _explained(form):
+        run = _runner(form, files, path)
+        classes = _classify(network, run)
     if run is None:
         return f"{form.runtime} is not installed", None, classes
     count = len(next(iter(inputs.values())))
-    found = [run({name: v[i : i + 1] for name, v in inputs.items()}) for i in range(count)]
+    with _explained(form):
+        found = [run({name: v[i : i + 1] for name, v in inputs.items()}) for i in range(count)]
     for name in by_name:
         if name not in found[0]:
             raise VerificationError(
@@ -290,6 +293,19 @@ def _check(
                 f"without {name!r}. Give each output a separate layer, such as Identity."
             )
     return text, deviation_of(by_name, found), classes
+
+
+@contextmanager
+def _explained(form: Format) -> Iterator[None]:
+    """Raises VerificationError if the runtime of a format refuses a file or fails on it."""
+    try:
+        yield
+    except Exception as error:  # each runtime has its own classes
+        raise VerificationError(
+            f"Expected a file that {form.runtime} runs. Received its error, by a mistake of the "
+            f"converter: {first_line(error)} Replace the layers that it names, or take another "
+            "format."
+        ) from error
 
 
 def _runner(form: Format, files: Files, path: Path) -> Runner | None:

@@ -12,7 +12,9 @@ from typing import Any
 import keras
 
 from keras_mobileone.about import About
+from keras_mobileone.compat import prepare_tf2onnx
 from keras_mobileone.errors import known_operations
+from keras_mobileone.export.composites import teach_tf2onnx
 from keras_mobileone.export.formats import FORMATS
 from keras_mobileone.export.network import Arrays, Files, Network, Runner, export_network
 from keras_mobileone.export.report import ExportReport
@@ -79,9 +81,7 @@ def _write(network: Network, path: Path, precision: str, about: About) -> dict[s
     with quiet(), warnings.catch_warnings():
         # Keras 3.15 asks NumPy for an attribute that tf2onnx needs and NumPy announces.
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
-        network.model.export(
-            str(path), format="onnx", verbose=False, input_signature=network.signature()
-        )
+        _convert(network, path)
     file = onnx.load(path)
     metadata = network.metadata(about)
     file.doc_string = metadata["description"]
@@ -95,6 +95,40 @@ def _write(network: Network, path: Path, precision: str, about: About) -> dict[s
         onnx.checker.check_model(file)
     onnx.save(file, path)
     return dict(Counter(node.op_type for node in file.graph.node).most_common())
+
+
+def _convert(network: Network, path: Path) -> None:
+    """Writes the graph of a network.
+
+    Keras' `model.export(…, format="onnx")` makes an input of each constant tensor that a model
+    contains, as `x * keras.ops.array(…)` does, and leaves out its value.
+    """
+    import tensorflow as tf
+
+    prepare_tf2onnx()
+    teach_tf2onnx()
+    from tf2onnx import convert, tf_loader
+
+    (structure,) = network.signature()
+    names = [spec.name for spec in network.outputs]
+
+    def run(*tensors: Any) -> list[Any]:
+        outputs = network.model(keras.tree.pack_sequence_as(structure, tensors), training=False)
+        return [outputs[name] for name in names]
+
+    specs = keras.tree.flatten(structure)
+    function = tf.function(run).get_concrete_function(*specs)
+    inputs = [tensor.name for tensor in function.inputs[: len(specs)]]
+    outputs = [tensor.name for tensor in function.outputs]
+    named = zip([*inputs, *outputs], [*(spec.name for spec in specs), *names], strict=True)
+    convert.from_graph_def(
+        tf_loader.from_function(function, inputs, outputs),
+        name=network.source.name,
+        input_names=inputs,
+        output_names=outputs,
+        tensors_to_rename=dict(named),
+        output_path=str(path),
+    )
 
 
 @contextmanager
