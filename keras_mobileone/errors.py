@@ -36,19 +36,26 @@ class MeasurementError(InputError, RuntimeError):
 
 
 @contextmanager
-def known_operations(tool: str, pattern: str) -> Iterator[None]:
-    """Raises ValueError if a converter fails on operations that it does not know, and names them.
+def explained_conversion(tool: str, pattern: str) -> Iterator[None]:
+    """Raises ValueError with one sentence if a converter fails.
 
     Args:
-        tool: The format or the converter.
-        pattern: Regular expression that finds the operations in the error of the converter.
+        tool: The format.
+        pattern: Regular expression that finds the operations that the format lacks in the error of
+            the converter.
     """
     try:
         yield
+    except (InputError, OSError, MemoryError):
+        raise
     except Exception as error:  # the converters' own classes are private
         unknown = sorted(set(re.findall(pattern, str(error))))
         if not unknown:
-            raise
+            raise InputValueError(
+                f"Expected a model that the converter to {tool} takes. Received its error: "
+                f"{type(error).__name__}: {first_line(error).rstrip('.')}. Replace the layers that "
+                "cause it, or take another format."
+            ) from error
         raise InputValueError(
             f"Expected operations that {tool} has. Received: {', '.join(unknown)}. Replace the "
             "layers that compute them, for example bicubic resizing by bilinear, or a GELU made of "

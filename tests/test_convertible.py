@@ -320,3 +320,29 @@ def test_a_file_that_its_runtime_refuses(tmp_path):
     with pytest.raises(VerificationError, match=r"onnxruntime runs\. .* by a mistake of the conv"):
         export(model, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", [*PATHS, "m.mlpackage"])
+@pytest.mark.parametrize("axis, shape", [(None, r"\(\)"), ((0, 1, 2), r"\(3,\)")])
+def test_an_output_without_batch_is_refused(axis, shape, path, tmp_path):
+    image = keras.Input(SIZE)
+    model = keras.Model(image, ops.mean(image, axis))
+    if path == "m.mlpackage":
+        pytest.importorskip("coremltools", reason="needs the extra coreml")
+    with pytest.raises(ValueError, match=rf"is the batch\. Received: .* of shape {shape}\. Keep"):
+        km.export(model, tmp_path / path, None if "." in path else "saved_model", normalize=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_error_of_a_converter_is_one_sentence(tmp_path):
+    """coremltools 9.0 fails on the loop of a recurrent layer."""
+    pytest.importorskip("coremltools", reason="needs the extra coreml")
+    image = keras.Input(SIZE)
+    model = keras.Model(image, layers.GRU(4)(layers.Reshape((-1, 3))(image)))
+    words = (
+        r"converter to Core ML takes\. Received its error: IndexError: [^.]+\. Replace the layers"
+    )
+    with pytest.raises(ValueError, match=words):
+        km.export_coreml(model, tmp_path / "m.mlpackage", image=False)
+    assert not list(tmp_path.iterdir())

@@ -1,14 +1,17 @@
-"""How far the outputs of an exported file are from those of its source, and how far they may be."""
+"""Which models can be exported, and how far the outputs of a file may differ from Keras."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from keras_mobileone.data.image_config import ImageConfig
 from keras_mobileone.data.images import example_image
-from keras_mobileone.errors import VerificationError
+from keras_mobileone.errors import InputValueError, VerificationError
 from keras_mobileone.evaluation.metrics import sqnr
+from keras_mobileone.models.attachment import copy_attachment
+from keras_mobileone.models.graph import as_functional, output_names
 
 COMPARED_IMAGES = 8
 # Limits of the largest difference from Keras, divided by the largest magnitude of an output. Beyond
@@ -39,6 +42,25 @@ class Deviation(NamedTuple):
 
     error: float
     sqnr: float
+
+
+def exportable(model: keras.Model) -> keras.Model:
+    """Returns a model of any kind as a Functional one, with what is attached to it.
+
+    Raises:
+        ValueError: If an output has no batch, such as a mean over all images.
+        TypeError: If `model` is not a Keras model, or is subclassed and has no graph.
+    """
+    functional = copy_attachment(model, as_functional(model))
+    open_batch = all(tensor.shape[0] is None for tensor in functional.inputs)
+    for name, output in zip(output_names(functional), functional.outputs, strict=True):
+        if not output.shape or (open_batch and output.shape[0] is not None):
+            raise InputValueError(
+                "Expected outputs whose first axis is the batch. Received: the output "
+                f"{name!r} of shape {tuple(output.shape)}. Keep the batch, for example with "
+                "`axis=(1, 2)` for a mean over the positions of an image."
+            )
+    return functional
 
 
 def deviation_of(

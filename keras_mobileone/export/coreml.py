@@ -15,6 +15,7 @@ from keras_mobileone.data.imagenet import top_labels
 from keras_mobileone.data.images import example_image
 from keras_mobileone.data.labels import default_labels
 from keras_mobileone.errors import InputTypeError, InputValueError
+from keras_mobileone.export.checking import exportable
 from keras_mobileone.export.coreml_forms import (
     INPUT,
     LABEL,
@@ -39,11 +40,10 @@ from keras_mobileone.export.report import ExportReport
 from keras_mobileone.export.tasks import require_detector, task_name
 from keras_mobileone.files import staged_path
 from keras_mobileone.litert.flatbuffer import TensorInfo
-from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.models.detection.config import DetectionConfig
 from keras_mobileone.models.fusing import fuse, has_blocks
-from keras_mobileone.models.graph import as_functional, ends_in_softmax, in_float32
+from keras_mobileone.models.graph import ends_in_softmax, in_float32
 from keras_mobileone.models.tasks import task_config
 
 
@@ -148,7 +148,7 @@ def export_coreml(
     """
     path = Path(path)
     _check_arguments(path, compute_precision, minimum_deployment_target, compression)
-    functional = copy_attachment(model, as_functional(model))
+    functional = exportable(model)
     _check_model(functional, image, nms)
     config = image_config(functional, normalize)
     classes = _labels(functional, labels, classifier, config)

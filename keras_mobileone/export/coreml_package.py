@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_mobileone.compat import convertible_operations
-from keras_mobileone.errors import known_operations
+from keras_mobileone.errors import explained_conversion
 from keras_mobileone.export.composites import teach_coremltools
 from keras_mobileone.export.formats import FORMATS, require_packages
 from keras_mobileone.models.detection.decoding import IOU_THRESHOLD
@@ -63,7 +63,7 @@ def require_coremltools() -> CoreMLTools:
 def convert(ct: CoreMLTools, network: keras.Model, **settings: Any) -> Package:
     """Converts a model with coremltools, and names the operation that it does not know."""
     teach_coremltools()
-    with convertible_operations(), known_operations("Core ML", UNKNOWN):
+    with convertible_operations(), explained_conversion("Core ML", UNKNOWN):
         return ct.convert(
             network,
             source="tensorflow",

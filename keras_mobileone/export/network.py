@@ -28,6 +28,7 @@ from keras_mobileone.export.checking import (
     check_deviation,
     compared_images,
     deviation_of,
+    exportable,
 )
 from keras_mobileone.export.formats import (
     Format,
@@ -40,11 +41,9 @@ from keras_mobileone.export.tasks import task_name
 from keras_mobileone.files import staged_path
 from keras_mobileone.litert.flatbuffer import TensorInfo
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
-from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
 from keras_mobileone.models.graph import (
-    as_functional,
     in_float32,
     inputs_and_outputs,
     output_names,
@@ -196,7 +195,7 @@ def prepare(
             fit it.
         TypeError: If `model` is not a Keras model, or is subclassed and has no graph.
     """
-    source = copy_attachment(model, as_functional(model))
+    source = exportable(model)
     for tensor in source.inputs:
         if None in tensor.shape[1:]:
             raise InputValueError(
@@ -303,8 +302,8 @@ def _explained(form: Format) -> Iterator[None]:
     except Exception as error:  # each runtime has its own classes
         raise VerificationError(
             f"Expected a file that {form.runtime} runs. Received its error, by a mistake of the "
-            f"converter: {first_line(error)} Replace the layers that it names, or take another "
-            "format."
+            f"converter: {first_line(error).rstrip('.')}. Replace the layers that it names, or "
+            "take another format."
         ) from error
 
 

@@ -13,12 +13,13 @@ import keras
 
 from keras_mobileone.about import About
 from keras_mobileone.compat import prepare_tf2onnx
-from keras_mobileone.errors import known_operations
+from keras_mobileone.errors import explained_conversion
 from keras_mobileone.export.composites import teach_tf2onnx
 from keras_mobileone.export.formats import FORMATS
 from keras_mobileone.export.network import Arrays, Files, Network, Runner, export_network
 from keras_mobileone.export.report import ExportReport
 
+UNKNOWN = r"No Op registered for (\w+)"  # what the checker of onnx says
 # The metadata that ONNX defines for models and images (docs/MetadataProps.md of onnx).
 AUTHOR, LICENSE = "model_author", "model_license"
 PIXEL_FORMAT = {"Image.BitmapPixelFormat": "Rgb8", "Image.NominalPixelRange": "NominalRange_0_255"}
@@ -81,7 +82,8 @@ def _write(network: Network, path: Path, precision: str, about: About) -> dict[s
     with quiet(), warnings.catch_warnings():
         # Keras 3.15 asks NumPy for an attribute that tf2onnx needs and NumPy announces.
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
-        _convert(network, path)
+        with explained_conversion("ONNX", UNKNOWN):
+            _convert(network, path)
     file = onnx.load(path)
     metadata = network.metadata(about)
     file.doc_string = metadata["description"]
@@ -91,7 +93,7 @@ def _write(network: Network, path: Path, precision: str, about: About) -> dict[s
     if network.file is not None and network.file.takes_pixels:
         metadata |= PIXEL_FORMAT
     onnx.helper.set_model_props(file, metadata)
-    with known_operations("ONNX", r"No Op registered for (\w+)"):
+    with explained_conversion("ONNX", UNKNOWN):
         onnx.checker.check_model(file)
     onnx.save(file, path)
     return dict(Counter(node.op_type for node in file.graph.node).most_common())

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_mobileone.about import About
-from keras_mobileone.errors import VerificationError, known_operations
+from keras_mobileone.errors import VerificationError, explained_conversion
 from keras_mobileone.export.formats import FORMATS
 from keras_mobileone.export.network import Arrays, Files, Network, Runner, export_network
 from keras_mobileone.export.report import ExportReport
@@ -80,7 +80,7 @@ def _write(network: Network, path: Path, precision: str, about: About) -> dict[s
     import openvino
 
     converted = path.with_name("converted.xml")
-    with known_operations("OpenVINO", r"No conversion rule found for operations: (.+)"):
+    with explained_conversion("OpenVINO", r"No conversion rule found for operations: (.+)"):
         network.model.export(
             str(converted), format="openvino", verbose=False, input_signature=network.signature()
         )

@@ -31,6 +31,7 @@ from keras_mobileone.export.checking import (
     check_deviation,
     compared_images,
     deviation_of,
+    exportable,
 )
 from keras_mobileone.export.network import require_tensorflow
 from keras_mobileone.export.report import ExportReport
@@ -44,7 +45,7 @@ from keras_mobileone.litert.runner import LiteRTRunner
 from keras_mobileone.models.attachment import copy_attachment
 from keras_mobileone.models.complexity import model_complexity
 from keras_mobileone.models.fusing import fuse, has_blocks
-from keras_mobileone.models.graph import as_functional, in_float32, output_names
+from keras_mobileone.models.graph import in_float32, output_names
 from keras_mobileone.quantization.calibration import calibration_images
 from keras_mobileone.quantization.equalization import equalize
 from keras_mobileone.quantization.ptq import quantize_images
@@ -125,7 +126,7 @@ def export_tflite(
     """
     path = Path(path)
     _check_arguments(path, precision, calibration, input_dtype, output_dtype)
-    functional = copy_attachment(model, as_functional(model))
+    functional = exportable(model)
     _check_input(functional)
     form = FileForm(functional, nms)
     if output_dtype != "float32" and form.model is not functional and nms:

@@ -9,7 +9,7 @@ import numpy as np
 from keras_mobileone.choices import INTEGER
 from keras_mobileone.compat import convertible_operations
 from keras_mobileone.data.image_config import ImageConfig
-from keras_mobileone.errors import InputValueError, known_operations
+from keras_mobileone.errors import InputValueError, explained_conversion
 from keras_mobileone.litert.runner import NORMALIZED_INPUT, PIXEL_INPUT
 
 # What the converter says of operations that TFLite has not, or not in 16 bits.
@@ -115,7 +115,7 @@ def convert_function(
                 if precision == "int8"
                 else kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
             ]
-    with known_operations(f"TFLite in {precision}", UNKNOWN):
+    with explained_conversion(f"TFLite in {precision}", UNKNOWN):
         return converter.convert()
 
 
