@@ -1,7 +1,7 @@
 """Prepares a model of any kind for the formats that take whole Keras models, and compares the file.
 
-ONNX and OpenVINO are converted by Keras' own `model.export`. By itself it leaves the batch open,
-keeps the branches, and neither normalizes pixels nor checks what it wrote.
+Keras' own `model.export` leaves the batch open, keeps the branches, and neither normalizes pixels
+nor checks what it wrote.
 """
 
 import importlib.util
