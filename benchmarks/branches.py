@@ -17,11 +17,24 @@ from pathlib import Path
 
 from keras_mobileone.files import atomic_write
 from keras_mobileone.training.callbacks import CHECKPOINT
-from keras_mobileone.training.recipe import Phase, get_recipe
+from keras_mobileone.training.recipe import Phase, Recipe
 from keras_mobileone.variants import S0
 
 BRANCHES = (1, 4)
 REPORT = "report.json"
+RECIPE = Recipe(
+    "branches",
+    S0,
+    epochs=32,
+    phases=(Phase(0, 64),),
+    batch_size=64,
+    learning_rate=0.4,
+    warmup_epochs=3,
+    weight_decay=2e-4,
+    final_weight_decay=2e-5,
+    ema_decay=0.998,
+    crop_area=(0.25, 1.0),
+)
 
 
 def main() -> None:
@@ -69,8 +82,7 @@ def run(arguments: argparse.Namespace, branches: int, seed: int) -> dict:
     if not (directory / REPORT).is_file():
         variant = dataclasses.replace(S0, name=f"{S0.name}_k{branches}", num_conv_branches=branches)
         recipe = dataclasses.replace(
-            get_recipe("imagenette").with_epochs(arguments.epochs),
-            name="branches",
+            RECIPE.with_epochs(arguments.epochs),
             variant=variant,
             phases=(Phase(0, arguments.size),),
             seed=seed,

@@ -1,32 +1,28 @@
-"""Makes the Imagenette weights that come with the package from finished trainings.
+"""Makes the Imagenette weights that come with the package from a finished training.
 
     keras-mobileone train --data imagenette/ --recipe imagenette --output run/
-    keras-mobileone finetune --data imagenette/ --recipe imagenette224 \
-        --weights run/model.keras --output run224/
-    keras-mobileone finetune --data imagenette/ --recipe imagenette-longer \
-        --weights run224/model.keras --output run-longer/
-    python benchmarks/imagenette.py --runs run/ run224/ run-longer/ --data imagenette/
+    python benchmarks/imagenette.py --run run/ --data imagenette/
 
-It writes the weights of the last run as float16 into the package, and into
-benchmarks/results/imagenette/ the logs, one curve, and a report with the accuracy of the written
-weights as float32 and int8. Runs of other recipes in the stored report are kept before these.
+It writes the weights as float16 into the package, and into benchmarks/results/imagenette/ the log,
+its curve, and a report with the accuracy of the written weights as float32 and int8.
 """
 
 import argparse
+import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import keras
 import numpy as np
-from drawing import BLUE, GREEN, GREY, clean, figure
+from drawing import BLUE, GREY, clean, figure
 
 import keras_mobileone
 from keras_mobileone.data.folders import ClassFolders
 from keras_mobileone.data.images import load_crops, spread
 from keras_mobileone.files import atomic_write
+from keras_mobileone.training.recipe import get_recipe
 from keras_mobileone.weights.checkpoint import write_safetensors
 from keras_mobileone.weights.loading import export_tensors, load_keras
 from keras_mobileone.weights.pretrained import bundled_path
@@ -34,51 +30,37 @@ from keras_mobileone.weights.pretrained import bundled_path
 RESULTS = Path(__file__).parent / "results" / "imagenette"
 REPORT = RESULTS / "report.json"
 CALIBRATION_IMAGES = 100
-LABEL_EPOCHS = 3  # width of a label of the curve
 VARIANT = keras_mobileone.VARIANTS["s0"]
 CURVES = {
     "top1": ("training images, augmented", GREY),
     "val_top1": ("validation images, at the last size of the training", BLUE),
-    "val_average_top1": ("validation images, with averaged weights", GREEN),
 }
 
 
 def main() -> None:
     """Writes the weights, then evaluates them in the form that a user loads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="in their order")
+    parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--size", type=int, default=224, help="pixels of the evaluation")
     arguments = parser.parse_args()
 
-    ship(load_keras(arguments.runs[-1] / "model.keras"))
+    recipe = get_recipe("imagenette")
+    if get_recipe(arguments.run / "recipe.json") != recipe:
+        parser.error(f"Expected a run of the recipe {recipe.name!r}. Received: {arguments.run}.")
+    ship(load_keras(arguments.run / "model.keras"))
     RESULTS.mkdir(exist_ok=True)
-    runs = stored_runs()
-    for run in arguments.runs:
-        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-        del report["directory"]
-        name = report["recipe"]["name"]
-        shutil.copyfile(run / "log.csv", RESULTS / f"{name}.csv")
-        runs.pop(name, None)
-        runs[name] = report
-    reports = list(runs.values())
+    shutil.copyfile(arguments.run / "log.csv", RESULTS / "log.csv")
+    report = json.loads((arguments.run / "report.json").read_text(encoding="utf-8"))
+    del report["directory"]
     result = {
-        "runs": reports,
+        "run": {**report, "recipe": dataclasses.asdict(recipe)},
         "bytes": {path.name: path.stat().st_size for path in map(bundled_path, (False, True))},
         "evaluation": evaluate(arguments.data, arguments.size),
     }
     with atomic_write(REPORT) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    plot(reports, RESULTS / "curve.png")
-
-
-def stored_runs() -> dict[str, dict]:
-    """Returns the runs of the stored report by the names of their recipes."""
-    if not REPORT.is_file():
-        return {}
-    return {
-        run["recipe"]["name"]: run for run in json.loads(REPORT.read_text(encoding="utf-8"))["runs"]
-    }
+    plot(report, RESULTS / "curve.png")
 
 
 def ship(model: keras.Model) -> None:
@@ -125,29 +107,24 @@ def evaluate(data: Path, size: int) -> dict:
     }
 
 
-def plot(runs: Iterable[dict], path: Path) -> None:
-    """Draws accuracy over the epochs of all runs, with the image sizes."""
+def plot(run: dict, path: Path) -> None:
+    """Draws accuracy over the epochs, with the image sizes."""
     page, axis = figure(8, 3.8)
-    done, labeled = 0, -LABEL_EPOCHS
-    for run in runs:
-        epochs = [done + row["epoch"] for row in run["history"]]
-        for key, (label, color) in CURVES.items():
-            # Not every recipe averages the weights.
-            values = [100 * row.get(key, np.nan) for row in run["history"]]
-            axis.plot(epochs, values, color=color, label=None if done else label)
-        for phase in run["recipe"]["phases"]:
-            start, size = done + phase["start"], phase["image_size"]
-            if start:
-                axis.axvline(start + 0.5, color=GREY, lw=0.6, ls=":")
-            crowded = start - labeled < LABEL_EPOCHS
-            labeled = -LABEL_EPOCHS if crowded else start
-            axis.annotate(
-                f"{size}" if start else f"{size} pixels",
-                (start + 0.7, 1.05 if crowded else 1),
-                xycoords=("data", "axes fraction"),
-                va="bottom",
-            )
-        done = epochs[-1]
+    for key, (label, color) in CURVES.items():
+        # Not every epoch is validated.
+        rows = [row for row in run["history"] if row.get(key) is not None]
+        epochs = [row["epoch"] for row in rows]
+        axis.plot(epochs, [100 * row[key] for row in rows], color=color, label=label)
+    for phase in run["recipe"]["phases"]:
+        start, size = phase["start"], phase["image_size"]
+        if start:
+            axis.axvline(start + 0.5, color=GREY, lw=0.6, ls=":")
+        axis.annotate(
+            f"{size}" if start else f"{size} pixels",
+            (start + 0.7, 1),
+            xycoords=("data", "axes fraction"),
+            va="bottom",
+        )
     axis.set(xlabel="epoch", ylabel="top-1, %")
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, loc="lower right")

@@ -37,24 +37,21 @@ def imagenette(picture: str) -> str:
         picture: Address of the curve.
     """
     r = json.loads((IMAGENETTE / "report.json").read_text(encoding="utf-8"))
-    found, runs = r["evaluation"], r["runs"]
+    found, run = r["evaluation"], r["run"]
     images = found["images"]
     share = {name: f"{100 * right / images:.2f} %" for name, right in found["top1"].items()}
-    stages = [
-        f"{run['recipe']['epochs']} epochs at "
-        f"{', '.join(str(phase['image_size']) for phase in run['recipe']['phases'])} pixels "
-        f"(`{run['recipe']['command']}`)"
-        for run in runs
-    ]
-    hours = sum(run["seconds"] for run in runs) / 3600
+    sizes = [phase["image_size"] for phase in run["recipe"]["phases"]]
     megabytes = sum(r["bytes"].values()) / 1e6
+    last = f"{100 * run['top1']['deploy.keras'] / images:.2f} %"
     text = (
         f"**{share['deploy']}** of {images:,} validation images at {found['size']} pixels, "
-        f"{share['int8']} in int8; train-time and deploy model agree on "
-        f"{found['agreement']['train time']:,}. {' and then '.join(stages)}, on "
-        f"{runs[0]['training_images']:,} images, {hours:.1f} h on {runs[0]['conditions']['cores']} "
-        f"cores shared with other work. Both files together: {megabytes:.1f} MB. Published for S0 "
-        "on this dataset: 88.1 % at 224 pixels ([Holocron](https://github.com/frgfm/Holocron))."
+        f"{share['int8']} in int8, and {last} at {sizes[-1]} pixels; train-time and deploy model "
+        f"agree on {found['agreement']['train time']:,}. {run['recipe']['epochs']} epochs at "
+        f"{sizes[0]} to {sizes[-1]} pixels (`{run['recipe']['command']}`) on "
+        f"{run['training_images']:,} images, "
+        f"{run['seconds'] / 3600:.1f} h on {run['conditions']['cores']} cores. Both files "
+        f"together: {megabytes:.1f} MB. Published for S0 on this dataset: 88.1 % at 224 pixels "
+        "([Holocron](https://github.com/frgfm/Holocron))."
     )
     return f"{text}\n\n![Accuracy over the epochs]({picture})"
 
