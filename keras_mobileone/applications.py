@@ -48,8 +48,9 @@ Args:
         torch), or a `.keras` or `.weights.h5` file that this package saved.
     input_tensor: Optional Keras tensor to use as image input for the model.
     input_shape: Optional tuple `(height, width, channels)`. Height and width are at least 32; they
-        may be `None` if `include_top` is `False`. Defaults to `(224, 224, 3)`, or to
-        `(None, None, 3)` if `include_top` is `False`.
+        may be `None` if `include_top` is `False`. Multiples of 32 suit pretrained weights, which
+        lose several points at sizes such as 208 or 240, where the last stage gets an odd size.
+        Defaults to `(224, 224, 3)`, or to `(None, None, 3)` if `include_top` is `False`.
     pooling: Optional pooling mode when `include_top` is `False`: `None` for the feature map of the
         last stage, `"avg"` or `"max"` for its global average or maximum pooling.
     classes: Number of classes of the classifier. `weights="imagenette"` implies 10, even if
