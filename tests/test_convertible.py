@@ -1,4 +1,4 @@
-"""Tests operations of Keras that converters do not have: those of argmax, grouped convolutions."""
+"""Tests what converters do not have or get wrong: argmax, grouped convolutions, GELU, constants."""
 
 import subprocess
 import sys
@@ -83,6 +83,19 @@ def run(path, image) -> np.ndarray:
     return found
 
 
+def exported(model, path, image):
+    """Returns the report of an export to any format, and the output of the file."""
+    if path.suffix != ".mlpackage":
+        report = export(model, path)
+        return report, run(report.path, image)
+    pytest.importorskip("coremltools", reason="needs the extra coreml")
+    from mil_numpy import run_package
+
+    report = km.export_coreml(model, path, "float32", image=False)
+    (found,) = run_package(report.path, image[None]).values()
+    return report, found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("path", PATHS)
@@ -118,16 +131,11 @@ def test_int8(form, images, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["operation", "smallest"])
 def test_core_ml(form, images, tmp_path):
-    pytest.importorskip("coremltools", reason="needs the extra coreml")
-    from mil_numpy import run_package
-
     model = segmenter(form)
-    path = tmp_path / "m.mlpackage"
-    report = km.export_coreml(model, path, "float32", image=False)
+    report, found = exported(model, tmp_path / "m.mlpackage", images[0])
     (output,) = report.outputs
     expected = model.predict(images[:1], verbose=0)
     assert (output.dtype, output.shape) == ("int32", expected.shape)
-    (found,) = run_package(path, images[:1]).values()
     assert (found == expected).mean() > 0.999
 
 
@@ -141,15 +149,7 @@ def test_grouped_convolutions(channels, options, path, images, tmp_path, relativ
     image = keras.Input(SIZE)
     x = layers.Conv2D(8, 3, activation="relu")(image)
     model = keras.Model(image, layers.Conv2D(16, 3, groups=8 // channels, **options)(x))
-    if path == "m.mlpackage":
-        pytest.importorskip("coremltools", reason="needs the extra coreml")
-        from mil_numpy import run_package
-
-        report = km.export_coreml(model, tmp_path / path, "float32", image=False)
-        (found,) = run_package(report.path, images[:1]).values()
-    else:
-        report = export(model, tmp_path / path)
-        found = run(report.path, images[0])
+    report, found = exported(model, tmp_path / path, images[0])
     assert relative_error(found, model.predict(images[:1], verbose=0)) < 1e-5
     kinds = ("CONV_2D", "Conv", "conv", "Convolution", "GroupConvolution")
     assert sum(report.operators.get(kind, 0) for kind in kinds) == 2 or path == "m"
@@ -287,14 +287,7 @@ def test_elementwise_operations(function, path, images, tmp_path, relative_error
     keras.utils.set_random_seed(0)
     image = keras.Input(SIZE, name="image")
     model = keras.Model(image, ELEMENTWISE[function](layers.Conv2D(4, 3)(image)))
-    if path == "m.mlpackage":
-        pytest.importorskip("coremltools", reason="needs the extra coreml")
-        from mil_numpy import run_package
-
-        report = km.export_coreml(model, tmp_path / path, "float32", image=False)
-        (found,) = run_package(report.path, images[:1]).values()
-    else:
-        found = run(export(model, tmp_path / path).path, images[0])
+    _, found = exported(model, tmp_path / path, images[0])
     assert relative_error(found, model.predict(images[:1], verbose=0)) < 1e-5
 
 
@@ -306,9 +299,8 @@ def test_constant_tensors_are_no_inputs(path, images, noise, tmp_path, relative_
     x = layers.Conv2D(4, 3)(Shifted(ops.array(noise(*SIZE)))(image))
     x = ops.take(x, ops.array([2, 0]), axis=-1)
     model = keras.Model(image, x * ops.array([1.0, 2.0]))
-    report = export(model, tmp_path / path)
+    report, found = exported(model, tmp_path / path, images[0])  # with the image alone
     assert [tensor.name for tensor in report.inputs] == ["image"]
-    found = run(report.path, images[0])  # with the image alone
     assert relative_error(found, model.predict(images[:1], verbose=0)) < 1e-5
 
 

@@ -111,7 +111,7 @@ def as_predictor(
 
 
 def segmentation_of(outputs: Any, size: tuple[int | None, ...]) -> SegmentationConfig | None:
-    """Recognizes a segmentation model of another tool: it has logits for each pixel of its input.
+    """Recognizes a segmentation model without metadata by logits for each pixel of its input.
 
     Args:
         outputs: Shape of the only output; anything else for several outputs.

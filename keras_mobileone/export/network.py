@@ -277,14 +277,12 @@ def _check(
     inputs, reference, text = _compared(network, images)
     expected = keras.tree.flatten(network.source.predict_on_batch(reference))
     by_name = dict(zip((info.name for info in network.outputs), expected, strict=True))
-    with _explained(form):
-        run = _runner(form, files, path)
-        classes = _classify(network, run)
+    run = _runner(form, files, path)
+    classes = _classify(network, run)
     if run is None:
         return f"{form.runtime} is not installed", None, classes
     count = len(next(iter(inputs.values())))
-    with _explained(form):
-        found = [run({name: v[i : i + 1] for name, v in inputs.items()}) for i in range(count)]
+    found = [run({name: v[i : i + 1] for name, v in inputs.items()}) for i in range(count)]
     for name in by_name:
         if name not in found[0]:
             raise VerificationError(
@@ -311,7 +309,8 @@ def _runner(form: Format, files: Files, path: Path) -> Runner | None:
     """Returns the function that runs a file, or None if the runtime is not installed."""
     if form.runtime is None or importlib.util.find_spec(form.runtime) is None:
         return None
-    return files.load(path)
+    explained = _explained(form)
+    return explained(explained(files.load)(path))
 
 
 def _compared(network: Network, images: Any) -> tuple[Arrays, Any, str]:

@@ -20,8 +20,8 @@ WINDOW_IMAGES, WINDOW_VALUES = 16, 5e7
 # more, since a few rows correlate by chance.
 HALF_KEPT = 1 / 8
 MAX_INPUTS = 2048  # of a dense kernel; the time grows with the cube
-# Scales to try, relative to the smallest one. Any other scale rounds all weights anew, and one of
-# these roundings fits the inputs better than that of the smallest scale.
+# Scales to try, relative to the smallest one. Each scale rounds all weights anew, and one of these
+# roundings fits the inputs better than that of the smallest scale.
 TRIED_SCALES = np.linspace(1, 1.11, 12)
 VALUES_AT_ONCE = 4e6  # weights for which all scales are tried at once
 DAMPING = 0.01  # part of the mean variance that is added to the diagonal of the covariance

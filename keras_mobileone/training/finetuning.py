@@ -98,7 +98,7 @@ def pretrained_network(
 ) -> keras.Model:
     """Returns a train-time model with the features of a weight file.
 
-    A classifier starts at zero, and the head of another task with random weights.
+    A classifier starts at zero; a head for segmentation or detection has random weights.
     """
     variant = recipe.variant
     fused = is_fused(read_weights(variant, path))
